@@ -1,0 +1,3 @@
+//! Costs.
+/// MACs of one node.
+pub type Rule = fn();

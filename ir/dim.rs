@@ -1,0 +1,273 @@
+//! Symbolic dimensions: an integer, a polynomial of named sizes such as `batch*seq + 1`, or unknown.
+//!
+//! Two dims compare equal only when they are provably the same size; [`Dim::Unknown`] is therefore not equal to itself
+//! under [`Dim::same`], although it is under `==`, which compares the representation.
+
+use std::{collections::BTreeMap, fmt};
+
+/// Names with multiplicity, sorted: the product that they stand for.
+type Monomial = Vec<String>;
+
+/// The size of one axis.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Dim {
+    /// A fixed size.
+    Known(u64),
+    /// A polynomial with integer coefficients over named sizes; never constant (that is [`Dim::Known`]).
+    Symbolic(Poly),
+    /// Nothing is known.
+    Unknown,
+}
+
+/// Sum of coefficient times monomial. The empty monomial is the constant term; no coefficient is zero.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Poly(BTreeMap<Monomial, i64>);
+
+/// Bound on the terms of one polynomial. Longer ones are of no use to a rewrite and would let a small hostile file
+/// (a chain of `Concat` and `Mul` over shapes) grow without bound; they become [`Dim::Unknown`].
+const MAX_TERMS: usize = 16;
+/// Bound on the degree of one monomial, for the same reason.
+const MAX_DEGREE: usize = 8;
+
+impl Dim {
+    /// A named size, as in `dim_param`. An empty name says nothing.
+    pub fn symbol(name: &str) -> Dim {
+        if name.is_empty() {
+            return Dim::Unknown;
+        }
+        Dim::Symbolic(Poly(BTreeMap::from([(vec![name.to_owned()], 1)])))
+    }
+
+    /// The fixed size, if it is one.
+    pub const fn known(&self) -> Option<u64> {
+        match self {
+            Dim::Known(n) => Some(*n),
+            Dim::Symbolic(_) | Dim::Unknown => None,
+        }
+    }
+
+    /// True if both are provably the same size.
+    pub fn same(&self, other: &Dim) -> bool {
+        !matches!(self, Dim::Unknown) && self == other
+    }
+
+    /// True unless the two are provably different sizes.
+    pub fn compatible(&self, other: &Dim) -> bool {
+        match (self.known(), other.known()) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        }
+    }
+
+    /// Replaces names by sizes; names that are not in `sizes` stay.
+    pub fn bind(&self, sizes: &BTreeMap<String, u64>) -> Dim {
+        let Dim::Symbolic(poly) = self else { return self.clone() };
+        let mut sum = Dim::Known(0);
+        for (names, &coefficient) in &poly.0 {
+            let mut term = Dim::from_i64(coefficient);
+            for name in names {
+                let factor = sizes.get(name).map_or_else(|| Dim::symbol(name), |&n| Dim::Known(n));
+                term = term.mul_signed(&factor);
+            }
+            sum = sum.add(&term);
+        }
+        sum.non_negative()
+    }
+
+    /// The names that occur.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let poly = match self {
+            Dim::Symbolic(poly) => Some(poly),
+            Dim::Known(_) | Dim::Unknown => None,
+        };
+        poly.into_iter().flat_map(|p| p.0.keys().flatten().map(String::as_str))
+    }
+
+    /// Sum. `Unknown` if either is unknown or the result leaves the 64-bit range.
+    #[expect(clippy::should_implement_trait, reason = "takes references, and its sibling `div` is partial")]
+    pub fn add(&self, other: &Dim) -> Dim {
+        let (Some(mut a), Some(b)) = (self.poly(), other.poly()) else { return Dim::Unknown };
+        for (names, c) in b.0 {
+            let entry = a.0.entry(names).or_insert(0);
+            let Some(sum) = entry.checked_add(c) else { return Dim::Unknown };
+            *entry = sum;
+        }
+        a.into_dim()
+    }
+
+    /// Difference. `Unknown` under the same conditions as [`Dim::add`], or if it is a negative constant.
+    #[expect(clippy::should_implement_trait, reason = "takes references, and its sibling `div` is partial")]
+    pub fn sub(&self, other: &Dim) -> Dim {
+        self.add(&other.mul_signed(&Dim::from_i64(-1))).non_negative()
+    }
+
+    /// Product. `Unknown` under the same conditions as [`Dim::add`].
+    #[expect(clippy::should_implement_trait, reason = "takes references, and its sibling `div` is partial")]
+    pub fn mul(&self, other: &Dim) -> Dim {
+        self.mul_signed(other).non_negative()
+    }
+
+    /// Quotient where it is exact: every coefficient is divisible, and every monomial contains the divisor's names.
+    pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
+        let (a, b) = (self.poly()?, divisor.poly()?);
+        let mut terms = b.0.into_iter();
+        let (names, c) = terms.next()?;
+        if terms.next().is_some() {
+            return (self.same(divisor)).then_some(Dim::Known(1));
+        }
+        let mut quotient = BTreeMap::new();
+        for (mut monomial, coefficient) in a.0 {
+            if coefficient.checked_rem(c)? != 0 {
+                return None;
+            }
+            for name in &names {
+                let at = monomial.iter().position(|n| n == name)?;
+                monomial.remove(at);
+            }
+            quotient.insert(monomial, coefficient.checked_div(c)?);
+        }
+        Some(Poly(quotient).into_dim())
+    }
+
+    fn from_i64(n: i64) -> Dim {
+        Poly(BTreeMap::from([(Vec::new(), n)])).into_dim_signed()
+    }
+
+    fn poly(&self) -> Option<Poly> {
+        match self {
+            Dim::Known(n) => Some(Poly(BTreeMap::from([(Vec::new(), i64::try_from(*n).ok()?)]))),
+            Dim::Symbolic(p) => Some(p.clone()),
+            Dim::Unknown => None,
+        }
+    }
+
+    fn mul_signed(&self, other: &Dim) -> Dim {
+        let (Some(a), Some(b)) = (self.poly(), other.poly()) else { return Dim::Unknown };
+        let mut product: BTreeMap<Monomial, i64> = BTreeMap::new();
+        for (x, cx) in &a.0 {
+            for (y, cy) in &b.0 {
+                let mut names: Monomial = x.iter().chain(y).cloned().collect();
+                names.sort_unstable();
+                let Some(c) = cx.checked_mul(*cy) else { return Dim::Unknown };
+                let entry = product.entry(names).or_insert(0);
+                let Some(sum) = entry.checked_add(c) else { return Dim::Unknown };
+                *entry = sum;
+            }
+        }
+        Poly(product).into_dim_signed()
+    }
+
+    /// A polynomial that is a negative constant is no size.
+    fn non_negative(self) -> Dim {
+        match &self {
+            Dim::Symbolic(p) if p.constant().is_some() => Dim::Unknown,
+            _ => self,
+        }
+    }
+}
+
+impl Poly {
+    /// The value if no name occurs.
+    fn constant(&self) -> Option<i64> {
+        match self.0.len() {
+            0 => Some(0),
+            1 => self.0.get(&Vec::new()).copied(),
+            _ => None,
+        }
+    }
+
+    fn into_dim(self) -> Dim {
+        self.into_dim_signed()
+    }
+
+    /// Negative constants stay polynomials here, because they occur as intermediate results of [`Dim::sub`].
+    fn into_dim_signed(mut self) -> Dim {
+        self.0.retain(|_, c| *c != 0);
+        if self.0.len() > MAX_TERMS || self.0.keys().any(|m| m.len() > MAX_DEGREE) {
+            return Dim::Unknown;
+        }
+        match self.constant().map(u64::try_from) {
+            Some(Ok(n)) => Dim::Known(n),
+            Some(Err(_)) | None => Dim::Symbolic(self),
+        }
+    }
+}
+
+impl From<u64> for Dim {
+    fn from(n: u64) -> Dim {
+        Dim::Known(n)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Known(n) => write!(f, "{n}"),
+            Dim::Unknown => f.write_str("?"),
+            Dim::Symbolic(p) => {
+                for (i, (names, &c)) in p.0.iter().rev().enumerate() {
+                    match (i, c < 0) {
+                        (0, true) => f.write_str("-")?,
+                        (_, true) => f.write_str(" - ")?,
+                        (0, false) => {}
+                        (_, false) => f.write_str(" + ")?,
+                    }
+                    let magnitude = c.unsigned_abs();
+                    if names.is_empty() {
+                        write!(f, "{magnitude}")?;
+                    } else if magnitude == 1 {
+                        f.write_str(&names.join("*"))?;
+                    } else {
+                        write!(f, "{magnitude}*{}", names.join("*"))?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(name: &str) -> Dim {
+        Dim::symbol(name)
+    }
+
+    #[test]
+    fn arithmetic_is_canonical() {
+        let a = s("seq").mul(&s("heads")).add(&Dim::Known(1));
+        let b = Dim::Known(1).add(&s("heads").mul(&s("seq")));
+        assert!(a.same(&b));
+        assert_eq!(a.to_string(), "heads*seq + 1");
+        assert_eq!(a.sub(&Dim::Known(1)).div_exact(&s("seq")), Some(s("heads")));
+        assert_eq!(s("n").sub(&s("n")), Dim::Known(0));
+        assert_eq!(Dim::Known(2).sub(&Dim::Known(3)), Dim::Unknown);
+        assert_eq!(s("n").sub(&Dim::Known(1)).add(&Dim::Known(1)), s("n"));
+    }
+
+    #[test]
+    fn unknown_is_the_same_as_nothing() {
+        assert!(!Dim::Unknown.same(&Dim::Unknown));
+        assert!(Dim::Unknown.compatible(&Dim::Known(3)));
+        assert!(!Dim::Known(2).compatible(&Dim::Known(3)));
+    }
+
+    #[test]
+    fn overflow_and_growth_end_in_unknown() {
+        assert_eq!(Dim::Known(u64::MAX).mul(&Dim::Known(2)), Dim::Unknown);
+        let mut d = s("a").add(&s("b")).add(&Dim::Known(1));
+        for _ in 0..6 {
+            d = d.mul(&d.clone());
+        }
+        assert_eq!(d, Dim::Unknown);
+    }
+
+    #[test]
+    fn names_are_bound_to_sizes() {
+        let d = s("n").mul(&Dim::Known(2)).add(&s("m"));
+        assert_eq!(d.bind(&BTreeMap::from([("n".into(), 3), ("m".into(), 1)])), Dim::Known(7));
+        assert_eq!(d.bind(&BTreeMap::from([("n".into(), 3)])).to_string(), "m + 6");
+    }
+}

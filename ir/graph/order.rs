@@ -1,0 +1,103 @@
+//! Orders of the nodes.
+//!
+//! The canonical order is the post-order of a depth-first walk from the graph's outputs over operands in their order;
+//! nodes that no output needs follow, by the name of their first output. It depends on the structure alone, not on
+//! the order of a file, which makes everything downstream of import independent of it.
+
+use petgraph::algo::tarjan_scc;
+
+use crate::{Graph, NodeId};
+
+/// Nodes that wait for each other, so that the graph cannot be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the nodes {} form a cycle", names.iter().map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", "))]
+pub struct Cycle {
+    /// Names of the nodes (or of their first outputs, where they have none), at most eight of them.
+    pub names: Vec<String>,
+}
+
+impl Graph {
+    /// The canonical topological order of the nodes that live.
+    pub fn topological_order(&self) -> Result<Vec<NodeId>, Cycle> {
+        let mut roots: Vec<NodeId> =
+            self.outputs().iter().filter_map(|&v| self.value(v).and_then(crate::Value::producer)).collect();
+        let mut rest: Vec<(&str, NodeId)> = self.nodes().map(|(id, n)| (self.first_output_name(n), id)).collect();
+        // Without outputs to tell them apart the ids have to do.
+        rest.sort_unstable();
+        roots.extend(rest.into_iter().map(|(_, id)| id));
+
+        let bound = self.nodes().next_back().map_or(0, |(id, _)| id.index() + 1);
+        let successors = |i: usize, out: &mut Vec<usize>| {
+            if let Some(node) = self.node(NodeId(i as u32)) {
+                out.extend(node.operands().filter_map(|v| self.value(v)?.producer()).map(NodeId::index));
+            }
+        };
+        post_order(bound, roots.into_iter().map(NodeId::index), successors)
+            .map(|order| order.into_iter().map(|i| NodeId(i as u32)).collect())
+            .map_err(|_| self.find_cycle())
+    }
+
+    fn first_output_name<'a>(&'a self, node: &'a crate::Node) -> &'a str {
+        node.outputs.iter().flatten().find_map(|&v| Some(self.value(v)?.name())).unwrap_or(&node.name)
+    }
+
+    fn find_cycle(&self) -> Cycle {
+        let label = |id: NodeId| match self.node(id) {
+            Some(n) if !n.name.is_empty() => n.name.clone(),
+            Some(n) => self.first_output_name(n).to_owned(),
+            None => id.to_string(),
+        };
+        let names = tarjan_scc(&self.dag)
+            .into_iter()
+            .find(|scc| scc.len() > 1 || scc.iter().any(|&n| self.dag.contains_edge(n, n)))
+            .map(|scc| {
+                let mut ids: Vec<NodeId> = scc.into_iter().map(|n| NodeId(n.index() as u32)).collect();
+                ids.sort_unstable();
+                ids.into_iter().take(8).map(label).collect()
+            })
+            .unwrap_or_default();
+        Cycle { names }
+    }
+}
+
+/// Post-order of a depth-first walk over `0..bound` from `roots`, iterative because graphs are tens of thousands of
+/// nodes deep. Fails with a node that is on a cycle.
+pub(crate) fn post_order(
+    bound: usize,
+    roots: impl Iterator<Item = usize>,
+    successors: impl Fn(usize, &mut Vec<usize>),
+) -> Result<Vec<usize>, usize> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        New,
+        Open,
+        Done,
+    }
+    let mut marks = vec![Mark::New; bound];
+    let mut order = Vec::with_capacity(bound);
+    // Nodes still to look at lie on one stack; `usize::MAX - i` marks where node i has to be closed.
+    let mut stack: Vec<(usize, bool)> = Vec::new();
+    let mut next = Vec::new();
+    for root in roots {
+        stack.push((root, false));
+        while let Some((i, close)) = stack.pop() {
+            if close {
+                marks[i] = Mark::Done;
+                order.push(i);
+                continue;
+            }
+            match marks[i] {
+                Mark::Done => continue,
+                Mark::Open => return Err(i),
+                Mark::New => {}
+            }
+            marks[i] = Mark::Open;
+            stack.push((i, true));
+            next.clear();
+            successors(i, &mut next);
+            // Reversed, so that the first operand is visited first.
+            stack.extend(next.iter().rev().filter(|&&j| marks[j] != Mark::Done).map(|&j| (j, false)));
+        }
+    }
+    Ok(order)
+}

@@ -1,0 +1,249 @@
+//! A verified [`Model`] becomes a file's messages.
+//!
+//! Nodes are written in canonical order and weights as raw data, sharing their bytes. Only the main graph's inputs and
+//! outputs have names that the outside relies on; a name inside a subgraph that would hide one around it is changed.
+
+use std::collections::HashSet;
+
+use planish_proto::onnx::{self, AttributeProto, attribute_proto::AttributeType as Kind};
+
+use super::{metadata_out, tensor, text_out, types};
+use crate::{Attr, Attrs, Def, Function, Graph, Node, OpName, Opsets, Tensor, Value, ValueId, verify::Verified};
+
+/// Converts a model. The weights share their bytes with it.
+pub fn export(model: &Verified<'_>) -> onnx::ModelProto {
+    let m = model.model();
+    onnx::ModelProto {
+        ir_version: Some(m.ir_version),
+        opset_import: opsets_out(&m.opsets),
+        producer_name: text_out(&m.producer_name),
+        producer_version: text_out(&m.producer_version),
+        domain: text_out(&m.domain),
+        model_version: m.model_version,
+        doc_string: text_out(&m.doc),
+        graph: Some(Scope { around: Vec::new() }.graph(&m.graph, &[])),
+        metadata_props: metadata_out(&m.metadata),
+        training_info: m.training.clone(),
+        functions: m.functions.iter().map(function_out).collect(),
+        configuration: m.devices.clone(),
+    }
+}
+
+/// Converts one tensor, for tools that write tensors of their own.
+pub fn export_tensor(name: &str, tensor: &Tensor) -> onnx::TensorProto {
+    tensor::tensor_out(Some(name.to_owned()), tensor)
+}
+
+fn opsets_out(opsets: &Opsets) -> Vec<onnx::OperatorSetIdProto> {
+    let entry = |(domain, &version): (&String, &i64)| onnx::OperatorSetIdProto {
+        domain: Some(domain.clone()),
+        version: Some(version),
+    };
+    opsets.iter().map(entry).collect()
+}
+
+/// The names that the enclosing graphs use, outermost first.
+struct Scope {
+    around: Vec<HashSet<String>>,
+}
+
+impl Scope {
+    fn graph(&mut self, g: &Graph, captured: &[String]) -> onnx::GraphProto {
+        let names = self.names(g, captured);
+        let name = |id: ValueId| names.get(id.index()).cloned().unwrap_or_default();
+        let mut message = onnx::GraphProto {
+            name: Some(g.name.clone()),
+            doc_string: text_out(&g.doc),
+            metadata_props: metadata_out(&g.metadata),
+            quantization_annotation: g.quantization.clone(),
+            ..Default::default()
+        };
+        for &id in g.inputs() {
+            let Some(v) = g.value(id) else { continue };
+            message.input.push(value_info(name(id), v));
+            if let Def::Input { default: Some(t) } = &v.def {
+                message.initializer.push(tensor::tensor_out(Some(name(id)), t));
+            }
+        }
+        for (id, v) in g.values() {
+            match &v.def {
+                Def::Constant(t) => message.initializer.push(onnx::TensorProto {
+                    doc_string: text_out(&v.doc),
+                    metadata_props: metadata_out(&v.metadata),
+                    ..tensor::tensor_out(Some(name(id)), t)
+                }),
+                Def::SparseConstant(t) => message.sparse_initializer.push(tensor::sparse_out(Some(name(id)), t)),
+                Def::Node { .. } if !v.is_output() && has_info(v) => message.value_info.push(value_info(name(id), v)),
+                Def::Node { .. } | Def::Input { .. } | Def::Captured(_) => {}
+            }
+        }
+        for &id in g.outputs() {
+            if let Some(v) = g.value(id) {
+                message.output.push(value_info(name(id), v));
+            }
+        }
+        // `value_info` follows the numbering of the values, which patches change: sort it.
+        message.value_info.sort_by(|a, b| a.name.cmp(&b.name));
+        self.around.push(names.iter().cloned().collect());
+        message.node = self.nodes(g, &name);
+        self.around.pop();
+        message
+    }
+
+    fn nodes(&mut self, g: &Graph, name: &dyn Fn(ValueId) -> String) -> Vec<onnx::NodeProto> {
+        // A verified graph has no cycle.
+        let order = g.topological_order().unwrap_or_default();
+        let mut messages = Vec::with_capacity(order.len());
+        for node in order.into_iter().filter_map(|id| g.node(id)) {
+            messages.push(self.node(node, name));
+        }
+        messages
+    }
+
+    fn node(&mut self, n: &Node, name: &dyn Fn(ValueId) -> String) -> onnx::NodeProto {
+        let slot = |v: &Option<ValueId>| v.map(name).unwrap_or_default();
+        let captured: Vec<String> = n.captures.iter().map(|&v| name(v)).collect();
+        onnx::NodeProto {
+            input: n.inputs.iter().map(slot).collect(),
+            output: n.outputs.iter().map(slot).collect(),
+            name: text_out(&n.name),
+            op_type: Some(n.op.name.clone()),
+            domain: text_out(&n.op.domain),
+            overload: text_out(&n.op.overload),
+            attribute: self.attributes(&n.attrs, &captured),
+            doc_string: text_out(&n.doc),
+            metadata_props: metadata_out(&n.metadata),
+            device_configurations: n.devices.clone(),
+        }
+    }
+
+    fn attributes(&mut self, attrs: &Attrs, captured: &[String]) -> Vec<AttributeProto> {
+        attrs.iter().map(|(name, a)| self.attribute(name, a, captured)).collect()
+    }
+
+    fn attribute(&mut self, name: &str, attr: &Attr, captured: &[String]) -> AttributeProto {
+        let mut m = AttributeProto { name: Some(name.to_owned()), ..Default::default() };
+        let sparse = |t| tensor::sparse_out(None, t);
+        let kind = match attr {
+            Attr::Int(v) => {
+                m.i = Some(*v);
+                Kind::Int
+            }
+            Attr::Float(v) => {
+                m.f = Some(*v);
+                Kind::Float
+            }
+            Attr::String(v) => {
+                m.s = Some(v.clone());
+                Kind::String
+            }
+            Attr::Tensor(t) => {
+                m.t = Some(tensor::tensor_out(None, t));
+                Kind::Tensor
+            }
+            Attr::Graph(g) => {
+                m.g = Some(self.graph(g, captured));
+                Kind::Graph
+            }
+            Attr::SparseTensor(t) => {
+                m.sparse_tensor = Some(sparse(t));
+                Kind::SparseTensor
+            }
+            Attr::Type(t) => {
+                m.tp = Some(types::type_out(t));
+                Kind::TypeProto
+            }
+            Attr::Ints(v) => {
+                m.ints = v.clone();
+                Kind::Ints
+            }
+            Attr::Floats(v) => {
+                m.floats = v.clone();
+                Kind::Floats
+            }
+            Attr::Strings(v) => {
+                m.strings = v.clone();
+                Kind::Strings
+            }
+            Attr::Tensors(v) => {
+                m.tensors = v.iter().map(|t| tensor::tensor_out(None, t)).collect();
+                Kind::Tensors
+            }
+            Attr::Graphs(v) => {
+                m.graphs = v.iter().map(|g| self.graph(g, captured)).collect();
+                Kind::Graphs
+            }
+            Attr::SparseTensors(v) => {
+                m.sparse_tensors = v.iter().map(sparse).collect();
+                Kind::SparseTensors
+            }
+            Attr::Types(v) => {
+                m.type_protos = v.iter().map(types::type_out).collect();
+                Kind::TypeProtos
+            }
+            Attr::Ref { name, kind } => {
+                m.ref_attr_name = Some(name.clone());
+                m.r#type = Some(*kind);
+                return m;
+            }
+        };
+        m.r#type = Some(kind.into());
+        m
+    }
+
+    /// The name of each value by id, such that none hides a name around the graph.
+    fn names(&self, g: &Graph, captured: &[String]) -> Vec<String> {
+        let bound = g.values().next_back().map_or(0, |(id, _)| id.index() + 1);
+        let mut names = vec![String::new(); bound];
+        let hidden = |name: &str| self.around.iter().any(|s| s.contains(name));
+        let mut added: HashSet<String> = HashSet::new();
+        for (id, v) in g.values() {
+            names[id.index()] = match v.def {
+                Def::Captured(k) => captured.get(k as usize).cloned().unwrap_or_default(),
+                _ if !hidden(&v.name) => v.name.clone(),
+                _ => {
+                    let free = |n: &String| !hidden(n) && g.value_named(n).is_none() && !added.contains(n);
+                    let name = (1u64..).map(|i| format!("{}_{i}", v.name)).find(free).unwrap_or_default();
+                    added.insert(name.clone());
+                    name
+                }
+            };
+        }
+        names
+    }
+}
+
+/// An entry in `value_info` is worth its bytes only if it says something.
+fn has_info(v: &Value) -> bool {
+    v.ty.is_some() || !v.doc.is_empty() || !v.metadata.is_empty()
+}
+
+fn value_info(name: String, v: &Value) -> onnx::ValueInfoProto {
+    onnx::ValueInfoProto {
+        name: Some(name),
+        r#type: v.ty.as_ref().map(types::type_out),
+        doc_string: text_out(&v.doc),
+        metadata_props: metadata_out(&v.metadata),
+    }
+}
+
+fn function_out(f: &Function) -> onnx::FunctionProto {
+    let mut scope = Scope { around: Vec::new() };
+    let body = scope.graph(&f.body, &[]);
+    let names = |infos: Vec<onnx::ValueInfoProto>| infos.into_iter().map(|i| i.name.unwrap_or_default()).collect();
+    let OpName { domain, name, overload } = &f.op;
+    onnx::FunctionProto {
+        name: Some(name.clone()),
+        input: names(body.input),
+        output: names(body.output),
+        attribute: f.attributes.clone(),
+        attribute_proto: scope.attributes(&f.defaults, &[]),
+        node: body.node,
+        doc_string: text_out(&f.doc),
+        opset_import: opsets_out(&f.opsets),
+        domain: Some(domain.clone()),
+        overload: text_out(overload),
+        value_info: body.value_info,
+        metadata_props: metadata_out(&f.metadata),
+    }
+}

@@ -1,0 +1,115 @@
+//! The operator table: what planish knows about each operator, in one place.
+//!
+//! One file and one line of [`TABLE`] per operator. Every analysis asks the table; no pass matches on names for what a
+//! line can say. Operators that are not listed are left alone: they block what touches them and nothing else.
+
+use crate::{Node, OpName};
+
+mod table;
+
+pub use table::TABLE;
+
+/// What is known of one operator.
+#[derive(Debug)]
+pub struct OpSpec {
+    /// Operator set; empty for ai.onnx.
+    pub domain: &'static str,
+    /// Operator.
+    pub name: &'static str,
+    /// Its signatures, by ascending opset version; the last one whose version is not above the model's is in force.
+    pub signatures: &'static [Signature],
+    /// What rewrites may rely on.
+    pub traits: Traits,
+    /// Types, and small integer values, of the outputs from those of the inputs.
+    pub infer: crate::infer::Rule,
+    /// Multiply-accumulates of one run, from the types of inputs and outputs.
+    pub macs: crate::cost::Rule,
+}
+
+/// Inputs and outputs from one opset version on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signature {
+    /// First opset version.
+    pub since: i64,
+    /// Fewest and most inputs.
+    pub inputs: (usize, usize),
+    /// Fewest and most outputs.
+    pub outputs: (usize, usize),
+}
+
+/// No upper bound on inputs or outputs.
+pub const VARIADIC: usize = usize::MAX;
+
+/// What rewrites may rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traits {
+    /// The same inputs always give the same outputs, and there is no other effect. False for random operators.
+    pub pure: bool,
+    /// The first two inputs may be swapped.
+    pub commutative: bool,
+    /// Each output element depends on the elements at its own place (after broadcasting) only.
+    pub elementwise: bool,
+    /// How a result that is computed at compile time relates to one that a runtime computes.
+    pub folding: Folding,
+}
+
+/// How a result that is computed at compile time relates to one that a runtime computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folding {
+    /// Bit for bit the same everywhere: elements are moved, compared, counted, or combined by operations that IEEE 754
+    /// rounds correctly.
+    Exact,
+    /// Up to float rounding: sums whose order is free, transcendental functions.
+    Rounding,
+    /// Not to be computed at compile time.
+    Never,
+}
+
+impl Traits {
+    /// Pure, nothing else known; folding exact.
+    pub const PURE: Traits =
+        Traits { pure: true, commutative: false, elementwise: false, folding: Folding::Exact };
+    /// Pure, with results that depend on the order or method of float arithmetic.
+    pub const ROUNDING: Traits = Traits { folding: Folding::Rounding, ..Traits::PURE };
+    /// Pure and elementwise; folding exact.
+    pub const ELEMENTWISE: Traits = Traits { elementwise: true, ..Traits::PURE };
+    /// Not a function of the inputs.
+    pub const IMPURE: Traits = Traits { pure: false, folding: Folding::Never, ..Traits::PURE };
+}
+
+/// The table line of an operator; `None` for an operator that is not listed.
+pub fn spec(op: &OpName) -> Option<&'static OpSpec> {
+    if !op.overload.is_empty() {
+        return None;
+    }
+    let key = (op.domain.as_str(), op.name.as_str());
+    TABLE.binary_search_by(|s| (s.domain, s.name).cmp(&key)).ok().map(|i| TABLE[i])
+}
+
+impl OpSpec {
+    /// The signature in force at an opset version; `None` if the operator is younger.
+    pub fn signature(&self, opset: i64) -> Option<&'static Signature> {
+        self.signatures.iter().rev().find(|s| s.since <= opset)
+    }
+
+    /// Fails with a message if a node has too few or too many inputs or outputs for the opset version.
+    pub fn check_arity(&self, node: &Node, opset: i64) -> Result<(), String> {
+        let Some(s) = self.signature(opset) else {
+            let first = self.signatures.first().map_or(0, |s| s.since);
+            return Err(format!("{} exists from opset {first} on, but the model imports {opset}", self.name));
+        };
+        for (what, count, (least, most)) in
+            [("inputs", node.inputs().len(), s.inputs), ("outputs", node.outputs().len(), s.outputs)]
+        {
+            if count < least || count > most {
+                let range = match most {
+                    VARIADIC => format!("at least {least}"),
+                    _ if least == most => least.to_string(),
+                    _ => format!("{least} to {most}"),
+                };
+                return Err(format!("has {count} {what}; {} takes {range} at opset {opset}", self.name));
+            }
+        }
+        Ok(())
+    }
+}

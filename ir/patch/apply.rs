@@ -1,0 +1,298 @@
+//! Checking and applying a patch.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Attrs, Def, Graph, Node, NodeId, Operand, Patch, Ref, Type, Use, ValueId, op,
+    patch::{Edit, NewNode},
+};
+
+/// Why a patch is not legal. The graph is then unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum PatchError {
+    #[error("it refers to {0}, which does not exist")]
+    Stale(String),
+    #[error("{old:?} is {before}, but what replaces it is {after}")]
+    Type { old: String, before: Type, after: Type },
+    #[error("{old:?} is a graph output and cannot be replaced by {new:?}, whose name is needed as well")]
+    Interface { old: String, new: String },
+    #[error("the node {0:?} still has readers")]
+    Used(String),
+    #[error("the value {0:?} cannot be removed: it is no unread constant")]
+    NotRemovable(String),
+}
+
+/// What applying a patch did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// The new nodes, in the order of the patch.
+    pub added: Vec<NodeId>,
+    /// How many nodes are gone.
+    pub removed: usize,
+    /// Nodes that live and read something that changed: where further rewrites may now match.
+    pub touched: BTreeSet<NodeId>,
+}
+
+impl Patch {
+    /// Checks the patch against a graph and applies it.
+    pub fn apply(self, graph: &mut Graph) -> Result<Applied, PatchError> {
+        self.check(graph)?;
+        let mut run = Run { graph, constants: Vec::new(), nodes: Vec::new(), applied: Applied::default(), dead: Vec::new() };
+        for (name, tensor) in self.constants {
+            let name = run.graph.fresh_name(&name);
+            run.constants.push(run.graph.add_constant(name, tensor));
+        }
+        for node in self.nodes {
+            run.add(node);
+        }
+        run.applied.added.clone_from(&run.nodes);
+        for edit in self.edits {
+            run.edit(edit);
+        }
+        run.sweep();
+        let Run { graph, mut applied, .. } = run;
+        applied.touched.retain(|&n| graph.node(n).is_some());
+        Ok(applied)
+    }
+
+    fn check(&self, g: &Graph) -> Result<(), PatchError> {
+        let live = |r: &Ref| match *r {
+            Ref::Value(v) if g.value(v).is_none() => Err(PatchError::Stale(v.to_string())),
+            _ => Ok(()),
+        };
+        for node in &self.nodes {
+            node.inputs.iter().flatten().try_for_each(live)?;
+            node.captures.iter().try_for_each(|&v| live(&Ref::Value(v)))?;
+        }
+        let node = |id: NodeId| g.node(id).ok_or_else(|| PatchError::Stale(id.to_string()));
+        let value = |id: ValueId| g.value(id).ok_or_else(|| PatchError::Stale(id.to_string()));
+        for edit in &self.edits {
+            match edit {
+                Edit::Replace { old, new } => {
+                    live(new)?;
+                    self.check_replace(g, *old, *new)?;
+                }
+                Edit::SetInput { node: n, value: v, .. } => {
+                    node(*n)?;
+                    v.iter().try_for_each(live)?;
+                }
+                Edit::SetAttrs { node: n, .. } | Edit::Recapture { node: n, .. } => {
+                    node(*n)?;
+                }
+                Edit::SetType { value: v, .. } => {
+                    value(*v)?;
+                }
+                Edit::RemoveNode(n) => {
+                    let n = node(*n)?;
+                    if n.outputs.iter().flatten().any(|&v| g.users(v).len() > 0) {
+                        return Err(PatchError::Used(n.name.clone()));
+                    }
+                }
+                Edit::RemoveValue(v) => {
+                    let v = value(*v)?;
+                    if !v.users.is_empty() || !matches!(v.def, Def::Constant(_) | Def::SparseConstant(_) | Def::Captured(_)) {
+                        return Err(PatchError::NotRemovable(v.name.clone()));
+                    }
+                }
+                Edit::DropOutput { node: n, value: v } => {
+                    node(*n)?;
+                    if !value(*v)?.users.is_empty() {
+                        return Err(PatchError::Used(value(*v)?.name.clone()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_replace(&self, g: &Graph, old: ValueId, new: Ref) -> Result<(), PatchError> {
+        let Some(v) = g.value(old) else { return Err(PatchError::Stale(old.to_string())) };
+        let after = match new {
+            Ref::Value(n) => g.ty(n).cloned(),
+            Ref::Constant(i) => self.constants.get(i).map(|(_, t)| Type::tensor(t.dtype(), t.dims().iter().map(|&d| d.into()))),
+            Ref::Output(i, slot) => self.nodes.get(i).and_then(|n| n.outputs.get(slot)).and_then(|(_, ty)| ty.clone()),
+        };
+        if let (Some(before), Some(after)) = (v.ty(), after)
+            && !before.compatible(&after)
+        {
+            return Err(PatchError::Type { old: v.name.clone(), before: before.clone(), after });
+        }
+        if let (true, Ref::Value(n)) = (v.is_output(), new) {
+            // The output's name has to move to the new value, which must not need its own.
+            let movable = g.value(n).is_some_and(|n| matches!(n.def, Def::Node { .. }) && !n.is_output());
+            if !movable {
+                return Err(PatchError::Interface { old: v.name.clone(), new: g.name_of(n) });
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Run<'g> {
+    graph: &'g mut Graph,
+    constants: Vec<ValueId>,
+    nodes: Vec<NodeId>,
+    applied: Applied,
+    /// Values that lost a reader.
+    dead: Vec<ValueId>,
+}
+
+impl Run<'_> {
+    fn resolve(&self, r: Ref) -> Option<ValueId> {
+        match r {
+            Ref::Value(v) => Some(v),
+            Ref::Constant(i) => self.constants.get(i).copied(),
+            Ref::Output(i, slot) => self.graph.node(*self.nodes.get(i)?)?.output(slot),
+        }
+    }
+
+    fn add(&mut self, new: NewNode) {
+        let origin = new.origin.and_then(|id| self.graph.node(id));
+        let mut node = match origin {
+            // Attributes may hold subgraphs and weights: not cloned, the patch brings its own.
+            Some(o) => Node {
+                name: o.name.clone(),
+                op: new.op,
+                attrs: Attrs::new(),
+                doc: o.doc.clone(),
+                metadata: o.metadata.clone(),
+                inputs: Default::default(),
+                outputs: Default::default(),
+                captures: o.captures.clone(),
+                devices: o.devices.clone(),
+            },
+            None => Node {
+                name: String::new(),
+                op: new.op,
+                attrs: Attrs::new(),
+                doc: String::new(),
+                metadata: Default::default(),
+                inputs: Default::default(),
+                outputs: Default::default(),
+                captures: Vec::new(),
+                devices: Vec::new(),
+            },
+        };
+        node.attrs = new.attrs;
+        if !node.attrs.has_graphs() {
+            node.captures.clear();
+        }
+        if !new.name.is_empty() {
+            node.name = new.name;
+        }
+        node.inputs = new.inputs.iter().map(|r| r.and_then(|r| self.resolve(r))).collect();
+        for (hint, ty) in new.outputs {
+            let name = self.graph.fresh_name(&hint);
+            // The producer is entered by `add_node`.
+            node.outputs.push(Some(self.graph.add_value(name, ty, Def::Captured(u32::MAX))));
+        }
+        let id = self.graph.add_node(node);
+        self.nodes.push(id);
+        self.applied.touched.insert(id);
+    }
+
+    fn edit(&mut self, edit: Edit) {
+        match edit {
+            Edit::Replace { old, new } => {
+                if let Some(new) = self.resolve(new) {
+                    self.replace(old, new);
+                }
+            }
+            Edit::SetInput { node, slot, value } => {
+                let old = self.graph.node(node).and_then(|n| n.input(slot as usize));
+                let value = value.and_then(|r| self.resolve(r));
+                self.graph.set_operand(node, Operand::Input(slot), value);
+                self.dead.extend(old);
+                self.applied.touched.insert(node);
+            }
+            Edit::SetAttrs { node, attrs } => {
+                if let Some(n) = self.graph.node_mut(node) {
+                    n.attrs = attrs;
+                }
+                self.applied.touched.insert(node);
+            }
+            Edit::SetType { value, ty } => self.graph.set_type(value, ty),
+            Edit::RemoveNode(id) => self.remove(id),
+            Edit::RemoveValue(v) => self.graph.remove_value(v),
+            Edit::DropOutput { node, value } => {
+                self.graph.remove_value(value);
+                self.graph.clear_output(node, value);
+            }
+            Edit::Recapture { node, keep } => self.recapture(node, &keep),
+        }
+    }
+
+    fn replace(&mut self, old: ValueId, new: ValueId) {
+        if old == new {
+            return;
+        }
+        let own: BTreeSet<NodeId> = self.nodes.iter().copied().collect();
+        let by_others = |u: Use| !matches!(u, Use::Node(n, _) if own.contains(&n));
+        for user in self.graph.users(old).filter(|&u| by_others(u)).collect::<Vec<_>>() {
+            if let Use::Node(n, _) = user {
+                self.applied.touched.insert(n);
+            }
+        }
+        let was_output = self.graph.is_output(old);
+        self.graph.replace_uses(old, new, by_others);
+        // A new value takes the old one's place in every respect; an existing one only where the interface asks for it.
+        let is_new = self.nodes.iter().any(|&n| self.graph.value(new).and_then(|v| v.producer()) == Some(n))
+            || self.constants.contains(&new);
+        if was_output || is_new {
+            self.graph.take_name(old, new);
+        }
+        let old_type = self.graph.ty(old).cloned();
+        if let (Some(v), Some(old_type)) = (self.graph.value_mut(new), old_type) {
+            v.ty = Some(match &v.ty {
+                // The interface keeps its own names for sizes.
+                Some(ty) if was_output => old_type.merge(ty),
+                Some(ty) => ty.merge(&old_type),
+                None => old_type,
+            });
+        }
+        self.dead.push(old);
+    }
+
+    /// Removes values and nodes that lost their last reader, and in turn what only they read.
+    fn sweep(&mut self) {
+        while let Some(id) = self.dead.pop() {
+            let Some(v) = self.graph.value(id) else { continue };
+            if !v.users.is_empty() {
+                continue;
+            }
+            match &v.def {
+                Def::Constant(_) | Def::SparseConstant(_) | Def::Captured(_) => self.graph.remove_value(id),
+                Def::Input { .. } => {}
+                Def::Node { node, .. } => {
+                    let node = *node;
+                    let Some(n) = self.graph.node(node) else { continue };
+                    let removable = op::spec(&n.op).is_some_and(|s| s.traits.pure);
+                    let unread = n.outputs.iter().flatten().all(|&o| self.graph.users(o).len() == 0);
+                    if removable && unread {
+                        self.remove(node);
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, id: NodeId) {
+        if let Some(n) = self.graph.node(id) {
+            self.dead.extend(n.operands());
+            self.applied.removed += 1;
+            self.graph.remove_node(id);
+        }
+    }
+
+    fn recapture(&mut self, id: NodeId, keep: &[u32]) {
+        let Some(n) = self.graph.node(id) else { return };
+        let old = n.captures.clone();
+        let kept: Vec<ValueId> = keep.iter().filter_map(|&k| old.get(k as usize).copied()).collect();
+        self.graph.set_captures(id, kept);
+        for inner in self.graph.subgraphs_mut(id) {
+            inner.renumber_captures(keep);
+        }
+        self.dead.extend(old);
+    }
+}

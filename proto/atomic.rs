@@ -1,0 +1,97 @@
+//! New files that appear complete or not at all.
+//!
+//! A file is written under a temporary name in the folder where it belongs and then renamed, which the system does in one step.
+//! Whoever opens the old file, or has it mapped, keeps the old bytes.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, Result};
+use crate::sources::folder_of;
+
+/// Where a file is to be written: an existing folder, and a name in it that is free or a regular file's.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) path: PathBuf,
+    pub(crate) folder: PathBuf,
+}
+
+impl Target {
+    /// Check `path`. A symbolic link is followed, so that it stays a link and the file that it means is replaced.
+    pub(crate) fn resolve(path: &Path) -> Result<Self> {
+        let path = if path.is_symlink() {
+            fs::canonicalize(path).map_err(|_| Error::DanglingLink { path: path.to_owned() })?
+        } else {
+            path.to_owned()
+        };
+        match fs::metadata(&path) {
+            Ok(old) if old.is_file() => {}
+            // Renaming over a device would replace it.
+            Ok(old) => {
+                let what = if old.is_dir() { "a folder" } else { "a special file" };
+                return Err(Error::NotAFile { path, what });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Io { action: "write", path, source }),
+        }
+        let folder = folder_of(&path);
+        if path.file_name().is_none() || !folder.is_dir() {
+            return Err(Error::NoFolder { path, folder });
+        }
+        Ok(Self { path, folder })
+    }
+
+    /// Start the new file.
+    pub(crate) fn create(&self) -> Result<Pending> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".planish-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            // What any program asks for, less what the user masks, instead of a temporary file's secrecy.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let temp = builder.tempfile_in(&self.folder).map_err(Error::io("create a file in", &self.folder))?;
+        Ok(Pending { temp, path: self.path.clone() })
+    }
+
+    /// Make the renames in this folder survive a power failure.
+    pub(crate) fn sync_folder(&self) -> Result<()> {
+        // Elsewhere folders cannot be opened, and renaming is synchronous.
+        #[cfg(unix)]
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", &self.folder))?;
+        Ok(())
+    }
+}
+
+/// A file under its temporary name. Unless committed, it is removed again.
+pub(crate) struct Pending {
+    temp: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Pending {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn file(&mut self) -> &mut File {
+        self.temp.as_file_mut()
+    }
+
+    /// Wait until the content is on the disk.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.temp.as_file().sync_all().map_err(Error::io("sync", &self.path))
+    }
+
+    /// Give the file its name, in place of any other that bears it.
+    pub(crate) fn commit(self) -> Result<()> {
+        match self.temp.persist(&self.path) {
+            Ok(_) => Ok(()),
+            Err(refused) => Err(Error::Io { action: "replace", path: self.path, source: refused.error }),
+        }
+    }
+}
