@@ -59,18 +59,6 @@ impl MappedFile {
         (!slice.is_empty() && end <= self.map.len()).then_some(offset as u64)
     }
 
-    /// Tell the system whether whoever comes next hops from place to place, so that it does not read ahead into the weights.
-    pub(crate) fn expect_hops(&self, hops: bool) {
-        #[cfg(unix)]
-        {
-            let advice = if hops { memmap2::Advice::Random } else { memmap2::Advice::Normal };
-            // Advice changes speed only, and so a refusal changes nothing.
-            let _ = self.map.advise(advice);
-        }
-        #[cfg(not(unix))]
-        let _ = hops;
-    }
-
     /// Give back the memory of `range`, widened to whole pages; they are read from the file again when next looked at.
     /// Does nothing where the system has no such call.
     pub fn release(&self, range: Range<u64>) {

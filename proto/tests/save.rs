@@ -1,5 +1,7 @@
 //! What is written is what was meant, byte for byte, and appears complete or not at all.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
