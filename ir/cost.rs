@@ -1,3 +1,173 @@
-//! Costs.
-/// MACs of one node.
-pub type Rule = fn();
+//! What a model costs: parameters, bytes of weights, multiply-accumulates.
+//!
+//! **Parameters** are the elements of all constants (initializers, defaults of inputs, `Constant` nodes), in subgraphs and
+//! functions too, except those of int64, bool and string, which hold shapes, axes and indices. Int32 counts: biases of
+//! quantized convolutions have that type. **Weight bytes** are what they take as stored, packed below a byte.
+//!
+//! **MACs** are the multiplications of linear algebra (matrix products, convolutions, recurrent cells, attention) in one
+//! run; elementwise operators, pools, normalizations and activations count as none. Both branches of an `If` count, so
+//! the sum is an upper bound; the body of a `Loop` or `Scan` counts as often as it runs, where that is known.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, Tensor, Type, ValueId,
+    infer::{self, Bindings, Call, Fact, GraphFacts},
+    op,
+};
+
+/// Multiply-accumulates of one node from what is known of its inputs and outputs; `None` if that depends on open sizes.
+pub type Rule = fn(&Call<'_>, &[Fact]) -> Option<u64>;
+
+/// The rule of operators without linear algebra.
+pub fn none(_: &Call<'_>, _: &[Fact]) -> Option<u64> {
+    Some(0)
+}
+
+/// What a model costs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelCost {
+    /// Nodes, with those of subgraphs and without constants. The call of a local function is one node.
+    pub nodes: u64,
+    /// Elements of all weights.
+    pub parameters: u64,
+    /// Bytes of all weights.
+    pub weight_bytes: u64,
+    /// Multiply-accumulates of one run, as far as they are known. Saturates.
+    pub macs: u64,
+    /// Nodes with linear algebra whose MACs depend on open sizes, by name or by their first output, in the order of nodes.
+    pub unknown: Vec<String>,
+    /// By operator.
+    pub operators: BTreeMap<OpName, OpCost>,
+}
+
+/// What all nodes of one operator cost.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OpCost {
+    /// How many there are.
+    pub nodes: u64,
+    /// Their multiply-accumulates, as far as they are known. Saturates.
+    pub macs: u64,
+    /// How many of them have MACs that depend on open sizes.
+    pub unknown: u64,
+}
+
+/// Computes the costs of a model whose named sizes are as bound, or open.
+pub fn cost(model: &Model, bindings: &Bindings) -> ModelCost {
+    let inferred = infer::infer(model, bindings);
+    let mut counter = Counter { model, opsets: &model.opsets, cost: ModelCost::default() };
+    counter.graph(&model.graph, inferred.graph(), Some(1));
+    model.graph.walk(&mut |g| counter.weights(g));
+    for f in &model.functions {
+        f.body.walk(&mut |g| counter.weights(g));
+    }
+    counter.cost
+}
+
+struct Counter<'a> {
+    model: &'a Model,
+    opsets: &'a Opsets,
+    cost: ModelCost,
+}
+
+impl Counter<'_> {
+    /// Counts the nodes of a graph that runs `runs` times, or an unknown number of times.
+    fn graph(&mut self, g: &Graph, facts: &GraphFacts, runs: Option<u64>) {
+        for (id, node) in g.nodes().filter(|(_, n)| !n.op.is("Constant")) {
+            self.node(g, id, node, facts, runs);
+            let inner_runs = runs.and_then(|r| r.checked_mul(trips(g, node, facts)?));
+            for (i, body) in node.attrs.graphs().enumerate() {
+                if let Some(inner) = facts.subgraph(id, i) {
+                    self.graph(body, inner, inner_runs);
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &GraphFacts, runs: Option<u64>) {
+        let once = self.macs(node, facts);
+        // Nothing stays nothing, however often it runs.
+        let macs = if once == Some(0) { once } else { once.zip(runs).map(|(m, r)| m.saturating_mul(r)) };
+        let entry = self.cost.operators.entry(node.op.clone()).or_default();
+        entry.nodes += 1;
+        self.cost.nodes += 1;
+        match macs {
+            Some(macs) => {
+                entry.macs = entry.macs.saturating_add(macs);
+                self.cost.macs = self.cost.macs.saturating_add(macs);
+            }
+            None => {
+                entry.unknown += 1;
+                let name = match node.output(0) {
+                    Some(v) if node.name.is_empty() => g.name_of(v),
+                    None if node.name.is_empty() => id.to_string(),
+                    _ => node.name.clone(),
+                };
+                self.cost.unknown.push(name);
+            }
+        }
+    }
+
+    fn macs(&self, node: &Node, facts: &GraphFacts) -> Option<u64> {
+        if self.model.function(&node.op).is_some() {
+            return None;
+        }
+        let Some(spec) = op::spec(&node.op) else { return Some(0) };
+        let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
+        let outputs: Vec<Fact> = node.outputs().iter().map(|v| fact(v).clone()).collect();
+        let call = infer::call(node, self.opsets, node.inputs().iter().map(fact).collect(), Vec::new())?;
+        (spec.macs)(&call, &outputs)
+    }
+
+    fn weights(&mut self, g: &Graph) {
+        for (_, value) in g.values() {
+            match &value.def {
+                Def::Constant(t) | Def::Input { default: Some(t) } => self.weight(t),
+                Def::SparseConstant(t) => self.weight(&t.values),
+                Def::Input { default: None } | Def::Node { .. } | Def::Captured(_) => {}
+            }
+        }
+        for (_, node) in g.nodes().filter(|(_, n)| n.op.is("Constant")) {
+            for (_, attr) in node.attrs.iter() {
+                match attr {
+                    Attr::Tensor(t) => self.weight(t),
+                    Attr::SparseTensor(t) => self.weight(&t.values),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn weight(&mut self, t: &Tensor) {
+        if is_weight(t) {
+            self.cost.parameters = self.cost.parameters.saturating_add(t.elements());
+            self.cost.weight_bytes = self.cost.weight_bytes.saturating_add(t.byte_len());
+        }
+    }
+}
+
+/// True if a constant counts as parameters: all element types do but int64, bool and string.
+pub fn is_weight(t: &Tensor) -> bool {
+    use crate::DType::{Bool, I64, String};
+    !matches!(t.dtype(), I64 | Bool | String)
+}
+
+/// How often the subgraphs of a node run.
+fn trips(_: &Graph, node: &Node, facts: &GraphFacts) -> Option<u64> {
+    let shape = |v: ValueId| facts.ty(v).and_then(Type::shape);
+    match node.op.name.as_str() {
+        // A condition may end it earlier.
+        "Loop" if node.op.domain.is_empty() => match facts.value(node.input(0)?)? {
+            [n] => u64::try_from(n.int()?).ok(),
+            _ => None,
+        },
+        "Scan" if node.op.domain.is_empty() => {
+            let last = node.inputs().len().checked_sub(1)?;
+            let scanned = usize::try_from(node.attrs.int("num_scan_inputs")?).ok()?.checked_sub(1)?;
+            let axes = node.attrs.ints("scan_input_axes").and_then(|a| a.get(scanned)).copied().unwrap_or(0);
+            let shape = shape(node.input(last)?)?;
+            shape.get(infer::axis(axes, shape.len()).ok()?).and_then(Dim::known)
+        }
+        _ => Some(1),
+    }
+}

@@ -129,7 +129,29 @@ impl Dim {
         Some(Poly(quotient).into_dim())
     }
 
-    fn from_i64(n: i64) -> Dim {
+    /// The dim plus a signed constant; `Unknown` if that is provably no size.
+    pub(crate) fn offset(&self, by: i64) -> Dim {
+        self.add(&Dim::from_i64(by)).non_negative()
+    }
+
+    /// The constant, also a negative one, that an intermediate result is.
+    pub(crate) fn signed(&self) -> Option<i64> {
+        match self {
+            Dim::Known(n) => i64::try_from(*n).ok(),
+            Dim::Symbolic(p) => p.constant(),
+            Dim::Unknown => None,
+        }
+    }
+
+    /// The least that it can be if every name stands for zero or more; `None` if that is not bounded.
+    pub(crate) fn lower_bound(&self) -> Option<i64> {
+        let p = self.poly()?;
+        let bounded = p.0.iter().all(|(names, &c)| names.is_empty() || c >= 0);
+        bounded.then(|| p.0.get(&Vec::new()).copied().unwrap_or(0))
+    }
+
+    /// A constant, which may be negative as an intermediate result.
+    pub(crate) fn from_i64(n: i64) -> Dim {
         Poly(BTreeMap::from([(Vec::new(), n)])).into_dim_signed()
     }
 
@@ -141,7 +163,8 @@ impl Dim {
         }
     }
 
-    fn mul_signed(&self, other: &Dim) -> Dim {
+    /// Product of intermediate results, which may be negative.
+    pub(crate) fn mul_signed(&self, other: &Dim) -> Dim {
         let (Some(a), Some(b)) = (self.poly(), other.poly()) else { return Dim::Unknown };
         let mut product: BTreeMap<Monomial, i64> = BTreeMap::new();
         for (x, cx) in &a.0 {

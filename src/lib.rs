@@ -1,1 +1,18 @@
-//! Stub.
+//! planish: a compiler for trained neural networks. ONNX in, smaller and faster ONNX out.
+//!
+//! The root package is what a person uses: the command line ([`cli`], [`commands`]), pipeline files ([`pipeline`]),
+//! engines that run models ([`engine`]), samples ([`data`]), the comparison of two models ([`equivalence`],
+//! [`metrics`]) and the report ([`report`]). What a graph is lives in `planish-ir`, what is done to it in
+//! `planish-passes`, and the file format in `planish-proto`.
+
+pub mod cli;
+pub mod commands;
+pub mod data;
+pub mod engine;
+pub mod equivalence;
+pub mod failure;
+pub mod metrics;
+pub mod model_file;
+pub mod pipeline;
+pub mod progress;
+pub mod report;

@@ -1,1 +1,21 @@
-fn main() {}
+//! The `planish` command.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use planish::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.init_logging();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            #[expect(clippy::print_stderr, reason = "this is where errors leave the program")]
+            {
+                eprintln!("error: {failure}");
+            }
+            failure.exit_code()
+        }
+    }
+}

@@ -172,6 +172,14 @@ impl Graph {
         }
     }
 
+    /// Gives a constant another tensor and the type of it.
+    pub(crate) fn set_constant(&mut self, id: ValueId, tensor: crate::Tensor) {
+        if let Some(v) = self.value_mut(id) {
+            v.ty = Some(Type::tensor(tensor.dtype(), tensor.dims().iter().map(|&d| d.into())));
+            v.def = Def::Constant(tensor);
+        }
+    }
+
     /// The subgraphs of a node, in the order of [`Attrs::graphs`](crate::Attrs::graphs).
     pub(crate) fn subgraphs_mut(&mut self, id: NodeId) -> impl Iterator<Item = &mut Graph> {
         self.node_mut(id).into_iter().flat_map(|n| n.attrs.graphs_mut())

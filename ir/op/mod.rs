@@ -3,27 +3,81 @@
 //! One file and one line of [`TABLE`] per operator. Every analysis asks the table; no pass matches on names for what a
 //! line can say. Operators that are not listed are left alone: they block what touches them and nothing else.
 
-use crate::{Node, OpName};
+use crate::{Node, OpName, cost, infer};
 
+mod arg;
+mod attention;
+mod binary;
+mod cast;
+mod clip;
+mod concat;
+mod constant;
+mod constant_of_shape;
+mod conv;
+mod conv_transpose;
+mod cumulative;
+mod depth_to_space;
+mod dropout;
+mod einsum;
+mod expand;
+mod eye_like;
+mod flatten;
+mod gather;
+mod gemm;
+mod global_pool;
+mod identity;
+mod if_;
+mod loop_;
+mod matmul;
+mod matmul_nbits;
+mod non_zero;
+mod norm;
+mod one_hot;
+mod pad;
+mod pool;
+mod quantize;
+mod random;
+mod range;
+mod recurrent;
+mod reduce;
+mod reshape;
+mod resize;
+mod scan;
+mod scatter;
+mod shape;
+mod slice;
+mod softmax;
+mod split;
+mod squeeze;
 mod table;
+mod tile;
+mod top_k;
+mod transpose;
+mod trilu;
+mod unary;
+mod variadic;
+mod where_;
 
 pub use table::TABLE;
 
 /// What is known of one operator.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct OpSpec {
     /// Operator set; empty for ai.onnx.
     pub domain: &'static str,
     /// Operator.
     pub name: &'static str,
-    /// Its signatures, by ascending opset version; the last one whose version is not above the model's is in force.
+    /// Its signatures, by ascending opset version; the last one whose version is not above the model's is in force. Only
+    /// versions that change the numbers of inputs or outputs are listed.
     pub signatures: &'static [Signature],
     /// What rewrites may rely on.
     pub traits: Traits,
     /// Types, and small integer values, of the outputs from those of the inputs.
-    pub infer: crate::infer::Rule,
+    pub infer: infer::Rule,
+    /// What its subgraphs get as inputs, if it has any that take inputs.
+    pub bodies: Option<infer::BodyRule>,
     /// Multiply-accumulates of one run, from the types of inputs and outputs.
-    pub macs: crate::cost::Rule,
+    pub macs: cost::Rule,
 }
 
 /// Inputs and outputs from one opset version on.
@@ -43,9 +97,10 @@ pub const VARIADIC: usize = usize::MAX;
 /// What rewrites may rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traits {
-    /// The same inputs always give the same outputs, and there is no other effect. False for random operators.
+    /// The same inputs always give the same outputs, and there is no other effect. False for random operators. An
+    /// operator with subgraphs is as pure as they are; see [`is_pure`].
     pub pure: bool,
-    /// The first two inputs may be swapped.
+    /// The first two inputs may be swapped. Before opset 7, not where the attribute `broadcast` is set.
     pub commutative: bool,
     /// Each output element depends on the elements at its own place (after broadcasting) only.
     pub elementwise: bool,
@@ -71,6 +126,12 @@ impl Traits {
         Traits { pure: true, commutative: false, elementwise: false, folding: Folding::Exact };
     /// Pure, with results that depend on the order or method of float arithmetic.
     pub const ROUNDING: Traits = Traits { folding: Folding::Rounding, ..Traits::PURE };
+    /// Pure, but not to be computed at compile time.
+    pub const OPAQUE: Traits = Traits { folding: Folding::Never, ..Traits::PURE };
+    /// Pure and elementwise, with results that depend on the method of float arithmetic.
+    pub const ELEMENTWISE_ROUNDING: Traits = Traits { folding: Folding::Rounding, ..Traits::ELEMENTWISE };
+    /// Pure and elementwise, and the first two inputs may be swapped; folding exact.
+    pub const COMMUTATIVE: Traits = Traits { commutative: true, ..Traits::ELEMENTWISE };
     /// Pure and elementwise; folding exact.
     pub const ELEMENTWISE: Traits = Traits { elementwise: true, ..Traits::PURE };
     /// Not a function of the inputs.
@@ -86,7 +147,55 @@ pub fn spec(op: &OpName) -> Option<&'static OpSpec> {
     TABLE.binary_search_by(|s| (s.domain, s.name).cmp(&key)).ok().map(|i| TABLE[i])
 }
 
+/// True if a node, and whatever is in its subgraphs, always gives the same outputs for the same inputs. Calls of local
+/// functions and operators that are not listed count as if they did not.
+pub fn is_pure(node: &Node) -> bool {
+    spec(&node.op).is_some_and(|s| s.traits.pure)
+        && node.attrs.graphs().all(|g| g.nodes().all(|(_, inner)| is_pure(inner)))
+}
+
+/// From opset `since` on: `least` to `most` inputs, one output.
+const fn sig(since: i64, least: usize, most: usize) -> Signature {
+    Signature { since, inputs: (least, most), outputs: (1, 1) }
+}
+
+impl Signature {
+    /// With other numbers of outputs.
+    const fn outputs(mut self, least: usize, most: usize) -> Signature {
+        self.outputs = (least, most);
+        self
+    }
+}
+
 impl OpSpec {
+    /// An operator of ai.onnx without linear algebra in it.
+    const fn new(
+        name: &'static str,
+        signatures: &'static [Signature],
+        traits: Traits,
+        infer: infer::Rule,
+    ) -> OpSpec {
+        OpSpec { domain: "", name, signatures, traits, infer, bodies: None, macs: cost::none }
+    }
+
+    /// In another domain.
+    const fn domain(mut self, domain: &'static str) -> OpSpec {
+        self.domain = domain;
+        self
+    }
+
+    /// With multiply-accumulates.
+    const fn macs(mut self, rule: cost::Rule) -> OpSpec {
+        self.macs = rule;
+        self
+    }
+
+    /// With subgraphs that take inputs.
+    const fn bodies(mut self, rule: infer::BodyRule) -> OpSpec {
+        self.bodies = Some(rule);
+        self
+    }
+
     /// The signature in force at an opset version; `None` if the operator is younger.
     pub fn signature(&self, opset: i64) -> Option<&'static Signature> {
         self.signatures.iter().rev().find(|s| s.since <= opset)

@@ -19,6 +19,8 @@ pub enum PatchError {
     Interface { old: String, new: String },
     #[error("the node {0:?} still has readers")]
     Used(String),
+    #[error("the value {0:?} is no constant and cannot get a tensor")]
+    NotConstant(String),
     #[error("the value {0:?} cannot be removed: it is no unread constant")]
     NotRemovable(String),
 }
@@ -77,11 +79,17 @@ impl Patch {
                     node(*n)?;
                     v.iter().try_for_each(live)?;
                 }
-                Edit::SetAttrs { node: n, .. } | Edit::Recapture { node: n, .. } => {
+                Edit::SetAttrs { node: n, .. } | Edit::SetOp { node: n, .. } | Edit::Recapture { node: n, .. } => {
                     node(*n)?;
                 }
                 Edit::SetType { value: v, .. } => {
                     value(*v)?;
+                }
+                Edit::SetTensor { value: v, .. } => {
+                    let v = value(*v)?;
+                    if !matches!(v.def, Def::Constant(_)) {
+                        return Err(PatchError::NotConstant(v.name.clone()));
+                    }
                 }
                 Edit::RemoveNode(n) => {
                     let n = node(*n)?;
@@ -212,7 +220,21 @@ impl Run<'_> {
                 }
                 self.applied.touched.insert(node);
             }
+            Edit::SetOp { node, op } => {
+                if let Some(n) = self.graph.node_mut(node) {
+                    n.op = op;
+                }
+                self.applied.touched.insert(node);
+            }
             Edit::SetType { value, ty } => self.graph.set_type(value, ty),
+            Edit::SetTensor { value, tensor } => {
+                self.graph.set_constant(value, tensor);
+                let readers = self.graph.users(value).filter_map(|u| match u {
+                    Use::Node(n, _) => Some(n),
+                    Use::Output(_) => None,
+                });
+                self.applied.touched.extend(readers);
+            }
             Edit::RemoveNode(id) => self.remove(id),
             Edit::RemoveValue(v) => self.graph.remove_value(v),
             Edit::DropOutput { node, value } => {

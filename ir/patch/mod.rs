@@ -59,7 +59,9 @@ pub(crate) enum Edit {
     Replace { old: ValueId, new: Ref },
     SetInput { node: NodeId, slot: u32, value: Option<Ref> },
     SetAttrs { node: NodeId, attrs: Attrs },
+    SetOp { node: NodeId, op: OpName },
     SetType { value: ValueId, ty: Type },
+    SetTensor { value: ValueId, tensor: Tensor },
     RemoveNode(NodeId),
     RemoveValue(ValueId),
     DropOutput { node: NodeId, value: ValueId },
@@ -124,9 +126,20 @@ impl Patch {
         self.edits.push(Edit::SetAttrs { node, attrs });
     }
 
+    /// A node calls another operator, which must take its operands and attributes as they are after this patch.
+    pub fn set_op(&mut self, node: NodeId, op: OpName) {
+        self.edits.push(Edit::SetOp { node, op });
+    }
+
     /// A value's type is known better.
     pub fn set_type(&mut self, value: ValueId, ty: Type) {
         self.edits.push(Edit::SetType { value, ty });
+    }
+
+    /// A constant gets another tensor, and with it another type; its name and its readers stay. Unlike with
+    /// [`Patch::replace`], the new type need not fit the old one: the patch has to bring the readers along.
+    pub fn set_tensor(&mut self, value: ValueId, tensor: Tensor) {
+        self.edits.push(Edit::SetTensor { value, tensor });
     }
 
     /// Removes a node that nobody reads.

@@ -1,1 +1,18 @@
-fn main() {}
+//! The integration tests: one binary, because each one that links the embedded engine is large.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`cli`] | commands, messages, exit codes |
+//! | [`equivalence`] | every pass and preset on every fixture, by tract and by onnxruntime; the checker rejects wrong models |
+//! | [`round_trip`] | import, export, text |
+//! | [`determinism`] | threads and the order of nodes do not matter |
+//! | [`hostile`] | damaged and malicious files |
+//! | [`project`] | layering, generated text, fixtures |
+
+mod cli;
+mod determinism;
+mod equivalence;
+mod hostile;
+mod project;
+mod round_trip;
+mod support;

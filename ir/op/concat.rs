@@ -1,0 +1,53 @@
+//! Concat.
+//!
+//! Opsets: 1 (`axis` defaults to 1), 4 (`axis` is required), 11 negative axis, 13.
+//!
+//! Shape rule: sizes along `axis` add up, all others have to be equal.
+
+use super::{OpSpec, Traits, VARIADIC, sig};
+use crate::{
+    Dim,
+    infer::{
+        Call, Num, Outcome,
+        shape::{show, unify},
+    },
+};
+
+pub(super) static SPEC: OpSpec = OpSpec::new("Concat", &[sig(1, 1, VARIADIC)], Traits::PURE, infer);
+
+fn infer(call: &Call<'_>) -> Outcome {
+    let count = call.node.inputs().len();
+    let Some(first) = (0..count).find_map(|i| call.shape(i)) else { return Ok(vec![call.like(0, None)]) };
+    let at = call.axis("axis", 1, first.len())?;
+    let mut shape = first.to_vec();
+    let mut along = Dim::Known(0);
+    for i in 0..count {
+        let Some(s) = call.shape(i) else {
+            along = Dim::Unknown;
+            continue;
+        };
+        if s.len() != first.len() {
+            return Err(format!("the inputs {} and {} differ in rank", show(first), show(s)));
+        }
+        for (axis, (have, new)) in shape.iter_mut().zip(s).enumerate() {
+            if axis == at {
+                along = along.add(new);
+            } else {
+                *have = unify(have, new).map_err(|e| format!("axis {axis} of input {i}: {e}"))?;
+            }
+        }
+    }
+    if let Some(slot) = shape.get_mut(at) {
+        *slot = along;
+    }
+    let fact = call.like(0, Some(shape));
+    // Vectors: parts whose length is known may be unknown themselves.
+    let elements = (first.len() == 1 && fact.count().is_some_and(|n| n <= crate::infer::MAX_ELEMENTS)).then(|| {
+        let part = |i: usize| match call.elements(i) {
+            Some(e) => Some(e.to_vec()),
+            None => Some(vec![Num::Unknown; usize::try_from(call.fact(i).count()?).ok()?]),
+        };
+        (0..count).map(part).collect::<Option<Vec<_>>>().map(|parts| parts.concat())
+    });
+    Ok(vec![fact.with(elements.flatten())])
+}

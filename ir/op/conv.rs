@@ -1,0 +1,73 @@
+//! Conv, ConvInteger, QLinearConv and com.microsoft::FusedConv: convolutions over any number of spatial axes.
+//!
+//! Opsets: Conv 1, 11, 22; ConvInteger 10; QLinearConv 10; FusedConv 1 (a Conv with an activation behind it, and an
+//! optional summand as fourth input).
+//!
+//! Shape rule: `[N,C,spatial…]` and weights `[M,C/group,kernel…]` give `[N,M,…]`, each spatial axis as [`Window`] says.
+
+use super::{OpSpec, Traits, sig};
+use crate::{
+    DType, Dim, Shape,
+    infer::{Call, Fact, Window, shape::show},
+};
+
+pub(super) static CONV: OpSpec = OpSpec::new("Conv", &[sig(1, 2, 3)], Traits::ROUNDING, |c| {
+    Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)])
+})
+.macs(|c, o| macs(c, 1, o));
+
+pub(super) static CONV_INTEGER: OpSpec = OpSpec::new("ConvInteger", &[sig(10, 2, 4)], Traits::PURE, |c| {
+    Ok(vec![Fact::tensor(Some(DType::I32), output(c, 1)?)])
+})
+.macs(|c, o| macs(c, 1, o));
+
+pub(super) static QLINEAR_CONV: OpSpec = OpSpec::new("QLinearConv", &[sig(10, 8, 9)], Traits::ROUNDING, |c| {
+    Ok(vec![Fact::tensor(c.dtype(7), output(c, 3)?)])
+})
+.macs(|c, o| macs(c, 3, o));
+
+pub(super) static FUSED_CONV: OpSpec = OpSpec::new("FusedConv", &[sig(1, 2, 4)], Traits::ROUNDING, |c| {
+    Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)])
+})
+.domain("com.microsoft")
+.macs(|c, o| macs(c, 1, o));
+
+fn output(call: &Call<'_>, weights: usize) -> Result<Option<Shape>, String> {
+    let (x, w) = (call.shape(0), call.shape(weights));
+    let (Some(x), w) = (x, w) else { return Ok(w.map(|w| open(w.len(), w.first()))) };
+    let [batch, channels, spatial @ ..] = x else {
+        return Err(format!("its input {} has no channels", show(x)));
+    };
+    let kernel = match (call.attrs().ints("kernel_shape"), w) {
+        (_, Some(w)) if w.len() != x.len() => {
+            return Err(format!("its input {} and weights {} differ in rank", show(x), show(w)));
+        }
+        (_, Some([_, _, kernel @ ..])) => kernel.to_vec(),
+        (Some(k), _) if k.len() == spatial.len() => k.iter().map(|&k| u64::try_from(k).map_or(Dim::Unknown, Dim::Known)).collect(),
+        _ => vec![Dim::Unknown; spatial.len()],
+    };
+    if let (Some(c), Some(per_group)) = (channels.known(), w.and_then(|w| w.get(1)?.known()))
+        && let Some(groups) = u64::try_from(call.int("group", 1)).ok()
+        && per_group.checked_mul(groups) != Some(c)
+    {
+        return Err(format!("its input has {c} channels, its weights take {per_group} in each of {groups} groups"));
+    }
+    let mut shape = vec![batch.clone(), w.and_then(|w| w.first()).cloned().unwrap_or(Dim::Unknown)];
+    shape.extend(Window::read(call, kernel)?.slide(spatial));
+    Ok(Some(shape))
+}
+
+/// Only the rank and the number of output channels are known.
+fn open(rank: usize, channels: Option<&Dim>) -> Shape {
+    let mut shape = vec![Dim::Unknown; rank];
+    if let (Some(slot), Some(c)) = (shape.get_mut(1), channels) {
+        *slot = c.clone();
+    }
+    shape
+}
+
+/// One per output element and weight of its channel.
+fn macs(call: &Call<'_>, weights: usize, outputs: &[Fact]) -> Option<u64> {
+    let taps = call.shape(weights)?.get(1..)?.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))?;
+    outputs.first()?.count()?.checked_mul(taps)
+}

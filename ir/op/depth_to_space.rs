@@ -1,0 +1,31 @@
+//! DepthToSpace and SpaceToDepth.
+//!
+//! Opsets: DepthToSpace 1, 11 `mode`, 13, 28; SpaceToDepth 1, 13, 28.
+//!
+//! Shape rule: with block size b, `[N,C,H,W]` becomes `[N,C/b²,H*b,W*b]`, or the other way round.
+
+use super::{OpSpec, Traits, sig};
+use crate::{
+    Dim,
+    infer::{Call, Outcome, shape::floor_div},
+};
+
+pub(super) static DEPTH_TO_SPACE: OpSpec =
+    OpSpec::new("DepthToSpace", &[sig(1, 1, 1)], Traits::PURE, |c| infer(c, true));
+pub(super) static SPACE_TO_DEPTH: OpSpec =
+    OpSpec::new("SpaceToDepth", &[sig(1, 1, 1)], Traits::PURE, |c| infer(c, false));
+
+fn infer(call: &Call<'_>, to_space: bool) -> Outcome {
+    let Some([n, c, spatial @ ..]) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
+    let block = call.attrs().int("blocksize").and_then(|b| u64::try_from(b).ok()).filter(|&b| b > 0);
+    let Some(block) = block else { return Err("blocksize has to be a positive number".into()) };
+    let volume = (0..spatial.len()).try_fold(1u64, |v, _| v.checked_mul(block));
+    let channels = match volume {
+        Some(v) if to_space => floor_div(c, v),
+        Some(v) => c.mul(&Dim::Known(v)),
+        None => Dim::Unknown,
+    };
+    let size = |d: &Dim| if to_space { d.mul(&Dim::Known(block)) } else { floor_div(d, block) };
+    let shape = [n.clone(), channels].into_iter().chain(spatial.iter().map(size)).collect();
+    Ok(vec![call.like(0, Some(shape))])
+}

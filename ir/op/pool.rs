@@ -1,0 +1,33 @@
+//! AveragePool, LpPool and MaxPool: pools with a window.
+//!
+//! Opsets: AveragePool 1, 7, 10 `ceil_mode`, 11, 19 `dilations`, 22; LpPool 1, 2, 11, 18, 22; MaxPool 1, 8 a second output,
+//! 10 `ceil_mode` and `dilations`, 11, 12, 22.
+//!
+//! Shape rule: batch and channels stay; each spatial axis as [`Window`] says. The second output of MaxPool holds int64
+//! indices.
+
+use super::{OpSpec, Traits, sig};
+use crate::{
+    DType, Dim,
+    infer::{Call, Fact, Outcome, Window, shape::show},
+};
+
+pub(super) static AVERAGE: OpSpec = OpSpec::new("AveragePool", &[sig(1, 1, 1)], Traits::ROUNDING, infer);
+pub(super) static LP: OpSpec = OpSpec::new("LpPool", &[sig(1, 1, 1)], Traits::ROUNDING, infer);
+pub(super) static MAX: OpSpec =
+    OpSpec::new("MaxPool", &[sig(1, 1, 1), sig(8, 1, 1).outputs(1, 2)], Traits::PURE, infer);
+
+fn infer(call: &Call<'_>) -> Outcome {
+    let Some(x) = call.shape(0) else { return Ok(vec![call.like(0, None), Fact::tensor(Some(DType::I64), None)]) };
+    let [batch, channels, spatial @ ..] = x else { return Err(format!("its input {} has no channels", show(x))) };
+    let kernel: Vec<Dim> = match call.attrs().ints("kernel_shape") {
+        Some(k) if k.len() == spatial.len() => {
+            k.iter().map(|&k| u64::try_from(k).map_or(Dim::Unknown, Dim::Known)).collect()
+        }
+        Some(k) => return Err(format!("kernel_shape lists {} sizes for {} spatial axes", k.len(), spatial.len())),
+        None => vec![Dim::Unknown; spatial.len()],
+    };
+    let mut shape = vec![batch.clone(), channels.clone()];
+    shape.extend(Window::read(call, kernel)?.slide(spatial));
+    Ok(vec![call.like(0, Some(shape.clone())), Fact::tensor(Some(DType::I64), Some(shape))])
+}

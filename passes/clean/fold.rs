@@ -1,0 +1,210 @@
+//! Compute at compile time what depends on constants alone.
+//!
+//! Before     s = Shape (x);  r = Add (a, b)                x of fixed shape, a and b constants
+//! After      s and r are constants
+//! When       the operator table allows folding; for results that are known from shapes no operator has to be run,
+//!            everything else is run by the engine
+//! Refuses    a result above `max_bytes` unless the constants that it makes unnecessary are as large · nodes with
+//!            subgraphs, of unknown operators, or whose result type is not known · what the engine cannot run
+//! Numerics   Exact for integers, moved and compared elements, and operations that IEEE 754 rounds correctly;
+//!            Reassociated for the others
+//! Reference  –
+
+mod engine;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planish_ir::{
+    DType, Graph, GraphPath, Model, Node, NodeId, Numerics, Patch, Tensor, Type, Use, ValueId,
+    infer::{self, GraphFacts, Num},
+    op::{self, Folding},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
+
+/// Configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct FoldConstants {
+    /// Largest result in bytes that may be stored instead of being computed.
+    pub max_bytes: u64,
+}
+
+impl Default for FoldConstants {
+    fn default() -> FoldConstants {
+        FoldConstants { max_bytes: 1 << 20 }
+    }
+}
+
+impl Pass for FoldConstants {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Transform(self)
+    }
+}
+
+impl Transform for FoldConstants {
+    fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        let inferred = infer::infer(model, &infer::Bindings::new());
+        let mut changes = Changes::default();
+        for path in model.graph_paths() {
+            let (Some(graph), Some(facts)) = (model.graph_at(&path), facts_at(inferred.graph(), &path)) else { continue };
+            let known = known_from_shapes(graph, facts, &path, &mut changes);
+            let foldable = self.foldable(graph, facts, &known, &path, &mut changes);
+            match (cx.engine, foldable.frontier.is_empty()) {
+                (_, true) => {}
+                (Some(e), false) => engine::fold(e, model, &path, &foldable, &mut changes),
+                (None, false) => changes.notes.push(format!("{} nodes need an engine to be folded", foldable.nodes.len())),
+            }
+        }
+        Ok(changes)
+    }
+}
+
+fn facts_at<'a>(facts: &'a GraphFacts, path: &GraphPath) -> Option<&'a GraphFacts> {
+    path.steps().try_fold(facts, |f, (owner, index)| f.subgraph(owner, index))
+}
+
+/// Replaces small integers that shape inference knows, and returns the values that have become constants.
+fn known_from_shapes(graph: &Graph, facts: &GraphFacts, path: &GraphPath, changes: &mut Changes) -> BTreeSet<ValueId> {
+    let mut known = BTreeSet::new();
+    for (id, v) in graph.values() {
+        if v.producer().is_none() || v.users().is_empty() {
+            continue;
+        }
+        let Some(tensor) = integers(facts, id) else { continue };
+        known.insert(id);
+        let mut patch = Patch::new(Numerics::Exact, format!("{:?} is known from shapes", v.name()));
+        let constant = patch.constant(v.name(), tensor);
+        patch.replace(id, constant);
+        changes.patches.push((path.clone(), patch));
+    }
+    known
+}
+
+fn integers(facts: &GraphFacts, id: ValueId) -> Option<Tensor> {
+    let ty = facts.ty(id)?.as_tensor()?;
+    let elements: Option<Vec<i64>> = facts.value(id)?.iter().map(Num::int).collect();
+    let elements = elements?;
+    let dims: Option<planish_ir::Dims> = ty.shape.as_ref()?.iter().map(planish_ir::Dim::known).collect();
+    let bytes: Vec<u8> = match ty.dtype {
+        DType::I64 => elements.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        DType::I32 => elements
+            .iter()
+            .map(|&v| i32::try_from(v).map(i32::to_le_bytes))
+            .collect::<Result<Vec<_>, _>>()
+            .ok()?
+            .concat(),
+        DType::Bool => elements.iter().map(|&v| u8::from(v != 0)).collect(),
+        _ => return None,
+    };
+    Tensor::from_raw(ty.dtype, dims?, bytes.into()).ok()
+}
+
+/// What depends on constants alone.
+struct Foldable {
+    /// The nodes, in topological order.
+    nodes: Vec<NodeId>,
+    /// The values that others read, with the class that folding them has.
+    frontier: Vec<(ValueId, Numerics)>,
+}
+
+impl FoldConstants {
+    fn foldable(
+        &self,
+        graph: &Graph,
+        facts: &GraphFacts,
+        known: &BTreeSet<ValueId>,
+        path: &GraphPath,
+        changes: &mut Changes,
+    ) -> Foldable {
+        let mut classes: BTreeMap<ValueId, Numerics> = BTreeMap::new();
+        let mut nodes = Vec::new();
+        // A verified graph has no cycle.
+        for id in graph.topological_order().unwrap_or_default() {
+            let Some(node) = graph.node(id) else { continue };
+            let Some(class) = class_of(graph, node, &classes, known) else { continue };
+            match self.fits(graph, facts, node) {
+                Ok(()) => {
+                    nodes.push(id);
+                    classes.extend(node.outputs().iter().flatten().map(|&v| (v, class)));
+                }
+                Err(skip) => changes.skipped.push((path.clone(), id, skip)),
+            }
+        }
+        let folded: BTreeSet<NodeId> = nodes.iter().copied().collect();
+        let outside = |u: Use| !matches!(u, Use::Node(n, planish_ir::Operand::Input(_)) if folded.contains(&n));
+        let frontier = classes.into_iter().filter(|(v, _)| !known.contains(v) && graph.users(*v).any(outside));
+        Foldable { nodes, frontier: frontier.collect() }
+    }
+
+    /// Whether the result is small enough to be stored.
+    fn fits(&self, graph: &Graph, facts: &GraphFacts, node: &Node) -> Result<(), Skip> {
+        let mut result: u64 = 0;
+        for &output in node.outputs().iter().flatten() {
+            let size = facts.ty(output).and_then(Type::as_tensor).and_then(|t| t.dtype.byte_len(t.elements()?));
+            let size = size.ok_or_else(|| Skip::because("the size of its result is not known before it runs"))?;
+            result = result.saturating_add(size);
+        }
+        if result <= self.max_bytes {
+            return Ok(());
+        }
+        // What only this node reads is gone afterwards.
+        let freed: u64 = node
+            .inputs()
+            .iter()
+            .flatten()
+            .filter(|&&v| graph.users(v).len() == 1)
+            .filter_map(|&v| graph.constant(v).map(Tensor::byte_len))
+            .fold(0, u64::saturating_add);
+        match result <= freed {
+            true => Ok(()),
+            false => Err(Skip::because(format!(
+                "its result has {result} bytes, above max_bytes = {} and the {freed} bytes that it would free",
+                self.max_bytes
+            ))),
+        }
+    }
+}
+
+/// The class of folding a node, if all it reads is constant.
+fn class_of(
+    graph: &Graph,
+    node: &Node,
+    classes: &BTreeMap<ValueId, Numerics>,
+    known: &BTreeSet<ValueId>,
+) -> Option<Numerics> {
+    let spec = op::spec(&node.op)?;
+    if !spec.traits.pure || node.attrs.has_graphs() || !node.op.domain.is_empty() || node.op.is("Constant") {
+        return None;
+    }
+    let own = match spec.traits.folding {
+        Folding::Exact => Numerics::Exact,
+        Folding::Rounding => Numerics::Reassociated,
+        Folding::Never => return None,
+    };
+    node.inputs().iter().flatten().try_fold(own, |worst, v| match classes.get(v) {
+        Some(&class) => Some(worst.max(class)),
+        None => (graph.constant(*v).is_some() || known.contains(v)).then_some(worst),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::check;
+
+    #[test]
+    fn shapes_that_are_fixed_become_constants() {
+        insta::assert_snapshot!(check::<FoldConstants>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2,3,4] x) => (float[2,12] y) <int64[1] i = {0}, int64[1] rest = {-1}> {
+                s = Shape (x)
+                b = Gather (s, i)
+                t = Concat <axis = 0> (b, rest)
+                y = Reshape (x, t)
+            }"#,
+        ), @"");
+    }
+}

@@ -1,0 +1,34 @@
+//! Everything that makes a model smaller without a target in mind: a group, repeated while anything changes.
+//!
+//! Before     a model as an exporter wrote it
+//! After      the same function with fewer nodes and constants
+//! When       always
+//! Refuses    what its members refuse
+//! Numerics   Reassociated, the worst of its members
+//! Reference  the members
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Pass, Shape, Step};
+
+/// Configuration: none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Simplify {}
+
+static STEPS: &[Step] = &[
+    Step { pass: "constants-to-initializers", why_here: "everything else looks for constants in one place" },
+    Step { pass: "dead-code", why_here: "what nobody reads need not be looked at" },
+    Step { pass: "no-ops", why_here: "they hide patterns and constants" },
+    Step { pass: "fold-constants", why_here: "its results feed the patterns below" },
+    Step { pass: "bn-into-conv", why_here: "needs its statistics as constants, which folding may have made" },
+    Step { pass: "dedup-initializers", why_here: "makes equal what common subexpressions compare" },
+    Step { pass: "cse", why_here: "last, since what it merges the others would have to take apart" },
+];
+
+impl Pass for Simplify {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Group(STEPS)
+    }
+}

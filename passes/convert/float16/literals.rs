@@ -1,0 +1,204 @@
+//! Constants that float16 cannot hold.
+//!
+//! A finite value beyond ±65504 would become infinite, and a single number below 2⁻²⁵ would become zero: an epsilon that
+//! guards a division would guard nothing. In both cases what reads the constant stays in float32.
+//!
+//! One kind of large constant is no number to calculate with: the -3.4e38 or -1e9 that attention masks add to scores, so
+//! that `Softmax` gives a weight of zero. If every way from the constant leads through mask arithmetic into `Softmax`, it
+//! becomes ∓32768, for which `exp` is zero just the same, and which leaves the scores as much room again before a sum
+//! would be infinite. (Infinity itself would not do: a row in which everything is masked would be `inf - inf`.)
+
+use std::collections::BTreeSet;
+
+use half::f16;
+use planish_ir::{Attr, DType, Graph, Node, NodeId, Operand, Tensor, TensorError, Use, ValueId};
+use rayon::prelude::*;
+
+use super::support::{Kind, support};
+use crate::clean;
+
+/// What stands for a mask's large number.
+pub(super) const MASK: f32 = 32768.0;
+
+/// Where a constant is written down.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Source {
+    /// An initializer, or the output of a `Constant` node.
+    Value(ValueId),
+    /// An attribute of a node.
+    Attribute(NodeId),
+}
+
+/// The constants that float16 cannot hold.
+#[derive(Default)]
+pub(super) struct Literals {
+    /// What reads them stays in float32. With the number that does not fit.
+    pub(super) outside: Vec<(Source, f32)>,
+    /// Large numbers of masks, to be brought to [`MASK`].
+    pub(super) masks: BTreeSet<Source>,
+    /// Every value between such a number and its `Softmax`.
+    pub(super) masked: BTreeSet<ValueId>,
+}
+
+/// The float32 tensor of an initializer or of a `Constant` node.
+pub(super) fn constant(graph: &Graph, value: ValueId) -> Option<Tensor> {
+    let tensor = match graph.constant(value) {
+        Some(t) => t.clone(),
+        None => {
+            let (_, node) = graph.producer(value)?;
+            if !node.op.is("Constant") {
+                return None;
+            }
+            clean::constants::value_of(node).ok()?
+        }
+    };
+    (tensor.dtype() == DType::F32).then_some(tensor)
+}
+
+/// Looks at every constant of the graph.
+pub(super) fn literals(graph: &Graph) -> Literals {
+    let constants: Vec<(ValueId, Tensor)> =
+        graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
+    let values = constants.par_iter().filter_map(|(id, t)| {
+        let strict = graph.users(*id).any(|u| is_quantization_scale(graph, u));
+        Some((Source::Value(*id), misfit(t, strict)?))
+    });
+    let mut found: Vec<(Source, f32)> = values.collect();
+    for (id, node) in graph.nodes().filter(|(_, n)| !n.op.is("Constant")) {
+        found.extend(node.attrs.iter().filter_map(|(_, a)| Some((Source::Attribute(id), attribute_misfit(a)?))));
+    }
+    let mut result = Literals::default();
+    for (source, number) in found {
+        match mask_path(graph, source) {
+            Some(path) if number.abs() > 1.0 => {
+                result.masks.insert(source);
+                result.masked.extend(path);
+            }
+            _ => result.outside.push((source, number)),
+        }
+    }
+    result
+}
+
+/// A number that float16 cannot hold, if there is one. In a larger tensor a weight may become zero, since it then does
+/// not matter beside the others; with `strict`, every number must keep its full precision.
+fn misfit(tensor: &Tensor, strict: bool) -> Option<f32> {
+    let smallest = if strict { f16::MIN_POSITIVE.to_f32() } else { f16::MIN_POSITIVE_SUBNORMAL.to_f32() / 2.0 };
+    let look_for_small = strict || tensor.elements() == 1;
+    let too_large = |v: f32| v.is_finite() && f16::from_f32(v).is_infinite();
+    let too_small = |v: f32| look_for_small && v != 0.0 && v.abs() <= smallest;
+    tensor.iter_f32().ok()?.find(|&v| too_large(v) || too_small(v))
+}
+
+fn attribute_misfit(attr: &Attr) -> Option<f32> {
+    match attr {
+        // Small numbers are the epsilons of normalizations, which runtimes add in float32.
+        Attr::Float(v) => Some(*v).filter(|v| v.is_finite() && f16::from_f32(*v).is_infinite()),
+        Attr::Tensor(t) => misfit(t, false),
+        _ => None,
+    }
+}
+
+/// A scale is a factor of every weight, so its relative error counts.
+fn is_quantization_scale(graph: &Graph, user: Use) -> bool {
+    let Use::Node(node, Operand::Input(1)) = user else { return false };
+    graph.node(node).is_some_and(|n| n.op.is("QuantizeLinear") || n.op.is("DequantizeLinear"))
+}
+
+/// The values on the ways of a constant, if all of them end in `Softmax`.
+fn mask_path(graph: &Graph, source: Source) -> Option<BTreeSet<ValueId>> {
+    let mut work = match source {
+        Source::Value(v) => vec![v],
+        Source::Attribute(id) => {
+            let node = graph.node(id).filter(|n| n.op.is("ConstantOfShape"))?;
+            node.outputs().iter().copied().flatten().collect()
+        }
+    };
+    let mut path = BTreeSet::new();
+    let mut ends = false;
+    while let Some(value) = work.pop() {
+        if !path.insert(value) {
+            continue;
+        }
+        for user in graph.users(value) {
+            let Use::Node(id, Operand::Input(slot)) = user else { return None };
+            let node = graph.node(id)?;
+            match mask_step(node, slot as usize) {
+                MaskStep::End => ends = true,
+                MaskStep::Through => work.extend(node.outputs().iter().flatten()),
+                MaskStep::Aside => {}
+                MaskStep::No => return None,
+            }
+        }
+    }
+    ends.then_some(path)
+}
+
+enum MaskStep {
+    /// The value is turned into weights.
+    End,
+    /// The result is a mask again.
+    Through,
+    /// The value itself is not used.
+    Aside,
+    /// It is calculated with.
+    No,
+}
+
+fn mask_step(node: &Node, slot: usize) -> MaskStep {
+    let Some(support) = support(&node.op) else { return MaskStep::No };
+    match (node.op.name.as_str(), slot) {
+        ("Softmax", _) | ("Attention", 3) => MaskStep::End,
+        ("Add" | "Sub" | "Mul" | "Neg" | "Where", _) => MaskStep::Through,
+        ("Shape" | "Size", _) => MaskStep::Aside,
+        ("Cast", _) => match node.attrs.int("to").and_then(|t| DType::from_code(i32::try_from(t).ok()?)) {
+            Some(t) if t.is_float() => MaskStep::Through,
+            _ => MaskStep::No,
+        },
+        _ if support.kind == Kind::Moves => MaskStep::Through,
+        _ => MaskStep::No,
+    }
+}
+
+/// The tensor with finite numbers beyond float16's range brought to ∓[`MASK`].
+pub(super) fn clamp_mask(tensor: &Tensor) -> Result<Tensor, TensorError> {
+    let large = |v: f32| v.is_finite() && f16::from_f32(v).is_infinite();
+    let values: Vec<f32> = tensor.iter_f32()?.map(|v| if large(v) { MASK.copysign(v) } else { v }).collect();
+    Tensor::from_f32(tensor.dims(), &values)
+}
+
+/// The tensor in float16, rounded to nearest even.
+pub(super) fn to_half(tensor: &Tensor) -> Result<Tensor, TensorError> {
+    let numbers = tensor.iter_f32()?;
+    let mut bytes = Vec::with_capacity(numbers.len().saturating_mul(2));
+    for v in numbers {
+        bytes.extend_from_slice(&f16::from_f32(v).to_le_bytes());
+    }
+    Tensor::from_raw(DType::F16, tensor.dims(), bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(values: &[f32]) -> Tensor {
+        Tensor::from_f32([values.len() as u64].as_slice(), values).unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit() {
+        assert_eq!(misfit(&tensor(&[1.0, 65504.0, f32::INFINITY, f32::NAN]), false), None);
+        assert_eq!(misfit(&tensor(&[1.0, 65520.0]), false), Some(65520.0));
+        assert_eq!(misfit(&tensor(&[1e-12]), false), Some(1e-12));
+        assert_eq!(misfit(&tensor(&[1e-7]), false), None);
+        assert_eq!(misfit(&tensor(&[0.0]), false), None);
+        assert_eq!(misfit(&tensor(&[1e-12, 1.0]), false), None, "a small weight among others");
+        assert_eq!(misfit(&tensor(&[1e-5, 1.0]), true), Some(1e-5), "a subnormal scale");
+    }
+
+    #[test]
+    fn masks_keep_what_is_not_large() {
+        let t = clamp_mask(&tensor(&[f32::MIN, -1e4, f32::NEG_INFINITY, 0.0])).unwrap();
+        assert_eq!(t, tensor(&[-MASK, -1e4, f32::NEG_INFINITY, 0.0]));
+    }
+}

@@ -1,0 +1,184 @@
+//! Which operators of ai.onnx take float16, at which slots, and what they do to the range of their inputs.
+//!
+//! The type constraints are those of the operator definitions up to opset 27. An operator that is not listed stays in
+//! float32: because ONNX gives it no float16 form (`NonMaxSuppression`, `TfIdfVectorizer`), because eleven bits of
+//! precision are too few for its inputs (angles of `Sin` and `Cos`, pixel coordinates of `RoiAlign` and `GridSample`,
+//! counts of `Range`), or because it holds a subgraph or a sequence.
+
+use planish_ir::{Node, OpName};
+
+/// What an operator does to the range of its inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// Nothing that the other kinds say.
+    Plain,
+    /// Moves, picks or places elements.
+    Moves,
+    /// Elementwise arithmetic or a reduction whose result is about as large, or as small, as an input can be.
+    Carries,
+    /// Brings very large or very small inputs back to a moderate size.
+    Damps,
+    /// Gives results beyond 65504 for inputs that are well inside the range.
+    Grows,
+}
+
+/// How an operator takes float16.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Support {
+    /// What it does to the range.
+    pub(super) kind: Kind,
+    slots: Slots,
+}
+
+/// Slots that do not simply follow the type of the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Slots {
+    /// First opset version that allows float16.
+    since: i64,
+    /// Inputs that stay float32.
+    full: &'static [usize],
+    /// Inputs that take any type, whatever the other inputs have.
+    free: &'static [usize],
+    /// Outputs that stay float32.
+    full_outputs: &'static [usize],
+}
+
+const FOLLOWS: Slots = Slots { since: 1, full: &[], free: &[], full_outputs: &[] };
+
+const KINDS: &[(Kind, &[&str])] = &[
+    (
+        Kind::Plain,
+        &[
+            "ArgMax", "ArgMin", "Attention", "BatchNormalization", "Bernoulli", "Celu", "Col2Im", "Conv",
+            "ConvTranspose", "DequantizeLinear", "Einsum", "Elu", "Equal", "GRU", "Gelu", "Gemm", "Greater",
+            "GreaterOrEqual", "GroupNormalization", "HardSwish", "InstanceNormalization", "IsInf", "IsNaN", "LSTM",
+            "LayerNormalization", "Less", "LessOrEqual", "MatMul", "MaxUnpool", "Mish", "NonZero", "QuantizeLinear",
+            "RMSNormalization", "RNN", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+            "Resize", "RotaryEmbedding", "Selu", "Shape", "Shrink", "Size", "Softplus", "SwiGLU", "Swish",
+            "ThresholdedRelu", "TopK", "Upsample",
+        ],
+    ),
+    (
+        Kind::Moves,
+        &[
+            "Cast", "CastLike", "CenterCropPad", "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Dropout",
+            "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "OneHot", "Pad",
+            "Reshape", "ReverseSequence", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Squeeze",
+            "TensorScatter", "Tile", "Transpose", "Trilu", "Unsqueeze",
+        ],
+    ),
+    (
+        Kind::Carries,
+        &[
+            "Abs", "Add", "AveragePool", "Ceil", "Clip", "Floor", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu", "Max",
+            "MaxPool", "Mean", "Min", "Mul", "Neg", "PRelu", "Reciprocal", "ReduceL1", "ReduceMax", "ReduceMean",
+            "ReduceMin", "ReduceSum", "Relu", "Round", "Sub", "Sum", "Where",
+        ],
+    ),
+    (
+        Kind::Damps,
+        &[
+            "Div", "Erf", "HardSigmoid", "Hardmax", "Log", "LogSoftmax", "Sigmoid", "Sign", "Softmax", "Softsign", "Sqrt",
+            "Tanh",
+        ],
+    ),
+    // Squares leave the range above 256, exponentials above 11; long sums of either do so sooner.
+    (
+        Kind::Grows,
+        &[
+            "CumSum", "Exp", "GlobalLpPool", "LRN", "LpNormalization", "LpPool", "MeanVarianceNormalization", "Pow",
+            "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "ReduceSumSquare",
+        ],
+    ),
+];
+
+const SLOTS: &[(&str, Slots)] = &[
+    ("Bernoulli", Slots { since: 15, free: &[0], ..FOLLOWS }),
+    ("Cast", Slots { free: &[0], ..FOLLOWS }),
+    ("CastLike", Slots { free: &[0], ..FOLLOWS }),
+    ("Celu", Slots { since: 28, ..FOLLOWS }),
+    ("CumSum", Slots { since: 14, ..FOLLOWS }),
+    ("DequantizeLinear", Slots { since: 19, ..FOLLOWS }),
+    ("Dropout", Slots { full: &[1], ..FOLLOWS }),
+    ("EyeLike", Slots { free: &[0], ..FOLLOWS }),
+    ("IsInf", Slots { since: 20, ..FOLLOWS }),
+    ("LayerNormalization", Slots { full_outputs: &[1, 2], ..FOLLOWS }),
+    ("OneHot", Slots { full: &[0, 1], ..FOLLOWS }),
+    ("QuantizeLinear", Slots { since: 19, ..FOLLOWS }),
+    ("RandomNormalLike", Slots { free: &[0], ..FOLLOWS }),
+    ("RandomUniformLike", Slots { free: &[0], ..FOLLOWS }),
+    // Input 1 of opset 10 is what later became input 2.
+    ("Resize", Slots { full: &[1, 2], ..FOLLOWS }),
+    ("Shape", Slots { free: &[0], ..FOLLOWS }),
+    ("Size", Slots { free: &[0], ..FOLLOWS }),
+    ("Upsample", Slots { full: &[1], ..FOLLOWS }),
+];
+
+/// How the operator takes float16; `None` if it is not known to.
+pub(super) fn support(op: &OpName) -> Option<Support> {
+    if !op.domain.is_empty() || !op.overload.is_empty() {
+        return None;
+    }
+    let kind = KINDS.iter().find(|(_, names)| names.contains(&op.name.as_str()))?.0;
+    let slots = SLOTS.iter().find(|(name, _)| *name == op.name).map_or(FOLLOWS, |(_, slots)| *slots);
+    Some(Support { kind, slots })
+}
+
+impl Support {
+    /// First opset version at which the operator takes float16.
+    pub(super) const fn since(&self) -> i64 {
+        self.slots.since
+    }
+
+    /// True for an input that has the type of the node.
+    pub(super) fn input_follows(&self, slot: usize) -> bool {
+        !self.slots.full.contains(&slot) && !self.slots.free.contains(&slot)
+    }
+
+    /// True for an input that takes any type.
+    pub(super) fn input_is_free(&self, slot: usize) -> bool {
+        self.slots.free.contains(&slot)
+    }
+
+    /// True for an output that has the type of the node.
+    pub(super) fn output_follows(&self, slot: usize) -> bool {
+        !self.slots.full_outputs.contains(&slot)
+    }
+}
+
+/// The attribute that says which element type a node yields, if one does.
+pub(super) fn type_attribute(node: &Node) -> Option<&'static str> {
+    match node.op.name.as_str() {
+        "Cast" => Some("to"),
+        "Bernoulli" | "EyeLike" | "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike" => Some("dtype"),
+        "DequantizeLinear" if node.attrs.int("output_dtype").is_some_and(|t| t != 0) => Some("output_dtype"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operator_has_one_kind_and_every_exception_is_listed() {
+        let mut seen = BTreeSet::new();
+        for (_, names) in KINDS {
+            assert!(names.is_sorted(), "{names:?}");
+            for name in *names {
+                assert!(seen.insert(*name), "{name} is listed twice");
+            }
+        }
+        assert!(SLOTS.is_sorted_by_key(|(name, _)| *name));
+        assert!(SLOTS.iter().all(|(name, _)| seen.contains(name)));
+    }
+
+    #[test]
+    fn domains_matter() {
+        assert_eq!(support(&OpName::onnx("Conv")).unwrap().kind, Kind::Plain);
+        assert_eq!(support(&OpName::new("com.example", "Conv")), None);
+        assert_eq!(support(&OpName::onnx("NonMaxSuppression")), None);
+    }
+}

@@ -1,0 +1,392 @@
+//! The driver: runs passes, and is the only place where patches meet the graph.
+//!
+//! It applies patches one by one and numbers them, so that `stop_after` can end a run at any of them and a search can
+//! find the first one after which something is wrong. After each pass that changed anything the verifier runs, and the
+//! interface is compared with that of the original; a pass that breaks either is a bug and ends the run.
+
+use std::collections::VecDeque;
+
+use planish_ir::{
+    Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, Tensor, VerifyError, cost, infer, verify,
+};
+
+use crate::{
+    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Tensors, Transform, registry,
+};
+
+/// Settings of a run.
+pub struct Driver<'a> {
+    /// Runs models for passes that need it.
+    pub engine: Option<&'a dyn Engine>,
+    /// Calibration samples for passes that look at activations.
+    pub samples: &'a [Tensors],
+    /// Lets go of the mapped pages of a weight.
+    pub release: &'a (dyn Fn(&Tensor) + Sync),
+    /// End after the patch with this number.
+    pub stop_after: Option<u64>,
+    /// Sizes of symbolic dims, for the costs in the reports.
+    pub bindings: infer::Bindings,
+    /// Is told what happens.
+    pub observer: &'a dyn Observer,
+}
+
+/// Is told what happens. All methods default to nothing.
+pub trait Observer {
+    /// A pass begins.
+    fn pass_begins(&self, _name: &str) {}
+    /// A patch was applied.
+    fn patch(&self, _number: u64, _pass: &str, _note: &str) {}
+    /// A pass looked at a node and left it alone.
+    fn refusal(&self, _refusal: &Refusal) {}
+    /// A pass is done.
+    fn pass_ends(&self, _report: &PassReport) {}
+}
+
+/// Listens to nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {}
+
+/// A rule looked at a node and did not act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The pass.
+    pub pass: &'static str,
+    /// Name of the node, or of its first output.
+    pub node: String,
+    /// Operator of the node.
+    pub op: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What one pass did.
+#[derive(Debug, Clone)]
+pub struct PassReport {
+    /// Name in the registry.
+    pub name: &'static str,
+    /// Patches that it made.
+    pub patches: u64,
+    /// The worst class among them.
+    pub numerics: Numerics,
+    /// Distinct refusals, with their number.
+    pub refusals: u64,
+    /// Limits that took effect, figures that the pass measured.
+    pub notes: Vec<String>,
+    /// Before.
+    pub before: Size,
+    /// After.
+    pub after: Size,
+}
+
+/// The size of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// Nodes without `Constant`, those of subgraphs included.
+    pub nodes: u64,
+    /// Elements of weights.
+    pub parameters: u64,
+    /// Bytes of all constants.
+    pub bytes: u64,
+    /// Multiply-accumulates of one run, as far as they are known.
+    pub macs: u64,
+    /// Nodes of which the multiply-accumulates are not known, because a dim has no value.
+    pub unknown_macs: u64,
+}
+
+impl Size {
+    /// Measures a model; `bindings` gives values to symbolic dims.
+    pub fn of(model: &Model, bindings: &infer::Bindings) -> Size {
+        let c = cost::cost(model, bindings);
+        Size {
+            nodes: c.nodes,
+            parameters: c.parameters,
+            bytes: c.weight_bytes,
+            macs: c.macs,
+            unknown_macs: c.unknown_macs,
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// One entry per pass that ran, in order; of a group, those members that changed anything.
+    pub passes: Vec<PassReport>,
+    /// Patches in all.
+    pub patches: u64,
+    /// True if `stop_after` ended the run.
+    pub stopped: bool,
+}
+
+impl Outcome {
+    /// The worst class of all patches.
+    pub fn numerics(&self) -> Numerics {
+        self.passes.iter().map(|p| p.numerics).max().unwrap_or(Numerics::Exact)
+    }
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The pass cannot run on this model.
+    #[error("{pass}: {source}")]
+    Pass {
+        /// Name of the pass.
+        pass: &'static str,
+        /// Why.
+        source: PassError,
+    },
+    /// A pass left an invalid model behind. A bug in planish.
+    #[error("{pass} broke the model (after patch #{patch}); this is a bug in planish. {source}")]
+    Broken {
+        /// Name of the pass.
+        pass: &'static str,
+        /// Number of its last patch.
+        patch: u64,
+        /// What is wrong.
+        source: VerifyError,
+    },
+    /// A pass made an illegal patch. A bug in planish.
+    #[error("{pass} made an illegal patch ({note}): {source}; this is a bug in planish")]
+    Illegal {
+        /// Name of the pass.
+        pass: &'static str,
+        /// What the patch was to do.
+        note: String,
+        /// What is wrong.
+        source: PatchError,
+    },
+    /// A rule goes on for ever. A bug in planish.
+    #[error("{pass} was still changing the graph after {patches} patches; this is a bug in planish")]
+    Endless {
+        /// Name of the pass.
+        pass: &'static str,
+        /// How many it had made.
+        patches: u64,
+    },
+}
+
+/// Rounds of a group. Each round can only shrink what the next has to do; real models need two or three.
+const MAX_ROUNDS: usize = 16;
+
+impl Driver<'_> {
+    /// Runs the steps in order. On an error the model is as the last good patch left it.
+    pub fn run(&self, model: &mut Model, steps: &[StepConfig]) -> Result<Outcome, DriverError> {
+        let mut run = Run { driver: self, interface: Interface::of(model), outcome: Outcome::default() };
+        for step in steps {
+            if run.outcome.stopped {
+                break;
+            }
+            run.pass(model, step.name, &*step.pass, true)?;
+        }
+        Ok(run.outcome)
+    }
+}
+
+struct Run<'a> {
+    driver: &'a Driver<'a>,
+    interface: Interface,
+    outcome: Outcome,
+}
+
+/// What a pass did so far.
+struct Progress {
+    name: &'static str,
+    patches: u64,
+    numerics: Numerics,
+    refusals: u64,
+    notes: Vec<String>,
+}
+
+impl Run<'_> {
+    /// Returns true if the pass changed anything.
+    fn pass(&mut self, model: &mut Model, name: &'static str, pass: &dyn Pass, report_idle: bool) -> Result<bool, DriverError> {
+        if let Shape::Group(steps) = pass.shape() {
+            return self.group(model, name, steps);
+        }
+        self.driver.observer.pass_begins(name);
+        let before = Size::of(model, &self.driver.bindings);
+        let mut progress =
+            Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new() };
+        match pass.shape() {
+            Shape::Rule(rule) => self.rule(model, rule, &mut progress)?,
+            Shape::Transform(transform) => self.transform(model, transform, &mut progress)?,
+            Shape::Group(_) => {}
+        }
+        let changed = progress.patches > 0;
+        if changed {
+            infer::annotate(model);
+            self.check(model, name)?;
+        }
+        if changed || report_idle || !progress.notes.is_empty() {
+            let after = if changed { Size::of(model, &self.driver.bindings) } else { before };
+            let Progress { name, patches, numerics, refusals, notes } = progress;
+            let report = PassReport { name, patches, numerics, refusals, notes, before, after };
+            self.driver.observer.pass_ends(&report);
+            self.merge(report);
+        }
+        Ok(changed)
+    }
+
+    /// The rounds of a group report as one: the counts of each member are added up.
+    fn merge(&mut self, report: PassReport) {
+        match self.outcome.passes.last_mut() {
+            Some(last) if last.name == report.name => {
+                last.patches += report.patches;
+                last.numerics = last.numerics.max(report.numerics);
+                last.refusals = report.refusals;
+                last.after = report.after;
+                last.notes.extend(report.notes);
+                last.notes.dedup();
+            }
+            _ => self.outcome.passes.push(report),
+        }
+    }
+
+    fn group(&mut self, model: &mut Model, name: &'static str, steps: &'static [Step]) -> Result<bool, DriverError> {
+        let mut any = false;
+        for _ in 0..MAX_ROUNDS {
+            let mut changed = false;
+            for step in steps {
+                if self.outcome.stopped {
+                    return Ok(any);
+                }
+                // A test holds that groups name passes which exist and can be built.
+                if let Some(Ok(member)) = registry::find(step.pass).map(registry::Entry::default_step) {
+                    changed |= self.pass(model, member.name, &*member.pass, false)?;
+                }
+            }
+            any |= changed;
+            if !changed {
+                return Ok(any);
+            }
+        }
+        log::warn!("{name}: still changing after {MAX_ROUNDS} rounds; going on");
+        Ok(any)
+    }
+
+    fn check(&self, model: &Model, pass: &'static str) -> Result<(), DriverError> {
+        let broken = |source| DriverError::Broken { pass, patch: self.outcome.patches, source };
+        verify(model).map_err(broken)?;
+        self.interface.check(model).map_err(broken)
+    }
+
+    fn rule(&mut self, model: &mut Model, rule: &dyn Rule, progress: &mut Progress) -> Result<(), DriverError> {
+        for path in model.graph_paths() {
+            let Some(graph) = model.graph_at(&path) else { continue };
+            // A verified graph has no cycle.
+            let order = graph.topological_order().unwrap_or_default();
+            let limit = 100 + 20 * order.len() as u64;
+            let start = progress.patches;
+            let mut work: VecDeque<NodeId> = order.into();
+            while let Some(id) = work.pop_front() {
+                if self.outcome.stopped {
+                    return Ok(());
+                }
+                let Some(graph) = model.graph_at(&path) else { break };
+                let Some(node) = graph.node(id) else { continue };
+                if !matches_root(rule, node) {
+                    continue;
+                }
+                let cx = RuleContext { graph, opsets: &model.opsets };
+                match rule.rewrite(&cx, id, node) {
+                    Ok(patch) => {
+                        if let Some(touched) = self.apply(model, &path, patch, Some(id), progress)? {
+                            work.extend(touched);
+                        }
+                    }
+                    Err(skip) => self.refuse(graph, id, &skip, progress),
+                }
+                if progress.patches - start > limit {
+                    return Err(DriverError::Endless { pass: progress.name, patches: progress.patches });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn transform(&mut self, model: &mut Model, transform: &dyn Transform, progress: &mut Progress) -> Result<(), DriverError> {
+        let Driver { engine, samples, release, .. } = *self.driver;
+        let cx = Context { engine, samples, release };
+        let changes =
+            transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
+        let Changes { patches, opsets, ir_version, skipped, notes } = changes;
+        progress.notes = notes;
+        for (path, id, skip) in skipped {
+            if let Some(graph) = model.graph_at(&path) {
+                self.refuse(graph, id, &skip, progress);
+            }
+        }
+        for (path, patch) in patches {
+            // Nodes and the version that they are written for change together: there is no valid model in between.
+            if self.outcome.stopped && opsets.is_empty() {
+                return Ok(());
+            }
+            self.apply(model, &path, patch, None, progress)?;
+        }
+        for (domain, version) in opsets {
+            if model.opsets.insert(domain, version) != Some(version) {
+                // It is a change, also if no node had to follow.
+                progress.patches = progress.patches.max(1);
+            }
+        }
+        model.ir_version = model.ir_version.max(ir_version.unwrap_or(0));
+        Ok(())
+    }
+
+    /// Returns the nodes to look at again, or `None` if the patch was refused.
+    fn apply(
+        &mut self,
+        model: &mut Model,
+        path: &GraphPath,
+        patch: Patch,
+        root: Option<NodeId>,
+        progress: &mut Progress,
+    ) -> Result<Option<Vec<NodeId>>, DriverError> {
+        let (note, numerics) = (patch.note().to_owned(), patch.numerics());
+        match model.apply(path, patch) {
+            Ok(applied) => {
+                self.outcome.patches += 1;
+                progress.patches += 1;
+                progress.numerics = progress.numerics.max(numerics);
+                let number = self.outcome.patches;
+                log::debug!("#{number} {}: {note}", progress.name);
+                self.driver.observer.patch(number, progress.name, &note);
+                self.outcome.stopped = self.driver.stop_after.is_some_and(|n| number >= n);
+                Ok(Some(applied.touched.into_iter().collect()))
+            }
+            // Names of the interface decide this, which a rule need not look at.
+            Err(e @ PatchError::Interface { .. }) => {
+                if let (Some(id), Some(graph)) = (root, model.graph_at(path)) {
+                    self.refuse(graph, id, &Skip::because(e.to_string()), progress);
+                }
+                Ok(None)
+            }
+            Err(source) => Err(DriverError::Illegal { pass: progress.name, note, source }),
+        }
+    }
+
+    fn refuse(&self, graph: &Graph, id: NodeId, skip: &Skip, progress: &mut Progress) {
+        let Skip::Refused(reason) = skip else { return };
+        progress.refusals += 1;
+        let Some(node) = graph.node(id) else { return };
+        let node_name = match (node.name.as_str(), node.output(0)) {
+            ("", Some(v)) => graph.name_of(v),
+            (name, _) => name.to_owned(),
+        };
+        log::trace!("{}: {node_name} ({}): {reason}", progress.name, node.op);
+        self.driver.observer.refusal(&Refusal {
+            pass: progress.name,
+            node: node_name,
+            op: node.op.to_string(),
+            reason: reason.to_string(),
+        });
+    }
+}
+
+fn matches_root(rule: &dyn Rule, node: &Node) -> bool {
+    let roots = rule.roots();
+    roots.is_empty() || (node.op.domain.is_empty() && roots.contains(&node.op.name.as_str()))
+}

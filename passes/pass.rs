@@ -1,0 +1,131 @@
+//! What a pass is.
+//!
+//! There are two shapes. A [`Rule`] looks at one node and its surroundings; the driver walks the graph with it until
+//! nothing more matches. A [`Transform`] looks at the whole model. Both see it immutably and answer with patches; the
+//! driver alone decides whether a patch is legal, and applies it.
+
+use std::borrow::Cow;
+
+use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Numerics, Opsets, Patch, Tensor};
+
+use crate::{Engine, EngineError, Tensors};
+
+/// A configured pass. Its type is also its configuration in a pipeline file.
+pub trait Pass: Send + Sync {
+    /// How the driver runs it.
+    fn shape(&self) -> Shape<'_>;
+}
+
+/// How the driver runs a pass.
+pub enum Shape<'a> {
+    /// Node by node, until nothing more matches.
+    Rule(&'a dyn Rule),
+    /// Once, on the whole model.
+    Transform(&'a dyn Transform),
+    /// Other passes in their order, all over again while anything changes.
+    Group(&'static [Step]),
+}
+
+/// A member of a group: the name of a pass, and why it stands where it stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Name in the registry.
+    pub pass: &'static str,
+    /// Reason for its place.
+    pub why_here: &'static str,
+}
+
+/// A local rewrite.
+pub trait Rule: Send + Sync {
+    /// ai.onnx operators at which it can match; empty for any operator of any domain.
+    fn roots(&self) -> &'static [&'static str];
+
+    /// The patch for a match rooted at `node`, or why there is none.
+    fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip>;
+}
+
+/// A rewrite of the whole model.
+pub trait Transform: Send + Sync {
+    /// What is to be changed.
+    fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError>;
+}
+
+/// What a rule sees.
+#[derive(Clone, Copy)]
+pub struct RuleContext<'a> {
+    /// The graph of the node: the main graph or a subgraph.
+    pub graph: &'a Graph,
+    /// Versions of the operator sets in use.
+    pub opsets: &'a Opsets,
+}
+
+impl RuleContext<'_> {
+    /// Version of the ai.onnx operator set.
+    pub fn opset(&self) -> i64 {
+        self.opsets.get("").copied().unwrap_or(1)
+    }
+}
+
+/// What a pass may use from outside.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Runs models, if the user allows one.
+    pub engine: Option<&'a dyn Engine>,
+    /// Calibration samples: tensors by the name of the model's inputs. Empty if the user gave none.
+    pub samples: &'a [Tensors],
+    /// Is told which weights a pass has read and will not read again soon, so that mapped pages can be let go.
+    pub release: &'a (dyn Fn(&Tensor) + Sync),
+}
+
+/// What a transform wants changed. Patches are applied in their order, and each is numbered.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Patches and the graphs they are for.
+    pub patches: Vec<(GraphPath, Patch)>,
+    /// New versions of operator sets, in force once all patches are applied.
+    pub opsets: Vec<(String, i64)>,
+    /// IR version that the new operator sets ask for; the model's own stays if it is newer.
+    pub ir_version: Option<i64>,
+    /// What was looked at and left alone.
+    pub skipped: Vec<(GraphPath, NodeId, Skip)>,
+    /// For the report: limits that took effect, figures that the pass measured.
+    pub notes: Vec<String>,
+}
+
+/// Why a rule or a transform leaves a node alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Skip {
+    /// The node is not of the form that the rule is about. Not reported.
+    NoMatch,
+    /// It is, but a condition does not hold.
+    Refused(Cow<'static, str>),
+}
+
+impl Skip {
+    /// A refusal with its reason.
+    pub fn because(reason: impl Into<Cow<'static, str>>) -> Skip {
+        Skip::Refused(reason.into())
+    }
+}
+
+/// Why a pass cannot run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// The model lacks what the pass needs.
+    #[error("{0}")]
+    Precondition(String),
+    /// The engine failed.
+    #[error("the engine failed: {0}")]
+    Engine(#[from] EngineError),
+    /// A tensor could not be read or built.
+    #[error("in {place}: {source}")]
+    Tensor {
+        /// Node or value.
+        place: String,
+        /// What is wrong.
+        source: planish_ir::TensorError,
+    },
+}
+
+/// What the driver counts as the worst class of a pass that did nothing.
+pub const NO_CHANGE: Numerics = Numerics::Exact;

@@ -1,0 +1,248 @@
+//! The table of all passes. Command-line help, the schema of pipeline files and README's list come from it.
+
+use std::{borrow::Cow, fmt};
+
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeOwned, DeserializeSeed, MapAccess, Visitor},
+    ser::SerializeMap,
+};
+use serde_json::{Value, json};
+
+use crate::{Pass, Shape, clean, convert, fuse};
+
+/// One line of the table.
+pub struct Entry {
+    /// Name in pipeline files.
+    pub name: &'static str,
+    /// Source text of the pass, whose header is its documentation.
+    source: &'static str,
+    build: fn(&mut dyn erased_serde::Deserializer<'_>) -> Result<Configured, erased_serde::Error>,
+    schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+}
+
+/// A pass and its whole configuration, defaults included.
+type Configured = (Box<dyn Pass>, Value);
+
+/// Reads a configuration; the pass is its own configuration.
+fn build<P>(config: &mut dyn erased_serde::Deserializer<'_>) -> Result<Configured, erased_serde::Error>
+where
+    P: Pass + Serialize + DeserializeOwned + 'static,
+{
+    let pass: P = erased_serde::deserialize(config)?;
+    let config = serde_json::to_value(&pass).map_err(de::Error::custom)?;
+    Ok((Box::new(pass), config))
+}
+
+macro_rules! entry {
+    ($name:literal, $source:literal, $pass:ty) => {
+        Entry {
+            name: $name,
+            source: include_str!($source),
+            build: build::<$pass>,
+            schema: |generator| generator.subschema_for::<$pass>(),
+        }
+    };
+}
+
+/// Every pass, by name.
+pub static PASSES: &[Entry] = &[
+    entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
+    entry!("constants-to-initializers", "clean/constants.rs", clean::ConstantsToInitializers),
+    entry!("cse", "clean/cse.rs", clean::Cse),
+    entry!("dead-code", "clean/dead_code.rs", clean::DeadCode),
+    entry!("dedup-initializers", "clean/dedup.rs", clean::DedupInitializers),
+    entry!("float16", "convert/float16.rs", convert::Float16),
+    entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
+    entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
+    entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
+    entry!("simplify", "clean/simplify.rs", clean::Simplify),
+];
+
+/// The line of a pass.
+pub fn find(name: &str) -> Option<&'static Entry> {
+    PASSES.iter().find(|e| e.name == name)
+}
+
+/// The known name that is most like a wrong one, if any is like it.
+pub fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(wrong, name), name))
+        .filter(|(score, _)| *score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+impl Entry {
+    /// The step with its default configuration.
+    pub fn default_step(&'static self) -> Result<StepConfig, String> {
+        self.step(json!({})).map_err(|e| e.to_string())
+    }
+
+    /// The step configured from a map.
+    fn step<'de, D: Deserializer<'de>>(&'static self, config: D) -> Result<StepConfig, erased_serde::Error> {
+        let (pass, config) = (self.build)(&mut <dyn erased_serde::Deserializer<'_>>::erase(config))?;
+        Ok(StepConfig { name: self.name, config, pass })
+    }
+
+    /// JSON Schema of the configuration.
+    pub fn schema(&self, generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        (self.schema)(generator)
+    }
+
+    /// The documentation: the header of the source file, without comment signs.
+    pub fn doc(&self) -> String {
+        let lines = self.source.lines().map_while(|l| l.strip_prefix("//!"));
+        lines.map(|l| l.strip_prefix(' ').unwrap_or(l)).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The first sentence of the documentation.
+    pub fn summary(&self) -> String {
+        self.doc().lines().next().unwrap_or_default().trim_end_matches('.').to_owned()
+    }
+}
+
+/// A step of a pipeline file: `- name`, or `- name: {key: value}`.
+pub struct StepConfig {
+    /// Name of the pass.
+    pub name: &'static str,
+    /// Its whole configuration, defaults included.
+    pub config: Value,
+    /// The configured pass.
+    pub pass: Box<dyn Pass>,
+}
+
+impl StepConfig {
+    /// A step with the default configuration.
+    pub fn default_of(name: &str) -> Result<StepConfig, String> {
+        find(name).ok_or_else(|| unknown(name))?.default_step()
+    }
+
+    /// True for a group of passes.
+    pub fn is_group(&self) -> bool {
+        matches!(self.pass.shape(), Shape::Group(_))
+    }
+}
+
+impl fmt::Debug for StepConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StepConfig").field(&self.name).finish()
+    }
+}
+
+fn unknown(name: &str) -> String {
+    match suggest(name, PASSES.iter().map(|e| e.name)) {
+        Some(like) => format!("unknown pass `{name}`; did you mean `{like}`?"),
+        None => format!("unknown pass `{name}`; `planish passes` lists them"),
+    }
+}
+
+impl<'de> Deserialize<'de> for StepConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StepConfig, D::Error> {
+        struct StepVisitor;
+        impl<'de> Visitor<'de> for StepVisitor {
+            type Value = StepConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a pass, or a map from one name to its configuration")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<StepConfig, E> {
+                StepConfig::default_of(name).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StepConfig, A::Error> {
+                let name: String = map.next_key()?.ok_or_else(|| de::Error::custom("a step names a pass"))?;
+                let entry = find(&name).ok_or_else(|| de::Error::custom(unknown(&name)))?;
+                let step = map.next_value_seed(Config(entry))?;
+                if map.next_key::<String>()?.is_some() {
+                    return Err(de::Error::custom("a step has one pass; put the next one into a line of its own"));
+                }
+                Ok(step)
+            }
+        }
+        deserializer.deserialize_any(StepVisitor)
+    }
+}
+
+struct Config(&'static Entry);
+
+impl<'de> DeserializeSeed<'de> for Config {
+    type Value = StepConfig;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<StepConfig, D::Error> {
+        self.0.step(deserializer).map_err(de::Error::custom)
+    }
+}
+
+/// As it is read, with all defaults spelled out.
+impl Serialize for StepConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.config.as_object() {
+            Some(c) if !c.is_empty() => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry(self.name, c)?;
+                map.end()
+            }
+            _ => serializer.serialize_str(self.name),
+        }
+    }
+}
+
+impl JsonSchema for StepConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Step".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let names: Vec<&str> = PASSES.iter().map(|e| e.name).collect();
+        let mut forms = vec![json!({"type": "string", "enum": names})];
+        for e in PASSES {
+            forms.push(json!({
+                "type": "object",
+                "description": e.summary(),
+                "properties": {e.name: e.schema(generator)},
+                "required": [e.name],
+                "additionalProperties": false,
+            }));
+        }
+        schemars::json_schema!({"description": "One pass, by name or with its configuration.", "anyOf": forms})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_every_header_is_complete() {
+        assert!(PASSES.is_sorted_by_key(|e| e.name));
+        for e in PASSES {
+            let doc = e.doc();
+            for part in ["Before", "After", "When", "Refuses", "Numerics", "Reference"] {
+                assert!(doc.lines().any(|l| l.starts_with(part)), "{} has no line {part}", e.name);
+            }
+            assert!(e.default_step().is_ok(), "{} has no default configuration", e.name);
+        }
+    }
+
+    #[test]
+    fn groups_name_passes_that_exist() {
+        for e in PASSES {
+            let step = e.default_step().unwrap();
+            if let Shape::Group(steps) = step.pass.shape() {
+                for s in steps {
+                    assert!(find(s.pass).is_some(), "{} names {}", e.name, s.pass);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_gets_a_suggestion() {
+        assert!(StepConfig::default_of("fold-constant").unwrap_err().contains("`fold-constants`"));
+        assert!(StepConfig::default_of("xyzzy").unwrap_err().contains("planish passes"));
+    }
+}

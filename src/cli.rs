@@ -1,0 +1,293 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    commands,
+    failure::{Failure, Kind, Result},
+    pipeline::{EngineChoice, Target},
+};
+
+/// A compiler for trained neural networks: ONNX in, smaller and faster ONNX out.
+///
+/// Exit codes: 0 success; 1 a bug in planish; 2 a command line or pipeline that cannot be used; 3 a file that cannot be
+/// read or written; 4 the result is worse than asked for, nothing was written.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    /// Log more: -v says what each pass does, -vv each patch, -vvv each refusal.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline of passes on a model, verify the result, and write it.
+    Compile(Compile),
+    /// Say what is in a model: operators, parameters, MACs, sizes, dynamic dims, biggest weights.
+    Inspect(Inspect),
+    /// Run two models on the same inputs and compare their outputs.
+    Verify(Verify),
+    /// Say how the operators, weights and costs of two models differ.
+    Diff(Diff),
+    /// List the passes, or explain one.
+    Passes(Passes),
+    /// Write a commented pipeline for a model to start from.
+    Init(Init),
+    /// Print the JSON Schema of pipeline files.
+    Schema,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `compile`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["preset", "pipeline"])))]
+pub struct Compile {
+    /// The model to compile.
+    pub model: PathBuf,
+    /// A built-in pipeline.
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
+    /// A pipeline file.
+    #[arg(long, value_name = "FILE.yaml")]
+    pub pipeline: Option<PathBuf>,
+    /// Where to write the result.
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// Inputs for calibration and verification, instead of those that the pipeline names: an .npz file of arrays named
+    /// by the model's inputs, or a folder of .npy files.
+    #[arg(long, value_name = "FILE.npz")]
+    pub calib: Option<PathBuf>,
+    /// What the result is made for, instead of what the pipeline says.
+    #[arg(long, value_enum)]
+    pub target: Option<Target>,
+    /// Who verifies the result, instead of whom the pipeline names.
+    #[arg(long, value_enum)]
+    pub verify: Option<EngineChoice>,
+    /// Write a report as JSON.
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Print the report as JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// End after this many patches; for finding the one to blame.
+    #[arg(long, value_name = "N")]
+    pub stop_after: Option<u64>,
+    /// Where the weights go: `auto` keeps them in the model up to 2 GB.
+    #[arg(long, value_enum, default_value_t = ExternalData::Auto)]
+    pub external_data: ExternalData,
+    /// Wait until the result is on the disk before it replaces an old one, so that not even a power failure loses both.
+    #[arg(long)]
+    pub sync: bool,
+    /// Write the result even if a gate fails. The exit code stays 4.
+    #[arg(long)]
+    pub keep_failed: bool,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of every command that runs models.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Size of a symbolic dim of the inputs; may be repeated.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
+    pub dims: Vec<(String, u64)>,
+    /// Threads; the result does not depend on them. 0 takes all cores.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// The onnxruntime library, where it is not to be looked for in Python's packages.
+    #[arg(long, value_name = "PATH", env = "ORT_DYLIB_PATH")]
+    pub onnxruntime_lib: Option<PathBuf>,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The model.
+    pub model: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print the graph in ONNX's textual syntax instead, weights as digests.
+    #[arg(long, conflicts_with = "json")]
+    pub text: bool,
+    /// How many of the biggest weights to list.
+    #[arg(long, default_value_t = 10)]
+    pub weights: usize,
+    /// Size of a symbolic dim of the inputs; may be repeated.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
+    pub dims: Vec<(String, u64)>,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The reference.
+    pub reference: PathBuf,
+    /// The model that is compared with it.
+    pub model: PathBuf,
+    /// Inputs: an .npz file of arrays named by the models' inputs, or a folder of .npy files; otherwise random ones.
+    #[arg(long, value_name = "FILE.npz")]
+    pub data: Option<PathBuf>,
+    /// How many samples.
+    #[arg(long, default_value_t = 8)]
+    pub samples: usize,
+    /// Who runs the models.
+    #[arg(long, value_enum, default_value_t = EngineChoice::Tract)]
+    pub engine: EngineChoice,
+    /// Fail below this cosine of outputs, for any output.
+    #[arg(long, value_name = "X")]
+    pub min_cosine: Option<f64>,
+    /// Fail below this share of samples with the same largest element.
+    #[arg(long, value_name = "X")]
+    pub top1_agreement: Option<f64>,
+    /// Fail above this absolute difference of any element.
+    #[arg(long, value_name = "X")]
+    pub max_abs: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// One model.
+    pub before: PathBuf,
+    /// The other.
+    pub after: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Size of a symbolic dim of the inputs; may be repeated.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
+    pub dims: Vec<(String, u64)>,
+}
+
+/// Arguments of `passes`.
+#[derive(Debug, Args)]
+pub struct Passes {
+    #[command(subcommand)]
+    pub action: Option<PassesAction>,
+}
+
+/// What `passes` can do.
+#[derive(Debug, Subcommand)]
+pub enum PassesAction {
+    /// List all passes (the default).
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the documentation and the configuration of a pass.
+    Explain {
+        /// Name of the pass.
+        name: String,
+    },
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The model that the pipeline is for.
+    pub model: PathBuf,
+    /// Where to write it; standard output if left out.
+    #[arg(short, long, value_name = "FILE.yaml")]
+    pub output: Option<PathBuf>,
+}
+
+/// The built-in pipelines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Preset {
+    /// Fewer nodes and constants, the same function.
+    Simplify,
+    /// float16 inside, float32 at inputs and outputs and where values would overflow.
+    Fp16,
+    /// Weights as int8 with one scale per channel.
+    Int8Weights,
+}
+
+/// Where weights go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExternalData {
+    /// Into the model, or beside it above 2 GB.
+    Auto,
+    /// Beside the model.
+    Always,
+    /// Into the model; an error above 2 GB.
+    Never,
+}
+
+fn parse_dim(s: &str) -> std::result::Result<(String, u64), String> {
+    let (name, size) = s.split_once('=').ok_or("expected NAME=N, such as batch=1")?;
+    let size = size.parse().map_err(|_| format!("{size:?} is not a size"))?;
+    match name.is_empty() {
+        true => Err("the name before = is missing".into()),
+        false => Ok((name.to_owned(), size)),
+    }
+}
+
+impl Cli {
+    /// Logging goes to standard error; `RUST_LOG` overrides `-v`.
+    pub fn init_logging(&self) {
+        let level = ["warn", "info", "debug", "trace"][usize::from(self.verbose.min(3))];
+        let default = format!("warn,planish={level},planish_passes={level}");
+        let env = env_logger::Env::default().default_filter_or(default);
+        env_logger::Builder::from_env(env).format_timestamp(None).format_target(false).init();
+    }
+
+    /// Runs the command.
+    pub fn run(self) -> Result {
+        match self.command {
+            Command::Compile(args) => commands::compile::run(&args),
+            Command::Inspect(args) => commands::inspect::run(&args),
+            Command::Verify(args) => commands::verify::run(&args),
+            Command::Diff(args) => commands::diff::run(&args),
+            Command::Passes(args) => commands::passes::run(&args),
+            Command::Init(args) => commands::init::run(&args),
+            Command::Schema => commands::schema(),
+            Command::Completions { shell } => {
+                commands::completions(shell);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RunArgs {
+    /// Starts the pool that everything parallel runs in.
+    pub fn start_threads(&self) -> Result {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .build_global()
+            .map_err(|e| Failure::message(Kind::Internal, format!("cannot start threads: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn dims_are_parsed() {
+        assert_eq!(parse_dim("batch=4"), Ok(("batch".into(), 4)));
+        assert!(parse_dim("batch").is_err() && parse_dim("=4").is_err() && parse_dim("n=-1").is_err());
+    }
+}

@@ -1,0 +1,235 @@
+//! `planish compile`: run a pipeline on a model, verify the result, write it.
+
+use std::path::Path;
+
+use planish_ir::Model;
+use planish_passes::{Driver, DriverError, Engine, Outcome, Size, Tensors};
+use serde::Serialize;
+
+use super::{bindings, open_engine, print, print_json, write_file};
+use crate::{
+    cli::Compile,
+    data::{self, Samples, Source},
+    equivalence::{self, Verdict},
+    failure::{Failure, Kind, OrFail, Result},
+    model_file::{self, ModelFile, hash_file},
+    pipeline::{EngineChoice, Pipeline},
+    progress::Progress,
+    report::Report,
+};
+
+/// Runs the command.
+pub fn run(args: &Compile) -> Result {
+    args.run.start_threads()?;
+    let pipeline = pipeline(args)?;
+    let progress = Progress::start();
+    progress.say("reading the model");
+    let file = ModelFile::open(&args.model)?;
+    let engine = open_engine(pipeline.verify.engine, &args.run)?;
+
+    // The files are hashed while the passes run: both take time, and neither needs the other.
+    let (hashes, compiled) = rayon::join(|| file.hashes(), || compile(args, &pipeline, &file, &*engine_for_passes(), &progress));
+    let (hashes, Compiled { mut model, outcome, samples, mut notes }) = (hashes?, compiled?);
+
+    progress.say("verifying");
+    let (verification, not_verified) = match (&engine, outcome.patches) {
+        (None, _) => (None, None),
+        (Some(engine), _) => verify(&**engine, &file.model, &model, &samples, &outcome, &pipeline),
+    };
+    let failed = not_verified.is_some() || verification.as_ref().is_some_and(|v| !v.failures.is_empty());
+    notes.extend(samples.notes.iter().cloned());
+
+    let mut report = Report {
+        planish: env!("CARGO_PKG_VERSION").to_owned(),
+        input: args.model.clone(),
+        input_blake3: hashes,
+        output: None,
+        file_bytes: (file_bytes(&file), None),
+        size: (
+            Size::of(&file.model, &bindings(&args.run.dims)).into(),
+            Size::of(&model, &bindings(&args.run.dims)).into(),
+        ),
+        passes: Report::passes(&outcome),
+        verification,
+        not_verified,
+        notes,
+    };
+    if !failed || args.keep_failed {
+        progress.say("writing");
+        let identity = record(&mut model, &report, &pipeline)?;
+        let written =
+            model_file::save(&model, &file.sources, &args.output, args.external_data, &identity, args.sync)?;
+        report.output = Some(args.output.clone());
+        report.file_bytes.1 = Some(written.bytes);
+    }
+    drop(progress);
+    publish(args, &pipeline, &report)?;
+    match failed {
+        false => Ok(()),
+        true => Err(gate_failure(&report, args.keep_failed)),
+    }
+}
+
+/// A model after all passes.
+struct Compiled {
+    model: Model,
+    outcome: Outcome,
+    samples: Samples,
+    notes: Vec<String>,
+}
+
+/// The pipeline of the command line, with what other arguments override.
+fn pipeline(args: &Compile) -> Result<Pipeline> {
+    let mut pipeline = match (args.preset, &args.pipeline) {
+        (Some(preset), _) => Pipeline::preset(preset)?,
+        (None, Some(path)) => Pipeline::read(path)?,
+        (None, None) => return Err(Failure::message(Kind::Config, "give --preset or --pipeline")),
+    };
+    if let Some(path) = &args.calib {
+        let old = pipeline.calibration.take().unwrap_or_default();
+        let (npz, npy) = match Source::of_path(path) {
+            Source::Folder(path) => (None, Some(path)),
+            _ => (Some(path.clone()), None),
+        };
+        pipeline.calibration =
+            Some(crate::pipeline::Calibration { npz, npy, random: None, samples: old.samples, batch: old.batch });
+    }
+    pipeline.target = args.target.unwrap_or(pipeline.target);
+    pipeline.verify.engine = args.verify.unwrap_or(pipeline.verify.engine);
+    Ok(pipeline)
+}
+
+/// Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
+fn engine_for_passes() -> Box<dyn Engine> {
+    Box::new(crate::engine::tract::Tract)
+}
+
+fn compile(args: &Compile, pipeline: &Pipeline, file: &ModelFile, engine: &dyn Engine, progress: &Progress) -> Result<Compiled> {
+    let samples = samples(args, pipeline, &file.model)?;
+    let release = |t: &planish_ir::Tensor| file.release(t);
+    let calibrated = pipeline.calibration.is_some();
+    let driver = Driver {
+        engine: Some(engine),
+        samples: if calibrated { &samples.batches } else { &[] },
+        release: &release,
+        stop_after: args.stop_after,
+        bindings: bindings(&args.run.dims),
+        observer: progress,
+    };
+    let mut model = file.model.clone();
+    let outcome = driver.run(&mut model, &pipeline.passes).map_err(|e| {
+        let kind = match e {
+            DriverError::Pass { .. } => Kind::Config,
+            DriverError::Broken { .. } | DriverError::Illegal { .. } | DriverError::Endless { .. } => Kind::Internal,
+        };
+        Failure::new(kind, e)
+    })?;
+    let mut notes = Vec::new();
+    if outcome.stopped {
+        notes.push(format!("stopped after patch {}, as asked", outcome.patches));
+    }
+    Ok(Compiled { model, outcome, samples, notes })
+}
+
+/// The samples of the calibration, or else random ones for verification.
+fn samples(args: &Compile, pipeline: &Pipeline, model: &Model) -> Result<Samples> {
+    if pipeline.calibration.is_none() && pipeline.verify.engine == EngineChoice::Off {
+        return Ok(Samples::default());
+    }
+    let mut options = data::Options { dims: bindings(&args.run.dims), ..Default::default() };
+    let source = match &pipeline.calibration {
+        Some(c) => {
+            (options.samples, options.batch) = (c.samples, c.batch);
+            match (&c.npz, &c.npy) {
+                (Some(path), _) => Source::Npz(path.clone()),
+                (None, Some(path)) => Source::Folder(path.clone()),
+                (None, None) => Source::Random { seed: c.random.unwrap_or(0) },
+            }
+        }
+        None => {
+            options.samples = Some(pipeline.verify.samples);
+            Source::Random { seed: 0 }
+        }
+    };
+    source.load(model, &options).or_fail_with(Kind::Config, || "cannot make samples for the model")
+}
+
+/// The verdict, or why there is none.
+fn verify(
+    engine: &dyn Engine,
+    reference: &Model,
+    model: &Model,
+    samples: &Samples,
+    outcome: &Outcome,
+    pipeline: &Pipeline,
+) -> (Option<Verdict>, Option<String>) {
+    let runs = first_runs(&samples.batches, pipeline.verify.samples);
+    match equivalence::compare(engine, reference, model, runs, outcome.numerics(), &pipeline.verify) {
+        Ok(verdict) => (Some(verdict), None),
+        Err(e) => (None, Some(format!("{} cannot run the models: {e}", engine.name()))),
+    }
+}
+
+fn first_runs(batches: &[Tensors], samples: u64) -> &[Tensors] {
+    let n = usize::try_from(samples).unwrap_or(usize::MAX).min(batches.len());
+    &batches[..n]
+}
+
+/// Where a compiled model comes from, as it says itself.
+#[derive(Serialize)]
+struct Provenance<'a> {
+    planish: &'a str,
+    input_blake3: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration_blake3: Option<String>,
+    pipeline: &'a Pipeline,
+}
+
+/// Writes the provenance into the model's metadata and returns it: it determines the result.
+fn record(model: &mut Model, report: &Report, pipeline: &Pipeline) -> Result<String> {
+    let calibration = pipeline.calibration.as_ref().and_then(|c| c.npz.as_deref());
+    let calibration_blake3 = calibration
+        .map(|path| hash_file(path).or_fail_with(Kind::Config, || format!("cannot read {}", path.display())))
+        .transpose()?;
+    let provenance = Provenance {
+        planish: &report.planish,
+        input_blake3: &report.input_blake3,
+        calibration_blake3,
+        pipeline,
+    };
+    let text = serde_json::to_string(&provenance).or_fail(Kind::Internal)?;
+    model.metadata.insert("planish".to_owned(), text.clone());
+    Ok(text)
+}
+
+fn file_bytes(file: &ModelFile) -> u64 {
+    let own = std::fs::metadata(&file.path).map_or(0, |m| m.len());
+    let mut beside = 0;
+    for (_, v) in file.model.graph.values() {
+        let Some(raw) = v.constant().and_then(planish_ir::Tensor::raw) else { continue };
+        if file.sources.locate(raw).is_some_and(|(f, _)| f.path() != file.path) {
+            beside += raw.len() as u64;
+        }
+    }
+    own + beside
+}
+
+fn publish(args: &Compile, pipeline: &Pipeline, report: &Report) -> Result {
+    let mut files: Vec<&Path> = args.report.iter().map(std::path::PathBuf::as_path).collect();
+    files.extend(pipeline.report.iter().map(|r| r.json.as_path()));
+    if !files.is_empty() {
+        let json = serde_json::to_string_pretty(report).or_fail(Kind::Internal)? + "\n";
+        files.into_iter().try_for_each(|path| write_file(path, &json))?;
+    }
+    if args.json { print_json(report) } else { print(&report.render()) }
+}
+
+fn gate_failure(report: &Report, kept: bool) -> Failure {
+    let what = match (&report.verification, &report.not_verified) {
+        (Some(v), _) => format!("the result is not as close to the original as asked: {}", v.failures.join("; ")),
+        (None, Some(why)) => format!("the result could not be verified: {why}; choose another engine with --verify, or --verify off"),
+        (None, None) => "the gate failed".to_owned(),
+    };
+    let fate = if kept { "written all the same, as asked" } else { "nothing was written" };
+    Failure::message(Kind::Gate, format!("{what} ({fate})"))
+}

@@ -1,0 +1,66 @@
+//! `planish verify`: run two models on the same inputs and compare their outputs.
+
+use planish_ir::Numerics;
+
+use super::{bindings, open_engine, print, print_json};
+use crate::{
+    cli::Verify,
+    data::{self, Source},
+    equivalence,
+    failure::{Failure, Kind, OrFail, Result},
+    model_file::ModelFile,
+    pipeline,
+    progress::Progress,
+};
+
+/// Runs the command.
+pub fn run(args: &Verify) -> Result {
+    args.run.start_threads()?;
+    let progress = Progress::start();
+    progress.say("reading the models");
+    let (reference, other) = (ModelFile::open(&args.reference)?, ModelFile::open(&args.model)?);
+    let Some(engine) = open_engine(args.engine, &args.run)? else {
+        return Err(Failure::message(Kind::Config, "--engine off compares nothing; choose tract or onnxruntime"));
+    };
+    planish_ir::Interface::of(&reference.model)
+        .check(&other.model)
+        .or_fail_with(Kind::Gate, || "the models have different interfaces and cannot be compared")?;
+    let options = data::Options {
+        samples: Some(args.samples as u64),
+        dims: bindings(&args.run.dims),
+        ..Default::default()
+    };
+    let source = args.data.as_deref().map_or(Source::Random { seed: 0 }, Source::of_path);
+    let samples =
+        source.load(&reference.model, &options).or_fail_with(Kind::Config, || "cannot make samples for the models")?;
+    progress.say("running both");
+    let bounds = pipeline::Verify {
+        engine: args.engine,
+        samples: samples.count,
+        min_cosine: args.min_cosine,
+        top1_agreement: args.top1_agreement,
+        max_abs: args.max_abs,
+        min_sqnr_db: None,
+    };
+    // Nothing is known of how the two are related: without a bound they must agree up to rounding.
+    let verdict = equivalence::compare(
+        &*engine,
+        &reference.model,
+        &other.model,
+        &samples.batches,
+        Numerics::Reassociated,
+        &bounds,
+    )
+    .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;
+    drop(progress);
+    if args.json {
+        print_json(&verdict)?;
+    } else {
+        samples.notes.iter().try_for_each(|n| print(&format!("note: {n}\n")))?;
+        print(&verdict.render())?;
+    }
+    match verdict.failures.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::message(Kind::Gate, "the models differ by more than asked")),
+    }
+}

@@ -1,0 +1,208 @@
+//! Samples out of nothing, for models without data at hand. They exercise shapes and arithmetic; accuracy needs real data.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use planish_ir::{DType, Dim, Dims, Model, Tensor, product};
+
+use super::{Options, Samples, Tensors, arrays::fits, inputs::Input, ranges::index_range};
+
+/// Samples drawn if the user does not say how many.
+const SAMPLES: u64 = 16;
+/// The first axis usually is the batch. One sample per run would hide what goes wrong between samples.
+const BATCH: u64 = 2;
+/// Any other axis without a size.
+const SIZE: u64 = 8;
+
+/// Draws the samples. The same seed, input name and run draw the same numbers.
+pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options) -> Result<Samples> {
+    let mut samples = Samples::default();
+    let shapes = shapes(inputs, options, &mut samples.notes)?;
+    let per_run = shapes.iter().filter_map(|s| s.first().copied()).next().unwrap_or(1).max(1);
+    let wanted = options.samples.unwrap_or(SAMPLES);
+    let mut ranges = Vec::new();
+    for input in inputs {
+        ranges.push(range(model, input, options, &mut samples.notes)?);
+    }
+    for run in 0..wanted.div_ceil(per_run) {
+        let mut batch = Tensors::new();
+        for ((input, shape), range) in inputs.iter().zip(&shapes).zip(&ranges) {
+            let source = Generator::new(seed, &input.name, run);
+            let tensor = tensor(source, input, shape, *range).with_context(|| format!("input {:?}", input.name))?;
+            batch.insert(input.name.clone(), tensor);
+        }
+        samples.batches.push(batch);
+        samples.count += per_run;
+    }
+    ensure!(!samples.batches.is_empty(), "0 random samples were asked for");
+    Ok(samples)
+}
+
+/// A size for every axis.
+fn shapes(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result<Vec<Dims>> {
+    let mut sizes: BTreeMap<String, u64> = options.dims.clone();
+    let mut shapes = Vec::new();
+    for input in inputs {
+        let Some(shape) = &input.shape else {
+            bail!(
+                "the model does not say how many axes its input {:?} has, so no sample can be drawn; give data from a file",
+                input.name
+            );
+        };
+        let mut dims = Dims::new();
+        for (axis, dim) in shape.iter().enumerate() {
+            let default = if axis == 0 { options.batch.unwrap_or(BATCH) } else { SIZE };
+            let mut settle = |key: String| {
+                *sizes.entry(key).or_insert_with_key(|key| {
+                    notes.push(format!("the size of {key} is open and was taken as {default}; set it with --dim {key}=N"));
+                    default
+                })
+            };
+            let size = match dim {
+                Dim::Known(n) => Some(*n),
+                Dim::Unknown => Some(settle(format!("{}:{axis}", input.name))),
+                Dim::Symbolic(_) => {
+                    dim.names().map(str::to_owned).for_each(|name| {
+                        settle(name);
+                    });
+                    dim.bind(&sizes).known()
+                }
+            };
+            let size = size.with_context(|| {
+                format!("axis {axis} of the input {:?} has no size {dim} with the sizes given by --dim", input.name)
+            })?;
+            dims.push(size);
+        }
+        shapes.push(dims);
+    }
+    Ok(shapes)
+}
+
+/// Bounds of the numbers for an integer input, the upper one exclusive.
+fn range(model: &Model, input: &Input, options: &Options, notes: &mut Vec<String>) -> Result<(i64, i64)> {
+    if !input.dtype.is_integer() {
+        return Ok((0, 2));
+    }
+    let (low, high) = match options.ranges.get(&input.name) {
+        Some(&given) => given,
+        None => {
+            let range = index_range(model, &input.name).unwrap_or((0, 2));
+            notes.push(format!(
+                "integers for {:?} were drawn from {}..{}; set it with --range {}=LOW..HIGH",
+                input.name, range.0, range.1, input.name
+            ));
+            range
+        }
+    };
+    ensure!(low < high, "the range {low}..{high} for the input {:?} is empty", input.name);
+    ensure!(
+        fits(low, input.dtype) && fits(high - 1, input.dtype),
+        "the range {low}..{high} for the input {:?} leaves its type, {}",
+        input.name,
+        input.dtype
+    );
+    Ok((low, high))
+}
+
+fn tensor(mut source: Generator, input: &Input, dims: &Dims, range: (i64, i64)) -> Result<Tensor> {
+    let elements = usize::try_from(product(dims).context("its shape overflows")?)?;
+    Ok(match input.dtype {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 => {
+            let values: Vec<f64> = (0..elements).map(|_| source.normal()).collect();
+            Tensor::from_f64_as(input.dtype, dims.clone(), &values)?
+        }
+        dtype if dtype == DType::Bool || (dtype.is_integer() && dtype.bits() >= 8) => {
+            let width = (dtype.bits() / 8) as usize;
+            let mut bytes = Vec::new();
+            for _ in 0..elements {
+                bytes.extend_from_slice(&source.between(range.0, range.1).to_le_bytes()[..width]);
+            }
+            Tensor::from_raw(dtype, dims.clone(), Bytes::from(bytes))?
+        }
+        other => bail!("there are no random {other} samples; give data from a file"),
+    })
+}
+
+/// Random numbers that are the same on every machine: only integer arithmetic and exact float operations.
+struct Generator(blake3::OutputReader);
+
+impl Generator {
+    fn new(seed: u64, input: &str, run: u64) -> Generator {
+        let mut h = blake3::Hasher::new();
+        h.update(&seed.to_le_bytes()).update(&run.to_le_bytes()).update(input.as_bytes());
+        Generator(h.finalize_xof())
+    }
+
+    fn next(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Approximately standard normal: the sum of twelve uniform numbers (Irwin-Hall) has variance 1 and ends at ±6.
+    /// Logarithms and cosines, which exact methods need, differ between platforms.
+    fn normal(&mut self) -> f64 {
+        let sum: f64 = (0..6)
+            .map(|_| {
+                let n = self.next();
+                f64::from((n >> 32) as u32) + f64::from(n as u32)
+            })
+            .sum();
+        sum / f64::from(u32::MAX) - 6.0
+    }
+
+    /// Uniform in `low..high`.
+    fn between(&mut self, low: i64, high: i64) -> i64 {
+        let width = i128::from(high) - i128::from(low);
+        let offset = (i128::from(self.next()) * width) >> 64;
+        i64::try_from(i128::from(low) + offset).unwrap_or(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(name: &str, dtype: DType, shape: Vec<Dim>) -> Input {
+        Input { name: name.into(), dtype, shape: Some(shape), optional: false }
+    }
+
+    #[test]
+    fn open_sizes_are_bound_once_and_told() {
+        let inputs = [
+            input("x", DType::F32, vec![Dim::symbol("b"), Dim::symbol("n")]),
+            input("y", DType::Bool, vec![Dim::symbol("b"), Dim::symbol("n").mul(&Dim::Known(2)), Dim::Unknown]),
+        ];
+        let options = Options { dims: [("n".to_owned(), 3)].into(), samples: Some(5), ..Options::default() };
+        let samples = draw(1, &Model::default(), &inputs, &options).unwrap();
+        assert_eq!(samples.batches.len(), 3);
+        assert_eq!(samples.batches[0]["x"].dims(), [2, 3]);
+        assert_eq!(samples.batches[0]["y"].dims(), [2, 6, 8]);
+        assert_eq!(samples.notes.len(), 2);
+        assert!(samples.notes[1].contains("--dim y:2=N"));
+    }
+
+    #[test]
+    fn draws_are_reproducible_and_plausible() {
+        let inputs = [input("x", DType::F64, vec![Dim::Known(4096)]), input("i", DType::I8, vec![Dim::Known(4096)])];
+        let options = Options { samples: Some(1), ranges: [("i".to_owned(), (-3, 4))].into(), ..Options::default() };
+        let first = draw(7, &Model::default(), &inputs, &options).unwrap();
+        assert_eq!(first.batches, draw(7, &Model::default(), &inputs, &options).unwrap().batches);
+        assert_ne!(first.batches, draw(8, &Model::default(), &inputs, &options).unwrap().batches);
+        let x = first.batches[0]["x"].to_f64().unwrap();
+        let mean = x.iter().sum::<f64>() / 4096.0;
+        let variance = x.iter().map(|v| v * v).sum::<f64>() / 4096.0;
+        assert!(mean.abs() < 0.1 && (variance - 1.0).abs() < 0.1, "{mean} {variance}");
+        let i = first.batches[0]["i"].to_i64().unwrap();
+        assert_eq!((i.iter().min(), i.iter().max()), (Some(&-3), Some(&3)));
+    }
+
+    #[test]
+    fn ranges_must_fit_the_type() {
+        let inputs = [input("i", DType::U8, vec![Dim::Known(1)])];
+        let options = Options { ranges: [("i".to_owned(), (0, 257))].into(), ..Options::default() };
+        let error = draw(7, &Model::default(), &inputs, &options).unwrap_err();
+        assert!(error.to_string().contains("leaves its type, uint8"));
+    }
+}

@@ -1,0 +1,113 @@
+//! A model rewritten such that tract runs it, and runs it right.
+//!
+//! tract knows about two thirds of ONNX, does not look at the domain of an operator, and ignores some attributes. The
+//! rewrite works on the message that is about to be handed over, so the model itself stays as it is:
+//!
+//! 1. local functions are inlined ([`functions`]);
+//! 2. every node is offered to the [`RULES`], which expand what tract lacks or gets wrong into what it has; constants that
+//!    are dequantized become plain floats;
+//! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one that
+//!    it computes wrongly is refused, because a wrong reference is worse than none;
+//! 4. constants of 2 and 4 bits move into bytes ([`packed`]).
+//!
+//! The expansions follow the definitions of the operators and not any implementation of them.
+
+mod activation;
+mod build;
+mod constant;
+mod contrib;
+mod functions;
+mod nbits;
+mod packed;
+mod qlinear;
+mod quantize;
+mod recurrent;
+mod refuse;
+mod scope;
+
+use planish_passes::EngineError;
+use planish_proto::onnx::{GraphProto, ModelProto, NodeProto};
+
+use super::program::prune;
+use build::Builder;
+use scope::{Op, Scope};
+
+/// Expands one node: adds what replaces it to the builder and returns true, or returns false if it is none of its concern.
+type Rule = fn(&Op<'_>, &mut Builder<'_>) -> Result<bool, EngineError>;
+
+/// In the order in which they are tried; what one makes is offered to all of them again.
+const RULES: &[Rule] = &[
+    constant::hoist,
+    quantize::dequantize_constant,
+    quantize::dequantize,
+    quantize::quantize,
+    qlinear::expand,
+    nbits::expand,
+    contrib::expand,
+    activation::expand,
+    recurrent::reverse,
+];
+
+/// A rule's result may need another rule, but not for ever.
+const MAX_ROUNDS: usize = 8;
+
+/// Rewrites a model in place. Its graph comes out pruned and without types of inner values.
+pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
+    functions::inline(message)?;
+    let opset = message.opset_import.iter().find(|o| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx")));
+    let mut scope = Scope::new(opset.and_then(|o| o.version).unwrap_or(1), message);
+    if let Some(graph) = &mut message.graph {
+        lower_graph(graph, &mut scope)?;
+        prune(graph);
+        packed::widen(graph)?;
+    }
+    Ok(())
+}
+
+fn lower_graph(graph: &mut GraphProto, scope: &mut Scope) -> Result<(), EngineError> {
+    scope.enter(graph);
+    let mut lowered = Vec::with_capacity(graph.node.len());
+    for node in std::mem::take(&mut graph.node) {
+        lower_node(node, graph, scope, &mut lowered, 0)?;
+    }
+    graph.node = lowered;
+    graph.value_info.clear();
+    scope.leave();
+    Ok(())
+}
+
+fn lower_node(
+    mut node: NodeProto,
+    graph: &mut GraphProto,
+    scope: &mut Scope,
+    lowered: &mut Vec<NodeProto>,
+    round: usize,
+) -> Result<(), EngineError> {
+    if let Some(built) = rewrite(&node, scope, round)? {
+        for (name, tensor) in built.constants {
+            graph.initializer.push(build::initializer(&name, &tensor));
+            scope.add_constant(&name, tensor);
+        }
+        for made in built.nodes {
+            lower_node(made, graph, scope, lowered, round + 1)?;
+        }
+        return Ok(());
+    }
+    refuse::check(&Op::new(&node, scope))?;
+    for inner in node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
+        lower_graph(inner, scope)?;
+    }
+    lowered.push(node);
+    Ok(())
+}
+
+fn rewrite(node: &NodeProto, scope: &Scope, round: usize) -> Result<Option<build::Built>, EngineError> {
+    let op = Op::new(node, scope);
+    for rule in RULES.iter().take_while(|_| round < MAX_ROUNDS) {
+        let mut builder = Builder::new(&op);
+        if rule(&op, &mut builder)? {
+            return Ok(Some(builder.finish()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,163 @@
+//! Plans: a model made ready for inputs of certain shapes.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use anyhow::Context;
+use planish_ir::{DType, Dims, Tensor, onnx::export_tensor};
+use planish_passes::{EngineError, Tensors};
+use planish_proto::onnx;
+use prost::Message;
+use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TractResult, TypedRunnableModel};
+
+use super::{
+    quiet::quietly,
+    tensor::{from_tract, to_tract},
+    weights::{FOLDER, Weights},
+};
+use crate::engine::program::{failed, prune};
+
+/// Plans kept at a time. Each holds a copy of the weights.
+const KEPT: usize = 4;
+/// An input up to this many elements may become a constant of a plan.
+const SMALL: u64 = 64;
+
+/// A lowered model and its plans so far.
+pub(super) struct Plans {
+    message: onnx::ModelProto,
+    weights: Weights,
+    /// Least recently made first.
+    made: Mutex<Vec<(Key, Slot)>>,
+}
+
+/// What a plan was made for: the inputs by name.
+type Key = Vec<(String, DType, Dims, Content)>;
+
+/// What a plan takes for granted about an input.
+#[derive(Clone, PartialEq)]
+enum Content {
+    Any,
+    Exactly(Tensor),
+}
+
+/// Filled by the first who needs it; the others wait.
+type Slot = Arc<OnceLock<Result<Arc<Plan>, EngineError>>>;
+
+struct Plan {
+    runnable: Arc<TypedRunnableModel>,
+    /// Names of the inputs that a run still takes, in tract's order.
+    inputs: Vec<String>,
+}
+
+impl Plans {
+    /// A lowered message; its large weights are taken out and shared by all plans.
+    pub(super) fn new(mut message: onnx::ModelProto) -> Plans {
+        let weights = message.graph.as_mut().map(Weights::take).unwrap_or_default();
+        Plans { message, weights, made: Mutex::default() }
+    }
+
+    /// The outputs of the message, in order.
+    pub(super) fn run(&self, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+        let outputs = self.message.graph.as_ref().map_or(0, |g| g.output.len());
+        if outputs == 0 {
+            return Ok(Vec::new());
+        }
+        let open = self.run_as(inputs, |_| Content::Any);
+        match open {
+            Err(first) if inputs.values().any(is_small) => {
+                let fixed = self.run_as(inputs, |t| if is_small(t) { Content::Exactly(t.clone()) } else { Content::Any });
+                fixed.map_err(|_| first)
+            }
+            result => result,
+        }
+    }
+
+    fn run_as(&self, inputs: &Tensors, content: impl Fn(&Tensor) -> Content) -> Result<Vec<Tensor>, EngineError> {
+        let describe = |(name, t): (&String, &Tensor)| (name.clone(), t.dtype(), Dims::from_slice(t.dims()), content(t));
+        let key: Key = inputs.iter().map(describe).collect();
+        let slot = self.slot(&key);
+        let plan = slot.get_or_init(|| self.plan(&key).map(Arc::new)).clone()?;
+        plan.run(inputs)
+    }
+
+    fn slot(&self, key: &Key) -> Slot {
+        // A panic inside the lock leaves at worst a slot too few.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, slot)) = made.iter().find(|(k, _)| k == key) {
+            return Arc::clone(slot);
+        }
+        if made.len() >= KEPT {
+            made.remove(0);
+        }
+        let slot = Slot::default();
+        made.push((key.clone(), Arc::clone(&slot)));
+        slot
+    }
+
+    fn plan(&self, key: &Key) -> Result<Plan, EngineError> {
+        let mut message = self.message.clone();
+        let graph = message.graph.as_mut().ok_or_else(|| failed("the model has no graph".to_owned()))?;
+        specialize(graph, key);
+        let inputs = graph.input.iter().filter_map(|i| i.name.clone()).collect();
+        let wanted: Vec<String> = graph.output.iter().filter_map(|o| o.name.clone()).collect();
+        let bytes = message.encode_to_vec();
+        let runnable = quietly(|| plan(&bytes, &wanted, &self.weights))?;
+        Ok(Plan { runnable, inputs })
+    }
+}
+
+impl Plan {
+    fn run(&self, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+        quietly(|| {
+            let given = self.inputs.iter().map(|name| to_tract(inputs.get(name).context("an input is missing")?));
+            let outputs = self.runnable.run(given.collect::<TractResult<_>>()?)?;
+            outputs.iter().map(|t| from_tract(t)).collect::<TractResult<Vec<_>>>()
+        })
+    }
+}
+
+fn is_small(t: &Tensor) -> bool {
+    t.elements() <= SMALL
+}
+
+/// Fixes the inputs of a graph to what a key says. An input that is not in the key keeps its default.
+fn specialize(graph: &mut onnx::GraphProto, key: &Key) {
+    for (name, dtype, dims, content) in key {
+        graph.initializer.retain(|t| t.name.as_ref() != Some(name));
+        match content {
+            Content::Exactly(t) => {
+                graph.input.retain(|i| i.name.as_ref() != Some(name));
+                graph.initializer.push(export_tensor(name, t));
+            }
+            Content::Any => {
+                for input in graph.input.iter_mut().filter(|i| i.name.as_ref() == Some(name)) {
+                    input.r#type = Some(tensor_type(*dtype, dims));
+                }
+            }
+        }
+    }
+    graph.input.retain(|i| key.iter().any(|(name, ..)| i.name.as_ref() == Some(name)));
+    prune(graph);
+}
+
+fn tensor_type(dtype: DType, dims: &[u64]) -> onnx::TypeProto {
+    use onnx::{tensor_shape_proto as shape, type_proto};
+    let dim = |&d: &u64| shape::Dimension {
+        value: Some(shape::dimension::Value::DimValue(i64::try_from(d).unwrap_or(i64::MAX))),
+        ..Default::default()
+    };
+    let shape = onnx::TensorShapeProto { dim: dims.iter().map(dim).collect() };
+    let tensor = type_proto::Tensor { elem_type: Some(dtype.code()), shape: Some(shape) };
+    onnx::TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }
+}
+
+fn plan(message: &[u8], outputs: &[String], weights: &Weights) -> TractResult<Arc<TypedRunnableModel>> {
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    onnx.provider = Arc::new(weights.clone());
+    let message = onnx.proto_model_for_read(&mut &*message)?;
+    let parsed = onnx.parse(&message, Some(FOLDER))?;
+    let mut model = parsed.model;
+    // Named outlets, because labels get lost where tract merges nodes.
+    let outlets: Vec<_> = outputs.iter().filter_map(|name| parsed.outlets_by_name.get(name).copied()).collect();
+    model.select_output_outlets(&outlets)?;
+    model.into_optimized()?.into_runnable()
+}

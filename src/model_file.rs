@@ -1,0 +1,94 @@
+//! Models on disk: opened, checked, hashed, written.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use planish_ir::{Model, Tensor, onnx, verify};
+use planish_proto::{External, MappedFile, SaveOptions, Sources, Written};
+
+use crate::{
+    cli::ExternalData,
+    failure::{Kind, OrFail, Result},
+};
+
+/// A model and the files that its weights are slices of.
+pub struct ModelFile {
+    /// The model, verified.
+    pub model: Model,
+    /// Knows where the weights come from.
+    pub sources: Sources,
+    /// Where it was read from.
+    pub path: PathBuf,
+}
+
+impl ModelFile {
+    /// Opens, imports and verifies a model. No weight is read.
+    pub fn open(path: &Path) -> Result<ModelFile> {
+        let context = || format!("cannot read the model {}", path.display());
+        let loaded = planish_proto::open(path).or_fail(Kind::File)?;
+        let external = |t: &planish_proto::onnx::TensorProto| Ok(loaded.sources.external(t)?);
+        let model = onnx::import(loaded.model, &external).or_fail_with(Kind::File, context)?;
+        verify(&model).or_fail_with(Kind::File, context)?;
+        Ok(ModelFile { model, sources: loaded.sources, path: loaded.path })
+    }
+
+    /// Lets go of the mapped pages of a weight.
+    pub fn release(&self, tensor: &Tensor) {
+        if let Some(raw) = tensor.raw() {
+            self.sources.release(raw);
+        }
+    }
+
+    /// BLAKE3 of the files that the model was read from, the model's own first, as `b3sum` prints them.
+    pub fn hashes(&self) -> Result<Vec<String>> {
+        let mut files = vec![MappedFile::open(&self.path).or_fail(Kind::File)?];
+        for (_, v) in self.model.graph.values() {
+            let Some((file, _)) = v.constant().and_then(Tensor::raw).and_then(|b| self.sources.locate(b)) else { continue };
+            if !files.iter().any(|f| same_file(f, &file)) {
+                files.push(file);
+            }
+        }
+        files.iter().map(|f| hash_file(f.path()).or_fail_with(Kind::File, || format!("cannot read {}", f.path().display()))).collect()
+    }
+}
+
+fn same_file(a: &Arc<MappedFile>, b: &Arc<MappedFile>) -> bool {
+    a.path().canonicalize().ok() == b.path().canonicalize().ok()
+}
+
+/// Reads through a buffer rather than through a mapping, so that nothing stays resident.
+pub fn hash_file(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut file = std::fs::File::open(path)?;
+    let mut buffer = vec![0u8; 4 << 20];
+    loop {
+        match io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            n => hasher.update_rayon(&buffer[..n]),
+        };
+    }
+}
+
+/// Verifies a model and writes it in one step: whatever happens, the old file or the new one is there.
+///
+/// `identity` determines the content; a data file beside the model is named by it.
+pub fn save(model: &Model, sources: &Sources, path: &Path, external: ExternalData, identity: &str, sync: bool) -> Result<Written> {
+    let verified = verify(model).or_fail(Kind::Internal)?;
+    let message = onnx::export(&verified);
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let digest = blake3::hash(identity.as_bytes()).to_hex();
+    let options = SaveOptions {
+        external: match external {
+            ExternalData::Auto => External::Auto,
+            ExternalData::Always => External::Always,
+            ExternalData::Never => External::Never,
+        },
+        data_name: Some(format!("{stem}.{}.data", &digest[..12])),
+        sync,
+        ..SaveOptions::default()
+    };
+    planish_proto::save(message, sources, path, &options).or_fail(Kind::File)
+}

@@ -1,0 +1,250 @@
+//! Pipeline files.
+//!
+//! A pipeline is YAML. Unknown keys are refused, with the line and the key that was probably meant. The same types give
+//! the JSON Schema that `planish schema` prints.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use planish_passes::{StepConfig, suggest};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cli::Preset,
+    failure::{Failure, Kind, OrFail, Result},
+};
+
+/// A pipeline: what to do to a model, and how to make sure of the result.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Version of this format; 1.
+    pub version: Version,
+    /// What the result is made for.
+    #[serde(default)]
+    pub target: Target,
+    /// Samples for passes that look at activations, and for verification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// The passes, in order.
+    pub passes: Vec<StepConfig>,
+    /// How the result is compared with the original.
+    #[serde(default)]
+    pub verify: Verify,
+    /// Files to write besides the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+}
+
+/// The only version so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version;
+
+/// What a model is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Standard operators, for any runtime.
+    #[default]
+    Generic,
+    /// ONNX Runtime, CPU execution provider.
+    OnnxruntimeCpu,
+    /// ONNX Runtime, CUDA execution provider.
+    OnnxruntimeGpu,
+    /// TensorRT.
+    Tensorrt,
+}
+
+/// Samples. Exactly one of `npz`, `npy` and `random` is given.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// An .npz file of arrays named by the model's inputs, samples first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub npz: Option<PathBuf>,
+    /// A folder of .npy files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub npy: Option<PathBuf>,
+    /// Random numbers, from this seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random: Option<u64>,
+    /// How many samples to use; all by default, 16 random ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<u64>,
+    /// Samples per run, where the model leaves it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u64>,
+}
+
+/// How the result is compared with the original. Without bounds, what the passes declare is asked for: bit equality
+/// after exact ones, equality within float rounding after those that reassociate; after lossy ones the figures are
+/// reported.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verify {
+    /// Who runs the two models.
+    pub engine: EngineChoice,
+    /// How many samples.
+    pub samples: u64,
+    /// Fail below this cosine, for any output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_cosine: Option<f64>,
+    /// Fail below this signal to quantization noise ratio in dB, for any output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_sqnr_db: Option<f64>,
+    /// Fail below this share of rows with the same largest element, for any output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1_agreement: Option<f64>,
+    /// Fail above this absolute difference of any element.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_abs: Option<f64>,
+}
+
+/// Who runs models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// Nobody; nothing is verified.
+    Off,
+    /// The engine inside planish.
+    #[default]
+    Tract,
+    /// ONNX Runtime, from its shared library.
+    Onnxruntime,
+}
+
+/// Files to write besides the model.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// The report as JSON.
+    pub json: PathBuf,
+}
+
+impl Default for Verify {
+    fn default() -> Verify {
+        Verify {
+            engine: EngineChoice::Tract,
+            samples: 4,
+            min_cosine: None,
+            min_sqnr_db: None,
+            top1_agreement: None,
+            max_abs: None,
+        }
+    }
+}
+
+impl Preset {
+    /// The text of the pipeline.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Preset::Simplify => include_str!("presets/simplify.yaml"),
+            Preset::Fp16 => include_str!("presets/fp16.yaml"),
+            Preset::Int8Weights => include_str!("presets/int8-weights.yaml"),
+        }
+    }
+}
+
+impl Pipeline {
+    /// A built-in pipeline.
+    pub fn preset(preset: Preset) -> Result<Pipeline> {
+        Pipeline::parse(preset.text()).map_err(|e| Failure::message(Kind::Internal, format!("preset {preset:?}: {e}")))
+    }
+
+    /// Reads a file. Relative paths in it start from its folder.
+    pub fn read(path: &Path) -> Result<Pipeline> {
+        let text = std::fs::read_to_string(path)
+            .or_fail_with(Kind::Config, || format!("cannot read the pipeline {}", path.display()))?;
+        let mut pipeline =
+            Pipeline::parse(&text).map_err(|e| Failure::message(Kind::Config, format!("{}: {e}", path.display())))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let from_folder = |p: &mut PathBuf| *p = folder.join(&*p);
+        if let Some(c) = &mut pipeline.calibration {
+            c.npz.iter_mut().chain(&mut c.npy).for_each(from_folder);
+        }
+        pipeline.report.iter_mut().for_each(|r| from_folder(&mut r.json));
+        Ok(pipeline)
+    }
+
+    /// Parses the text of a pipeline. The message of an error has the line, and a suggestion for an unknown key.
+    pub fn parse(text: &str) -> std::result::Result<Pipeline, String> {
+        let pipeline: Pipeline = serde_yaml::from_str(text).map_err(|e| explain(&e))?;
+        if let Some(c) = &pipeline.calibration {
+            let given = [c.npz.is_some(), c.npy.is_some(), c.random.is_some()];
+            if given.iter().filter(|&&g| g).count() != 1 {
+                return Err("calibration: give exactly one of npz, npy and random".into());
+            }
+        }
+        Ok(pipeline)
+    }
+}
+
+/// serde lists the keys that exist: name the one that was probably meant.
+fn explain(error: &serde_yaml::Error) -> String {
+    let message = error.to_string();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let is_unknown = message.contains("unknown field") || message.contains("unknown variant");
+    match (is_unknown, quoted.next()) {
+        (true, Some(wrong)) if !message.contains("did you mean") => match suggest(wrong, quoted) {
+            Some(like) => format!("{message}; did you mean `{like}`?"),
+            None => message,
+        },
+        _ => message,
+    }
+}
+
+impl Serialize for Version {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_u64(1)
+    }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Version, D::Error> {
+        match u64::deserialize(deserializer)? {
+            1 => Ok(Version),
+            n => Err(serde::de::Error::custom(format!("version {n} is not known; this planish reads version 1"))),
+        }
+    }
+}
+
+impl JsonSchema for Version {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Version".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"const": 1})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid() {
+        for preset in Preset::value_variants() {
+            Pipeline::preset(*preset).unwrap();
+        }
+    }
+
+    #[test]
+    fn mistakes_are_located_and_corrected() {
+        let error = |text: &str| Pipeline::parse(text).unwrap_err();
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverfy: {}\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplfy\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"");
+        insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"");
+    }
+
+    #[test]
+    fn a_pipeline_survives_being_written() {
+        let p = Pipeline::parse("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bytes: 3}\n").unwrap();
+        let written = serde_yaml::to_string(&p).unwrap();
+        assert_eq!(serde_yaml::to_string(&Pipeline::parse(&written).unwrap()).unwrap(), written);
+    }
+}

@@ -1,0 +1,52 @@
+//! Progress on a terminal: a spinner that says what is being done. Nothing in a pipe.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use planish_passes::{Observer, PassReport};
+
+/// Shows what is being done.
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// A spinner on standard error, or nothing if that is not a terminal.
+    pub fn start() -> Progress {
+        // indicatif draws nothing if standard error is not a terminal.
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Progress { bar }
+    }
+
+    /// Says what is being done now.
+    pub fn say(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Progress {
+    fn pass_begins(&self, name: &str) {
+        self.say(name);
+    }
+
+    fn patch(&self, number: u64, pass: &str, _: &str) {
+        // Rules make thousands of patches a second.
+        if number.is_multiple_of(64) {
+            self.say(format!("{pass}: patch {number}"));
+        }
+    }
+
+    fn pass_ends(&self, report: &PassReport) {
+        log::info!("{}: {} patches, {} refusals", report.name, report.patches, report.refusals);
+    }
+}

@@ -1,0 +1,85 @@
+//! The same input and pipeline give the same bytes.
+
+use std::{fs, path::Path};
+
+use planish_proto::{Sources, onnx};
+use prost_order::shuffle;
+
+use crate::support::{models, planish};
+
+fn compile(model: &Path, out: &Path, preset: &str, threads: &str) -> Vec<u8> {
+    planish()
+        .args(["compile", "--preset", preset, "--verify", "off", "--threads", threads])
+        .arg(model)
+        .arg("-o")
+        .arg(out)
+        .assert()
+        .success();
+    fs::read(out).unwrap()
+}
+
+#[test]
+fn threads_do_not_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    for model in models() {
+        for preset in ["simplify", "fp16", "int8-weights"] {
+            let one = compile(&model, &out, preset, "1");
+            let many = compile(&model, &out, preset, "4");
+            assert!(one == many, "{} {preset}", model.display());
+        }
+    }
+}
+
+#[test]
+fn the_order_of_nodes_in_the_file_does_not_matter() {
+    let folder = tempfile::tempdir().unwrap();
+    let (shuffled, out) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
+    for model in models() {
+        let reference = without_provenance(&compile(&model, &out, "simplify", "0"));
+        for seed in 1..=3 {
+            let mut message = planish_proto::open(&model).unwrap().model;
+            let moved = shuffle(message.graph.as_mut().unwrap(), seed);
+            assert!(moved > 0, "{}: nothing moved", model.display());
+            planish_proto::save(message, &Sources::default(), &shuffled, &Default::default()).unwrap();
+            let other = without_provenance(&compile(&shuffled, &out, "simplify", "0"));
+            assert!(reference == other, "{} seed {seed}", model.display());
+        }
+    }
+}
+
+/// The model without the hash of its input, which differs because the input file does.
+fn without_provenance(bytes: &[u8]) -> onnx::ModelProto {
+    let mut message = planish_proto::decode(bytes.to_vec().into()).unwrap();
+    message.metadata_props.clear();
+    message
+}
+
+mod prost_order {
+    //! Another valid order of a graph's nodes.
+
+    use std::collections::BTreeSet;
+
+    use planish_proto::onnx::{GraphProto, NodeProto};
+
+    /// Draws a random topological order; returns how many nodes changed their place.
+    pub(super) fn shuffle(graph: &mut GraphProto, mut seed: u64) -> usize {
+        let produced: BTreeSet<String> = graph.node.iter().flat_map(|n| n.output.clone()).collect();
+        let mut ready: BTreeSet<String> = BTreeSet::new();
+        let mut waiting: Vec<(usize, NodeProto)> = std::mem::take(&mut graph.node).into_iter().enumerate().collect();
+        let mut moved = 0;
+        while !waiting.is_empty() {
+            let can_run = |n: &NodeProto| n.input.iter().all(|i| !produced.contains(i) || ready.contains(i));
+            let candidates: Vec<usize> = (0..waiting.len()).filter(|&i| can_run(&waiting[i].1)).collect();
+            // xorshift64: https://www.jstatsoft.org/article/view/v008i14
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let (place, node) = waiting.remove(candidates[(seed % candidates.len() as u64) as usize]);
+            moved += usize::from(place != graph.node.len());
+            ready.extend(node.output.iter().cloned());
+            graph.node.push(node);
+        }
+        moved
+    }
+}

@@ -1,0 +1,53 @@
+//! Helpers of the integration tests.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+
+/// The models in `fixtures/models`, by name.
+pub(crate) fn models() -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(fixture("models")).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 4, "the fixtures are missing");
+    paths
+}
+
+/// A path in `fixtures`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    root().join("fixtures").join(name)
+}
+
+/// The folder of the project.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The program.
+pub(crate) fn planish() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_planish"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+/// What the program prints when it succeeds.
+pub(crate) fn stdout(command: &mut Command) -> String {
+    let output = command.assert().success().get_output().stdout.clone();
+    String::from_utf8(output).unwrap()
+}
+
+/// What the program prints to standard error when it fails with this code.
+pub(crate) fn failure(command: &mut Command, code: i32) -> String {
+    let output = command.assert().failure().code(code).get_output().stderr.clone();
+    String::from_utf8(output).unwrap()
+}
+
+/// A small sensible size for each dynamic dim of the fixtures.
+pub(crate) fn dims(model: &Path) -> Vec<String> {
+    let name = model.file_stem().unwrap().to_string_lossy().into_owned();
+    match name.as_str() {
+        // Paddle leaves all sizes of the image open.
+        "ppocr_cls" => vec!["--dim=x:0=2".into(), "--dim=x:2=48".into(), "--dim=x:3=192".into()],
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Runs every test: the Rust ones, and the checks against the real onnx and onnxruntime, which go into target/venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=target/venv
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -m venv "$venv"
+fi
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+
+# Tests that need onnxruntime fail without it instead of being skipped.
+export PLANISH_REQUIRE_ONNXRUNTIME=1
+export VIRTUAL_ENV="$PWD/$venv"
+cargo test --workspace --locked "$@"
+cargo build --locked
+"$venv/bin/python" tests/operators.py target/debug/planish
