@@ -22,7 +22,10 @@ pub enum Attr {
     SparseTensors(Vec<SparseTensor>),
     Types(Vec<Type>),
     /// Inside a function: the attribute of that name of the calling node, of the attribute type with this code.
-    Ref { name: String, kind: i32 },
+    Ref {
+        name: String,
+        kind: i32,
+    },
 }
 
 /// The attributes of one node, sorted by name.

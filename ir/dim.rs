@@ -29,6 +29,11 @@ const MAX_TERMS: usize = 16;
 /// Bound on the degree of one monomial, for the same reason.
 const MAX_DEGREE: usize = 8;
 
+/// How the names of quotients begin.
+const FLOOR: &str = "floor(";
+/// Bound on such a name: each division of a quotient nests it deeper.
+const MAX_QUOTIENT: usize = 256;
+
 impl Dim {
     /// A named size, as in `dim_param`. An empty name says nothing.
     pub fn symbol(name: &str) -> Dim {
@@ -127,6 +132,41 @@ impl Dim {
             quotient.insert(monomial, coefficient.checked_div(c)?);
         }
         Some(Poly(quotient).into_dim())
+    }
+
+    /// Quotient rounded down. What does not divide becomes a name of its own, `floor((H + 1)/2)`, in a form in which equal
+    /// quotients are spelled equally as far as that is cheap. `Unknown` for a divisor of 0 and for names that grow long.
+    pub(crate) fn floor_div(&self, by: u64) -> Dim {
+        if let Dim::Known(n) = self {
+            return n.checked_div(by).map_or(Dim::Unknown, Dim::Known);
+        }
+        let (Some(poly), Ok(divisor)) = (self.poly(), i64::try_from(by)) else { return Dim::Unknown };
+        let (mut whole, mut rest) = (BTreeMap::new(), BTreeMap::new());
+        for (names, c) in poly.0 {
+            let (Some(q), Some(r)) = (c.checked_div_euclid(divisor), c.checked_rem_euclid(divisor)) else {
+                return Dim::Unknown;
+            };
+            whole.insert(names.clone(), q);
+            rest.insert(names, r);
+        }
+        // A constant rest is less than the divisor.
+        let rest = match Poly(rest).into_dim() {
+            Dim::Symbolic(rest) => {
+                let name = format!("{FLOOR}({})/{by})", Dim::Symbolic(rest));
+                if name.len() > MAX_QUOTIENT {
+                    return Dim::Unknown;
+                }
+                Dim::symbol(&name)
+            }
+            Dim::Known(_) => Dim::Known(0),
+            Dim::Unknown => return Dim::Unknown,
+        };
+        Poly(whole).into_dim_signed().add(&rest).non_negative()
+    }
+
+    /// True if a name in it could be mistaken for a quotient that [`Dim::floor_div`] forms.
+    pub(crate) fn names_quotient(&self) -> bool {
+        self.names().any(|n| n.starts_with(FLOOR))
     }
 
     /// The dim plus a signed constant; `Unknown` if that is provably no size.
@@ -283,6 +323,23 @@ mod tests {
         let mut d = s("a").add(&s("b")).add(&Dim::Known(1));
         for _ in 0..6 {
             d = d.mul(&d.clone());
+        }
+        assert_eq!(d, Dim::Unknown);
+    }
+
+    #[test]
+    fn quotients_have_one_form() {
+        let half = |d: &Dim| d.floor_div(2);
+        let n = s("N");
+        assert_eq!(half(&n.offset(1)).to_string(), "floor((N + 1)/2)");
+        // A convolution with kernel 3, padding 1 and stride 2, and one with kernel 1.
+        assert_eq!(half(&n.offset(-1)).offset(1), half(&n.offset(1)));
+        assert_eq!(half(&n.mul(&Dim::Known(2)).offset(1)), n);
+        assert_eq!(half(&n.mul(&Dim::Known(3))).to_string(), "floor((N)/2) + N");
+        assert_eq!(n.floor_div(0), Dim::Unknown);
+        let mut d = n;
+        for _ in 0..100 {
+            d = half(&d);
         }
         assert_eq!(d, Dim::Unknown);
     }

@@ -85,10 +85,7 @@ impl DType {
     /// Floating point of any width (not complex).
     pub const fn is_float(self) -> bool {
         use DType::*;
-        matches!(
-            self,
-            F32 | F16 | F64 | BF16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F4E2M1 | F8E8M0
-        )
+        matches!(self, F32 | F16 | F64 | BF16 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F4E2M1 | F8E8M0)
     }
 
     /// Signed or unsigned integer of any width (not bool).

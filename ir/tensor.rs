@@ -198,7 +198,8 @@ impl Tensor {
     /// Elements of an integer or bool tensor of 8 to 64 bits, widened. Fails on unsigned values above `i64::MAX`.
     pub fn to_i64(&self) -> Result<Vec<i64>, TensorError> {
         let b = self.bytes();
-        let type_error = TensorError::Type { actual: self.dtype, wanted: "an 8 to 64 bit integer in the range of int64" };
+        let type_error =
+            TensorError::Type { actual: self.dtype, wanted: "an 8 to 64 bit integer in the range of int64" };
         Ok(match self.dtype {
             DType::I64 => chunks(b).map(i64::from_le_bytes).collect(),
             DType::I32 => chunks(b).map(|c| i64::from(i32::from_le_bytes(c))).collect(),
@@ -298,7 +299,10 @@ mod tests {
     #[test]
     fn length_must_fit_the_dims() {
         assert!(Tensor::from_f32([2, 3].as_slice(), &[0.0; 6]).is_ok());
-        assert!(matches!(Tensor::from_f32([2, 3].as_slice(), &[0.0; 5]), Err(TensorError::Length { expected: 24, .. })));
+        assert!(matches!(
+            Tensor::from_f32([2, 3].as_slice(), &[0.0; 5]),
+            Err(TensorError::Length { expected: 24, .. })
+        ));
         let huge = Tensor::from_raw(DType::F32, [u64::MAX, 2].as_slice(), Bytes::new());
         assert!(matches!(huge, Err(TensorError::Overflow { .. })));
         let empty_but_huge = Tensor::from_raw(DType::F32, [u64::MAX, 2, 0].as_slice(), Bytes::new());

@@ -70,14 +70,9 @@ impl Interface {
     pub fn check(&self, model: &Model) -> Result<(), VerifyError> {
         let now = Interface::of(model);
         let mut found = Vec::new();
-        for (kind, before, after) in
-            [("input", &self.inputs, &now.inputs), ("output", &self.outputs, &now.outputs)]
-        {
+        for (kind, before, after) in [("input", &self.inputs, &now.inputs), ("output", &self.outputs, &now.outputs)] {
             if before.len() != after.len() {
-                found.push(violation(
-                    "interface".into(),
-                    format!("{} {kind}s became {}", before.len(), after.len()),
-                ));
+                found.push(violation("interface".into(), format!("{} {kind}s became {}", before.len(), after.len())));
             }
             for ((name, ty), (new_name, new_ty)) in before.iter().zip(after) {
                 let place = format!("{kind} {name:?}");
@@ -159,9 +154,7 @@ impl Verifier {
             for user in &v.users {
                 let agrees = match *user {
                     Use::Output(i) => g.outputs().get(i as usize) == Some(&id),
-                    Use::Node(node, Operand::Input(i)) => {
-                        g.node(node).is_some_and(|n| n.input(i as usize) == Some(id))
-                    }
+                    Use::Node(node, Operand::Input(i)) => g.node(node).is_some_and(|n| n.input(i as usize) == Some(id)),
                     Use::Node(node, Operand::Capture(k)) => {
                         g.node(node).is_some_and(|n| n.captures.get(k as usize) == Some(&id))
                     }
@@ -197,7 +190,10 @@ impl Verifier {
         }
         for (i, &id) in g.outputs().iter().enumerate() {
             if !g.value(id).is_some_and(|v| v.users.contains(&Use::Output(i as u32))) {
-                self.report(|| place.to_owned(), format!("its output {i} does not exist or does not know that it is one"));
+                self.report(
+                    || place.to_owned(),
+                    format!("its output {i} does not exist or does not know that it is one"),
+                );
             }
         }
     }
@@ -231,7 +227,13 @@ impl Verifier {
         for inner in node.attrs.graphs() {
             for (value, k) in inner.captured() {
                 if node.captures.len() <= k as usize {
-                    self.report(at, format!("its subgraph captures {:?} under number {k}, which it does not list", inner.name_of(value)));
+                    self.report(
+                        at,
+                        format!(
+                            "its subgraph captures {:?} under number {k}, which it does not list",
+                            inner.name_of(value)
+                        ),
+                    );
                 }
             }
         }

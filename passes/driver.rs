@@ -104,7 +104,7 @@ impl Size {
             parameters: c.parameters,
             bytes: c.weight_bytes,
             macs: c.macs,
-            unknown_macs: c.unknown_macs,
+            unknown_macs: c.unknown.len() as u64,
         }
     }
 }
@@ -174,6 +174,8 @@ const MAX_ROUNDS: usize = 16;
 impl Driver<'_> {
     /// Runs the steps in order. On an error the model is as the last good patch left it.
     pub fn run(&self, model: &mut Model, steps: &[StepConfig]) -> Result<Outcome, DriverError> {
+        // Rules ask for shapes; files declare only some.
+        infer::annotate(model);
         let mut run = Run { driver: self, interface: Interface::of(model), outcome: Outcome::default() };
         for step in steps {
             if run.outcome.stopped {

@@ -23,6 +23,7 @@ mod registry;
 pub mod clean;
 pub mod convert;
 pub mod fuse;
+pub mod quantize;
 
 #[cfg(test)]
 mod testing;

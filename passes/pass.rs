@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Numerics, Opsets, Patch, Tensor};
+use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Opsets, Patch, Tensor};
 
 use crate::{Engine, EngineError, Tensors};
 
@@ -77,6 +77,13 @@ pub struct Context<'a> {
     pub release: &'a (dyn Fn(&Tensor) + Sync),
 }
 
+impl Context<'_> {
+    /// Without engine and samples.
+    pub const fn bare() -> Context<'static> {
+        Context { engine: None, samples: &[], release: &|_| {} }
+    }
+}
+
 /// What a transform wants changed. Patches are applied in their order, and each is numbered.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -126,6 +133,3 @@ pub enum PassError {
         source: planish_ir::TensorError,
     },
 }
-
-/// What the driver counts as the worst class of a pass that did nothing.
-pub const NO_CHANGE: Numerics = Numerics::Exact;

@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Pass, Shape, clean, convert, fuse};
+use crate::{Pass, Shape, clean, convert, fuse, quantize};
 
 /// One line of the table.
 pub struct Entry {
@@ -55,6 +55,7 @@ pub static PASSES: &[Entry] = &[
     entry!("dedup-initializers", "clean/dedup.rs", clean::DedupInitializers),
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
+    entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),

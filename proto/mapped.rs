@@ -25,7 +25,7 @@ pub struct MappedFile {
 
 impl MappedFile {
     /// Map the file at `path`. Nothing of it is read yet.
-    pub(crate) fn open(path: &Path) -> Result<Arc<Self>> {
+    pub fn open(path: &Path) -> Result<Arc<Self>> {
         // Asked before opening, because opening a pipe would wait for its writer.
         let kind = fs::metadata(path).map_err(Error::io("open", path))?;
         if !kind.is_file() {

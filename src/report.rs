@@ -106,7 +106,7 @@ pub const fn numerics(n: Numerics) -> &'static str {
 /// A table whose columns, but for the first, are numbers.
 pub fn table(header: &[&str]) -> Table {
     let mut t = Table::new();
-    t.load_preset(presets::NOTHING).set_header(header);
+    t.load_style(presets::NOTHING).set_header(header);
     for column in t.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

@@ -139,9 +139,18 @@ impl Graph {
         }
     }
 
+    /// Gives a value another name, which must be free.
+    pub(crate) fn rename(&mut self, id: ValueId, name: String) {
+        let Some(v) = self.values.get_mut(id.index()).and_then(Option::as_mut) else { return };
+        let old = std::mem::replace(&mut v.name, name.clone());
+        self.by_name.remove(&old);
+        self.by_name.insert(name, id);
+    }
+
     /// Gives `to` the name of `from`, and `from` a fresh one.
     pub(crate) fn take_name(&mut self, from: ValueId, to: ValueId) {
-        let (Some(name), Some(own)) = (self.value(from).map(|v| v.name.clone()), self.value(to).map(|v| v.name.clone()))
+        let (Some(name), Some(own)) =
+            (self.value(from).map(|v| v.name.clone()), self.value(to).map(|v| v.name.clone()))
         else {
             return;
         };

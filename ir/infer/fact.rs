@@ -78,7 +78,8 @@ impl Fact {
     #[must_use]
     pub fn with(self, elements: Option<impl Into<Arc<[Num]>>>) -> Fact {
         let elements = elements.map(Into::into).filter(|e: &Arc<[Num]>| {
-            let fits = self.ty.as_ref().and_then(Type::as_tensor).and_then(TensorType::elements) == Some(e.len() as u64);
+            let fits =
+                self.ty.as_ref().and_then(Type::as_tensor).and_then(TensorType::elements) == Some(e.len() as u64);
             fits && e.len() as u64 <= MAX_ELEMENTS && (e.is_empty() || e.iter().any(|n| *n != Num::Unknown))
         });
         Fact { ty: self.ty, elements }

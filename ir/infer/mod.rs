@@ -27,9 +27,9 @@ pub use num::Num;
 pub use slice::Range;
 pub use window::Window;
 
-use crate::{Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, Type, ValueId, op};
+use crate::{Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, TensorType, Type, ValueId, op};
 
-/// Sizes for names of dims, as given by `--dim name=N`.
+/// Sizes for names of dims, as given by `--dim name=N`. A size that the file does not name is `input.axis`, as in `x.0`.
 pub type Bindings = BTreeMap<String, u64>;
 
 /// What is known of each output of a node, by slot; or why the node cannot be valid.
@@ -195,9 +195,7 @@ impl Engine<'_> {
         for (id, value) in g.values() {
             let known = match &value.def {
                 Def::Constant(t) => Fact::constant(t),
-                Def::SparseConstant(t) => {
-                    Fact::of(Type::tensor(t.values.dtype(), t.dims.iter().map(|&d| d.into())))
-                }
+                Def::SparseConstant(t) => Fact::of(Type::tensor(t.values.dtype(), t.dims.iter().map(|&d| d.into()))),
                 Def::Captured(k) => captures.get(*k as usize).cloned().unwrap_or_default(),
                 Def::Input { .. } | Def::Node { .. } => continue,
             };
@@ -232,7 +230,12 @@ impl Engine<'_> {
             let fact = refine(fact, declared.as_ref()).unwrap_or_else(|fact| {
                 let (declared, inferred) = (show(declared.as_ref()), show(fact.ty.as_ref()));
                 let name = g.name_of(output);
-                self.contradiction(g, id, node, format!("output {slot} {name:?} is {inferred}, but the file declares {declared}"));
+                self.contradiction(
+                    g,
+                    id,
+                    node,
+                    format!("output {slot} {name:?} is {inferred}, but the file declares {declared}"),
+                );
                 fact
             });
             facts.set(output, fact.bounded());
@@ -269,13 +272,20 @@ impl Engine<'_> {
     }
 }
 
-/// A main graph's input as declared, with names bound.
+/// A main graph's input as declared, with sizes bound.
 fn interface(g: &Graph, v: ValueId, bindings: &Bindings) -> Fact {
+    let Some(value) = g.value(v) else { return Fact::UNKNOWN };
     let bind = |d: &Dim| match d {
-        Dim::Symbolic(_) if d.names().any(|n| n.len() > MAX_NAME) => Dim::Unknown,
+        Dim::Symbolic(_) if d.names_quotient() || d.names().any(|n| n.len() > MAX_NAME) => Dim::Unknown,
         _ => d.bind(bindings),
     };
-    g.ty(v).map_or(Fact::UNKNOWN, |ty| Fact::of(shape::map_dims(ty, &bind)))
+    let mut ty = value.ty().map(|ty| shape::map_dims(ty, &bind));
+    if let Some(Type::Tensor(TensorType { shape: Some(dims), .. })) = &mut ty {
+        for (axis, d) in dims.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Unknown) {
+            *d = bindings.get(&format!("{}.{axis}", value.name())).map_or(Dim::Unknown, |&n| Dim::Known(n));
+        }
+    }
+    Fact::typed(ty)
 }
 
 /// Fills what inference leaves open from a declared type without names. Gives the fact back if the two contradict.
@@ -303,7 +313,7 @@ fn fill(known: &Type, declared: &Type) -> Type {
         (None, b) => b.clone(),
         (a, None) => a.clone(),
     };
-    Type::Tensor(crate::TensorType { dtype: k.dtype, shape })
+    Type::Tensor(TensorType { dtype: k.dtype, shape })
 }
 
 fn store(g: &mut Graph, facts: &GraphFacts) {

@@ -94,11 +94,14 @@ impl Num {
         }
     }
 
-    /// Quotient as ONNX's `Div` forms it: truncated for integers. Expressions only where it is exact.
+    /// Quotient as ONNX's `Div` forms it: truncated for integers, which is rounded down where nothing is negative.
     pub fn div(&self, other: &Num) -> Num {
         match (self, other) {
             (Num::Int(a), Num::Int(b)) => a.checked_div(*b).map_or(Num::Unknown, Num::Int),
             (Num::Float(a), Num::Float(b)) => Num::Float(a / b),
+            (Num::Symbolic(a), Num::Int(b)) if *b > 0 && a.lower_bound().is_some_and(|l| l >= 0) => {
+                Num::from_dim(&a.floor_div(b.unsigned_abs()))
+            }
             _ => self.signed().div_exact(&other.signed()).map_or(Num::Unknown, |q| Num::from_dim(&q)),
         }
     }
@@ -258,7 +261,8 @@ mod tests {
         assert_eq!(a.add(&Num::Int(3)), n("N"));
         assert_eq!(n("N").sub(&n("N")).sub(&Num::Int(1)), Num::Int(-1));
         assert_eq!(n("N").mul(&Num::Int(6)).div(&Num::Int(3)), n("N").mul(&Num::Int(2)));
-        assert_eq!(n("N").div(&Num::Int(2)), Num::Unknown);
+        assert_eq!(n("N").sub(&Num::Int(3)).div(&Num::Int(2)), Num::Unknown);
+        assert_eq!(n("N").div(&n("M")), Num::Unknown);
     }
 
     #[test]

@@ -49,14 +49,6 @@ pub fn volume<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
     product
 }
 
-/// The quotient rounded down, where it can be expressed.
-pub fn floor_div(a: &Dim, by: u64) -> Dim {
-    match a {
-        Dim::Known(n) => n.checked_div(by).map_or(Dim::Unknown, Dim::Known),
-        Dim::Symbolic(_) | Dim::Unknown => a.div_exact(&Dim::Known(by)).unwrap_or(Dim::Unknown),
-    }
-}
-
 /// A shape for messages.
 pub fn show(shape: &[Dim]) -> String {
     let dims: Vec<String> = shape.iter().map(Dim::to_string).collect();

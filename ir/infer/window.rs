@@ -1,6 +1,6 @@
 //! Sizes of what a sliding window yields: convolutions and pools.
 
-use super::{Call, shape::floor_div};
+use super::Call;
 use crate::Dim;
 
 /// How a window slides over the spatial axes. All lists have one entry per spatial axis.
@@ -38,8 +38,7 @@ impl Window {
         let attrs = call.attrs();
         let positive = |name: &str| -> Result<Vec<u64>, String> {
             let Some(list) = attrs.ints(name) else { return Ok(vec![1; axes]) };
-            let list: Option<Vec<u64>> =
-                list.iter().map(|&n| u64::try_from(n).ok().filter(|&n| n > 0)).collect();
+            let list: Option<Vec<u64>> = list.iter().map(|&n| u64::try_from(n).ok().filter(|&n| n > 0)).collect();
             list.filter(|l| l.len() == axes)
                 .ok_or_else(|| format!("{name} has to list {axes} positive numbers, one per spatial axis"))
         };
@@ -54,7 +53,9 @@ impl Window {
                 pads.iter().take(axes).copied().zip(pads.iter().skip(axes).copied()).collect()
             }
             (AutoPad::Explicit, Some(_)) => {
-                return Err(format!("pads has to list {axes} numbers for the beginnings and then for the ends of the axes"));
+                return Err(format!(
+                    "pads has to list {axes} numbers for the beginnings and then for the ends of the axes"
+                ));
             }
             _ => vec![(0, 0); axes],
         };
@@ -76,23 +77,29 @@ impl Window {
         if self.auto == AutoPad::Same {
             return match stride {
                 1 => input.clone(),
-                _ => floor_div(&input.offset(i64::try_from(stride).map_or(0, |s| s - 1)), stride),
+                _ => ceil_div(input, stride),
             };
         }
         let Some(extent) = extent(kernel, dilation) else { return Dim::Unknown };
         let offset = before.checked_add(after).and_then(|p| p.checked_sub(extent));
         let Some(room) = offset.map(|o| input.offset(o)) else { return Dim::Unknown };
-        let (Dim::Known(room), Dim::Known(size), true) = (&room, input, self.ceil) else {
-            let steps = if self.ceil && stride > 1 { ceil_div(&room, stride) } else { floor_div(&room, stride) };
-            return steps.offset(1);
-        };
-        // A last window that would start in the padding behind the input does not count.
-        let steps = room.div_ceil(stride);
-        let start = steps.checked_mul(stride);
-        let limit = u64::try_from(before).ok().and_then(|b| size.checked_add(b));
-        match (start, limit) {
-            (Some(start), Some(limit)) if start >= limit => Dim::Known(steps),
-            (Some(_), Some(_)) => steps.checked_add(1).map_or(Dim::Unknown, Dim::Known),
+        if !self.ceil {
+            return room.floor_div(stride).offset(1);
+        }
+        // A last window that would start in the padding behind the input does not count. Whether there is one shows from
+        // the size, unless the window reaches further than padding and stride.
+        let steps = ceil_div(&room, stride);
+        let reaches = i64::try_from(stride).ok().and_then(|s| after.checked_add(s)).is_some_and(|r| r <= extent);
+        match (&steps, input) {
+            _ if reaches => steps.offset(1),
+            (Dim::Known(steps), Dim::Known(size)) => {
+                let limit = u64::try_from(before).ok().and_then(|b| size.checked_add(b));
+                match (steps.checked_mul(stride), limit) {
+                    (Some(start), Some(limit)) if start >= limit => Dim::Known(*steps),
+                    (Some(_), Some(_)) => Dim::Known(steps.saturating_add(1)),
+                    _ => Dim::Unknown,
+                }
+            }
             _ => Dim::Unknown,
         }
     }
@@ -127,6 +134,6 @@ fn extent(kernel: &Dim, dilation: u64) -> Option<i64> {
 fn ceil_div(a: &Dim, by: u64) -> Dim {
     match a {
         Dim::Known(n) => Dim::Known(n.div_ceil(by)),
-        Dim::Symbolic(_) | Dim::Unknown => floor_div(a, by),
+        Dim::Symbolic(_) | Dim::Unknown => i64::try_from(by).map_or(Dim::Unknown, |b| a.offset(b - 1).floor_div(by)),
     }
 }

@@ -51,14 +51,16 @@ pub enum WireError {
 }
 
 /// Hands out the bytes of a tensor that is stored beside the model.
-pub type External<'a> = dyn Fn(&onnx::TensorProto) -> Result<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>> + 'a;
+pub type External<'a> =
+    dyn Fn(&onnx::TensorProto) -> Result<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>> + 'a;
 
 fn metadata_in(entries: Vec<onnx::StringStringEntryProto>) -> Metadata {
     entries.into_iter().map(|e| (e.key.unwrap_or_default(), e.value.unwrap_or_default())).collect()
 }
 
 fn metadata_out(metadata: &Metadata) -> Vec<onnx::StringStringEntryProto> {
-    let entry = |(k, v): (&String, &String)| onnx::StringStringEntryProto { key: Some(k.clone()), value: Some(v.clone()) };
+    let entry =
+        |(k, v): (&String, &String)| onnx::StringStringEntryProto { key: Some(k.clone()), value: Some(v.clone()) };
     metadata.iter().map(entry).collect()
 }
 

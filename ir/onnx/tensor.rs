@@ -74,13 +74,7 @@ fn has_typed_data(m: &TensorProto) -> bool {
 /// The bytes of elements in the typed fields, by the rules in the comments of `TensorProto` (onnx.proto).
 fn typed_data(dtype: DType, m: &TensorProto) -> Result<Bytes, WireError> {
     use DType::*;
-    let fields = [
-        m.float_data.len(),
-        m.int32_data.len(),
-        m.int64_data.len(),
-        m.double_data.len(),
-        m.uint64_data.len(),
-    ];
+    let fields = [m.float_data.len(), m.int32_data.len(), m.int64_data.len(), m.double_data.len(), m.uint64_data.len()];
     if fields.iter().filter(|&&n| n > 0).count() > 1 {
         return Err(WireError::Data);
     }
@@ -129,10 +123,8 @@ where
 {
     let mut bytes = Vec::with_capacity(values.len().saturating_mul(N));
     for &v in values {
-        let element = convert(v).ok_or_else(|| WireError::Range {
-            value: i64::try_from(i128::from(v)).unwrap_or(i64::MAX),
-            dtype,
-        })?;
+        let element = convert(v)
+            .ok_or_else(|| WireError::Range { value: i64::try_from(i128::from(v)).unwrap_or(i64::MAX), dtype })?;
         bytes.extend_from_slice(&element);
     }
     Ok(Bytes::from(bytes))

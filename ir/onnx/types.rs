@@ -58,9 +58,7 @@ pub(super) fn type_out(ty: &Type) -> TypeProto {
         }),
         Type::Sequence(t) => Kind::SequenceType(Box::new(type_proto::Sequence { elem_type: boxed(t) })),
         Type::Optional(t) => Kind::OptionalType(Box::new(type_proto::Optional { elem_type: boxed(t) })),
-        Type::Map(k, t) => {
-            Kind::MapType(Box::new(type_proto::Map { key_type: Some(k.code()), value_type: boxed(t) }))
-        }
+        Type::Map(k, t) => Kind::MapType(Box::new(type_proto::Map { key_type: Some(k.code()), value_type: boxed(t) })),
     };
     TypeProto { value: Some(kind), denotation: None }
 }

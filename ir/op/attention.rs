@@ -10,18 +10,13 @@
 use super::{OpSpec, Traits, sig, unary::same};
 use crate::{
     Dim, Shape,
-    infer::{Call, Fact, Num, Outcome, shape::floor_div},
+    infer::{Call, Fact, Num, Outcome},
 };
 
-pub(super) static ATTENTION: OpSpec = OpSpec::new(
-    "Attention",
-    &[sig(23, 3, 6).outputs(1, 4), sig(24, 3, 7).outputs(1, 4)],
-    Traits::ROUNDING,
-    infer,
-)
-.macs(macs);
-pub(super) static ROTARY_EMBEDDING: OpSpec =
-    OpSpec::new("RotaryEmbedding", &[sig(23, 3, 4)], Traits::ROUNDING, same);
+pub(super) static ATTENTION: OpSpec =
+    OpSpec::new("Attention", &[sig(23, 3, 6).outputs(1, 4), sig(24, 3, 7).outputs(1, 4)], Traits::ROUNDING, infer)
+        .macs(macs);
+pub(super) static ROTARY_EMBEDDING: OpSpec = OpSpec::new("RotaryEmbedding", &[sig(23, 3, 4)], Traits::ROUNDING, same);
 pub(super) static MS_ATTENTION: OpSpec =
     OpSpec::new("Attention", &[sig(1, 2, 7).outputs(1, 2)], Traits::ROUNDING, infer_ms)
         .domain("com.microsoft")
@@ -33,7 +28,7 @@ fn by_head(call: &Call<'_>, slot: usize, heads: &str) -> Option<[Dim; 4]> {
         [batch, heads, seq, size] => Some([batch.clone(), heads.clone(), seq.clone(), size.clone()]),
         [batch, seq, width] => {
             let heads = u64::try_from(call.attrs().int(heads)?).ok().filter(|&h| h > 0)?;
-            Some([batch.clone(), Dim::Known(heads), seq.clone(), floor_div(width, heads)])
+            Some([batch.clone(), Dim::Known(heads), seq.clone(), width.floor_div(heads)])
         }
         _ => None,
     }
@@ -61,9 +56,8 @@ fn infer(call: &Call<'_>) -> Outcome {
         (_, _, rank) => rank.map(|r| vec![Dim::Unknown; r]),
     };
     let present = |own: &Option<[Dim; 4]>, past: usize| {
-        own.as_ref().map(|[batch, heads, seq, size]| {
-            vec![batch.clone(), heads.clone(), total(call, past, seq), size.clone()]
-        })
+        own.as_ref()
+            .map(|[batch, heads, seq, size]| vec![batch.clone(), heads.clone(), total(call, past, seq), size.clone()])
     };
     let scores = match (&q, &k) {
         (Some([batch, heads, seq, _]), Some([_, _, keys, _])) => {
@@ -86,7 +80,7 @@ fn macs(call: &Call<'_>, _: &[Fact]) -> Option<u64> {
 fn infer_ms(call: &Call<'_>) -> Outcome {
     let hidden = match (call.attrs().ints("qkv_hidden_sizes"), call.shape(1)) {
         (Some([_, _, v]), _) => Num::Int(*v).dim(),
-        (None, Some([_, columns])) => floor_div(columns, 3),
+        (None, Some([_, columns])) => columns.floor_div(3),
         _ => Dim::Unknown,
     };
     let y = match call.shape(0) {

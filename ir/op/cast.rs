@@ -14,8 +14,7 @@ pub(super) static CAST: OpSpec = OpSpec::new("Cast", &[sig(1, 1, 1)], Traits::EL
     let by_name = || DType::from_name(&c.attrs().str("to")?.to_ascii_lowercase());
     infer(c, c.dtype_attr("to").or_else(by_name))
 });
-pub(super) static CAST_LIKE: OpSpec =
-    OpSpec::new("CastLike", &[sig(15, 2, 2)], Traits::PURE, |c| infer(c, c.dtype(1)));
+pub(super) static CAST_LIKE: OpSpec = OpSpec::new("CastLike", &[sig(15, 2, 2)], Traits::PURE, |c| infer(c, c.dtype(1)));
 
 fn infer(call: &Call<'_>, to: Option<DType>) -> Outcome {
     let Some(to) = to else { return Ok(Vec::new()) };

@@ -7,8 +7,7 @@
 use super::{OpSpec, Traits, sig};
 use crate::infer::{Call, Num, Outcome};
 
-pub(super) static SPEC: OpSpec =
-    OpSpec::new("Clip", &[sig(1, 1, 1), sig(11, 1, 3)], Traits::ELEMENTWISE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Clip", &[sig(1, 1, 1), sig(11, 1, 3)], Traits::ELEMENTWISE, infer);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let fact = call.same(0);

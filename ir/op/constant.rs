@@ -21,9 +21,7 @@ fn infer(call: &Call<'_>) -> Outcome {
                 Fact::of(Type::tensor(t.values.dtype(), t.dims.iter().map(|&d| d.into())))
             }
             ("value_int", Attr::Int(n)) => Fact::scalar(DType::I64).with(Some(vec![Num::Int(*n)])),
-            ("value_float", Attr::Float(x)) => {
-                Fact::scalar(DType::F32).with(Some(vec![Num::Float(f64::from(*x))]))
-            }
+            ("value_float", Attr::Float(x)) => Fact::scalar(DType::F32).with(Some(vec![Num::Float(f64::from(*x))])),
             ("value_string", Attr::String(_)) => Fact::scalar(DType::String),
             ("value_ints", Attr::Ints(v)) => {
                 vector(DType::I64, v.len()).with(Some(v.iter().map(|&n| Num::Int(n)).collect::<Vec<_>>()))

@@ -1,6 +1,6 @@
-//! Conv, ConvInteger, QLinearConv and com.microsoft::FusedConv: convolutions over any number of spatial axes.
+//! Conv, ConvInteger, DeformConv, QLinearConv and com.microsoft::FusedConv: convolutions over any number of spatial axes.
 //!
-//! Opsets: Conv 1, 11, 22; ConvInteger 10; QLinearConv 10; FusedConv 1 (a Conv with an activation behind it, and an
+//! Opsets: Conv 1, 11, 22; ConvInteger 10; DeformConv 19, 22; QLinearConv 10; FusedConv 1 (a Conv with an activation behind it, and an
 //! optional summand as fourth input).
 //!
 //! Shape rule: `[N,C,spatial…]` and weights `[M,C/group,kernel…]` give `[N,M,…]`, each spatial axis as [`Window`] says.
@@ -11,13 +11,17 @@ use crate::{
     infer::{Call, Fact, Window, shape::show},
 };
 
-pub(super) static CONV: OpSpec = OpSpec::new("Conv", &[sig(1, 2, 3)], Traits::ROUNDING, |c| {
-    Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)])
-})
-.macs(|c, o| macs(c, 1, o));
+pub(super) static CONV: OpSpec =
+    OpSpec::new("Conv", &[sig(1, 2, 3)], Traits::ROUNDING, |c| Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)]))
+        .macs(|c, o| macs(c, 1, o));
 
 pub(super) static CONV_INTEGER: OpSpec = OpSpec::new("ConvInteger", &[sig(10, 2, 4)], Traits::PURE, |c| {
     Ok(vec![Fact::tensor(Some(DType::I32), output(c, 1)?)])
+})
+.macs(|c, o| macs(c, 1, o));
+
+pub(super) static DEFORM_CONV: OpSpec = OpSpec::new("DeformConv", &[sig(19, 3, 5)], Traits::ROUNDING, |c| {
+    Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)])
 })
 .macs(|c, o| macs(c, 1, o));
 
@@ -26,11 +30,10 @@ pub(super) static QLINEAR_CONV: OpSpec = OpSpec::new("QLinearConv", &[sig(10, 8,
 })
 .macs(|c, o| macs(c, 3, o));
 
-pub(super) static FUSED_CONV: OpSpec = OpSpec::new("FusedConv", &[sig(1, 2, 4)], Traits::ROUNDING, |c| {
-    Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)])
-})
-.domain("com.microsoft")
-.macs(|c, o| macs(c, 1, o));
+pub(super) static FUSED_CONV: OpSpec =
+    OpSpec::new("FusedConv", &[sig(1, 2, 4)], Traits::ROUNDING, |c| Ok(vec![Fact::tensor(c.dtype(0), output(c, 1)?)]))
+        .domain("com.microsoft")
+        .macs(|c, o| macs(c, 1, o));
 
 fn output(call: &Call<'_>, weights: usize) -> Result<Option<Shape>, String> {
     let (x, w) = (call.shape(0), call.shape(weights));
@@ -43,7 +46,9 @@ fn output(call: &Call<'_>, weights: usize) -> Result<Option<Shape>, String> {
             return Err(format!("its input {} and weights {} differ in rank", show(x), show(w)));
         }
         (_, Some([_, _, kernel @ ..])) => kernel.to_vec(),
-        (Some(k), _) if k.len() == spatial.len() => k.iter().map(|&k| u64::try_from(k).map_or(Dim::Unknown, Dim::Known)).collect(),
+        (Some(k), _) if k.len() == spatial.len() => {
+            k.iter().map(|&k| u64::try_from(k).map_or(Dim::Unknown, Dim::Known)).collect()
+        }
         _ => vec![Dim::Unknown; spatial.len()],
     };
     if let (Some(c), Some(per_group)) = (channels.known(), w.and_then(|w| w.get(1)?.known()))

@@ -11,8 +11,7 @@ use crate::{
     infer::{Call, Fact, Outcome, Window, shape::show},
 };
 
-pub(super) static SPEC: OpSpec =
-    OpSpec::new("ConvTranspose", &[sig(1, 2, 3)], Traits::ROUNDING, infer).macs(macs);
+pub(super) static SPEC: OpSpec = OpSpec::new("ConvTranspose", &[sig(1, 2, 3)], Traits::ROUNDING, infer).macs(macs);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let (Some(x), w) = (call.shape(0), call.shape(1)) else { return Ok(vec![call.like(0, None)]) };

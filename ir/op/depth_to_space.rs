@@ -7,7 +7,7 @@
 use super::{OpSpec, Traits, sig};
 use crate::{
     Dim,
-    infer::{Call, Outcome, shape::floor_div},
+    infer::{Call, Outcome},
 };
 
 pub(super) static DEPTH_TO_SPACE: OpSpec =
@@ -21,11 +21,11 @@ fn infer(call: &Call<'_>, to_space: bool) -> Outcome {
     let Some(block) = block else { return Err("blocksize has to be a positive number".into()) };
     let volume = (0..spatial.len()).try_fold(1u64, |v, _| v.checked_mul(block));
     let channels = match volume {
-        Some(v) if to_space => floor_div(c, v),
+        Some(v) if to_space => c.floor_div(v),
         Some(v) => c.mul(&Dim::Known(v)),
         None => Dim::Unknown,
     };
-    let size = |d: &Dim| if to_space { d.mul(&Dim::Known(block)) } else { floor_div(d, block) };
+    let size = |d: &Dim| if to_space { d.mul(&Dim::Known(block)) } else { d.floor_div(block) };
     let shape = [n.clone(), channels].into_iter().chain(spatial.iter().map(size)).collect();
     Ok(vec![call.like(0, Some(shape))])
 }

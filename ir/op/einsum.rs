@@ -16,8 +16,7 @@ use crate::{
     },
 };
 
-pub(super) static SPEC: OpSpec =
-    OpSpec::new("Einsum", &[sig(12, 1, VARIADIC)], Traits::ROUNDING, infer).macs(macs);
+pub(super) static SPEC: OpSpec = OpSpec::new("Einsum", &[sig(12, 1, VARIADIC)], Traits::ROUNDING, infer).macs(macs);
 
 /// What an equation says of the sizes.
 struct Solved {

@@ -5,9 +5,7 @@
 //! Shape rule: the input's shape and the target broadcast in both directions.
 
 use super::{OpSpec, Traits, sig};
-use crate::{
-    infer::{Call, Num, Outcome, shape::broadcast},
-};
+use crate::infer::{Call, Num, Outcome, shape::broadcast};
 
 pub(super) static SPEC: OpSpec = OpSpec::new("Expand", &[sig(8, 2, 2)], Traits::PURE, infer);
 

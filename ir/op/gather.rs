@@ -33,7 +33,11 @@ fn picked(call: &Call<'_>) -> Result<Option<Vec<Num>>, String> {
     let (Some(data), Some(places)) = (call.elements(0), call.elements(1)) else { return Ok(None) };
     let pick = |place: &Num| match place.int() {
         Some(i) => {
-            let from_front = if i < 0 { usize::try_from(i.unsigned_abs()).ok().and_then(|n| data.len().checked_sub(n)) } else { usize::try_from(i).ok() };
+            let from_front = if i < 0 {
+                usize::try_from(i.unsigned_abs()).ok().and_then(|n| data.len().checked_sub(n))
+            } else {
+                usize::try_from(i).ok()
+            };
             let missing = || format!("index {i} does not exist among {} elements", data.len());
             from_front.and_then(|i| data.get(i)).cloned().ok_or_else(missing)
         }

@@ -15,8 +15,8 @@ pub(super) static LP: OpSpec = OpSpec::new("GlobalLpPool", &[sig(1, 1, 1)], Trai
 pub(super) static MAX: OpSpec = OpSpec::new("GlobalMaxPool", &[sig(1, 1, 1)], Traits::PURE, infer);
 
 fn infer(call: &Call<'_>) -> Outcome {
-    let shape = call.shape(0).map(|x| {
-        x.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Dim::Known(1) }).collect()
-    });
+    let shape = call
+        .shape(0)
+        .map(|x| x.iter().enumerate().map(|(i, d)| if i < 2 { d.clone() } else { Dim::Known(1) }).collect());
     Ok(vec![call.like(0, shape)])
 }

@@ -7,8 +7,7 @@
 use super::{OpSpec, Traits, VARIADIC, sig};
 use crate::infer::{Call, Outcome};
 
-pub(super) static SPEC: OpSpec =
-    OpSpec::new("If", &[sig(1, 1, 1).outputs(1, VARIADIC)], Traits::OPAQUE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("If", &[sig(1, 1, 1).outputs(1, VARIADIC)], Traits::OPAQUE, infer);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let [a, b] = call.bodies.as_slice() else { return Ok(Vec::new()) };

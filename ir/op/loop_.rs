@@ -54,7 +54,9 @@ fn open(fact: &Fact) -> Fact {
     match &fact.ty {
         Some(Type::Tensor(t)) => Fact::tensor(Some(t.dtype), None),
         Some(Type::Sequence(t)) => match t.as_tensor() {
-            Some(t) => Fact::of(Type::Sequence(Box::new(Type::Tensor(crate::TensorType { dtype: t.dtype, shape: None })))),
+            Some(t) => {
+                Fact::of(Type::Sequence(Box::new(Type::Tensor(crate::TensorType { dtype: t.dtype, shape: None }))))
+            }
             None => Fact::UNKNOWN,
         },
         _ => Fact::UNKNOWN,

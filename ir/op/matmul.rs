@@ -35,9 +35,8 @@ pub(super) fn product(a: Option<&[Dim]>, b: Option<&[Dim]>) -> Result<Option<Sha
     let (Some((a_last, a_rest)), Some((b_last, b_rest))) = (a.split_last(), b.split_last()) else {
         return Err("a scalar is no factor of a matrix product".into());
     };
-    let fits = |x: &Dim, y: &Dim| {
-        unify(x, y).map_err(|_| format!("the inner sizes of {} and {} differ", show(a), show(b)))
-    };
+    let fits =
+        |x: &Dim, y: &Dim| unify(x, y).map_err(|_| format!("the inner sizes of {} and {} differ", show(a), show(b)));
     let (rows, left) = match a_rest.split_last() {
         Some((rows, left)) => (Some(rows), left),
         None => (None, &[][..]),

@@ -8,8 +8,11 @@ use crate::{Node, OpName, cost, infer};
 mod arg;
 mod attention;
 mod binary;
+mod bit_cast;
 mod cast;
+mod center_crop_pad;
 mod clip;
+mod col2im;
 mod concat;
 mod constant;
 mod constant_of_shape;
@@ -17,6 +20,7 @@ mod conv;
 mod conv_transpose;
 mod cumulative;
 mod depth_to_space;
+mod det;
 mod dropout;
 mod einsum;
 mod expand;
@@ -27,12 +31,18 @@ mod gemm;
 mod global_pool;
 mod identity;
 mod if_;
+mod image_decoder;
+mod linear_attention;
 mod loop_;
+mod loss;
 mod matmul;
 mod matmul_nbits;
+mod max_unpool;
+mod non_max_suppression;
 mod non_zero;
 mod norm;
 mod one_hot;
+mod optional;
 mod pad;
 mod pool;
 mod quantize;
@@ -42,19 +52,25 @@ mod recurrent;
 mod reduce;
 mod reshape;
 mod resize;
+mod reverse_sequence;
+mod sampling;
 mod scan;
 mod scatter;
+mod sequence;
 mod shape;
+mod signal;
 mod slice;
 mod softmax;
 mod split;
 mod squeeze;
 mod table;
+mod text;
 mod tile;
 mod top_k;
 mod transpose;
 mod trilu;
 mod unary;
+mod unique;
 mod variadic;
 mod where_;
 
@@ -122,8 +138,7 @@ pub enum Folding {
 
 impl Traits {
     /// Pure, nothing else known; folding exact.
-    pub const PURE: Traits =
-        Traits { pure: true, commutative: false, elementwise: false, folding: Folding::Exact };
+    pub const PURE: Traits = Traits { pure: true, commutative: false, elementwise: false, folding: Folding::Exact };
     /// Pure, with results that depend on the order or method of float arithmetic.
     pub const ROUNDING: Traits = Traits { folding: Folding::Rounding, ..Traits::PURE };
     /// Pure, but not to be computed at compile time.
@@ -169,12 +184,7 @@ impl Signature {
 
 impl OpSpec {
     /// An operator of ai.onnx without linear algebra in it.
-    const fn new(
-        name: &'static str,
-        signatures: &'static [Signature],
-        traits: Traits,
-        infer: infer::Rule,
-    ) -> OpSpec {
+    const fn new(name: &'static str, signatures: &'static [Signature], traits: Traits, infer: infer::Rule) -> OpSpec {
         OpSpec { domain: "", name, signatures, traits, infer, bodies: None, macs: cost::none }
     }
 

@@ -10,8 +10,7 @@ use crate::{
     infer::{Call, Num, Outcome, axis},
 };
 
-pub(super) static SPEC: OpSpec =
-    OpSpec::new("Pad", &[sig(1, 1, 1), sig(11, 2, 3), sig(18, 2, 4)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Pad", &[sig(1, 1, 1), sig(11, 2, 3), sig(18, 2, 4)], Traits::PURE, infer);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };

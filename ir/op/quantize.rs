@@ -11,15 +11,13 @@ use crate::{
     infer::{Call, Fact, Outcome},
 };
 
-pub(super) static QUANTIZE: OpSpec =
-    OpSpec::new("QuantizeLinear", &[sig(10, 2, 3)], Traits::ROUNDING, |c| {
-        let default = c.dtype_attr("output_dtype").or(Some(DType::U8));
-        convert(c, if c.has(2) { c.dtype(2) } else { default })
-    });
-pub(super) static DEQUANTIZE: OpSpec =
-    OpSpec::new("DequantizeLinear", &[sig(10, 2, 3)], Traits::ROUNDING, |c| {
-        convert(c, c.dtype_attr("output_dtype").or_else(|| c.dtype(1)))
-    });
+pub(super) static QUANTIZE: OpSpec = OpSpec::new("QuantizeLinear", &[sig(10, 2, 3)], Traits::ROUNDING, |c| {
+    let default = c.dtype_attr("output_dtype").or(Some(DType::U8));
+    convert(c, if c.has(2) { c.dtype(2) } else { default })
+});
+pub(super) static DEQUANTIZE: OpSpec = OpSpec::new("DequantizeLinear", &[sig(10, 2, 3)], Traits::ROUNDING, |c| {
+    convert(c, c.dtype_attr("output_dtype").or_else(|| c.dtype(1)))
+});
 pub(super) static DYNAMIC: OpSpec =
     OpSpec::new("DynamicQuantizeLinear", &[sig(11, 1, 1).outputs(3, 3)], Traits::ROUNDING, |c| {
         let quantized = Fact::tensor(Some(DType::U8), c.shape(0).map(<[_]>::to_vec));

@@ -13,10 +13,8 @@ use crate::{
 
 pub(super) static GRU: OpSpec =
     OpSpec::new("GRU", &[sig(1, 3, 6).outputs(2, 2), sig(3, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs);
-pub(super) static LSTM: OpSpec =
-    OpSpec::new("LSTM", &[sig(1, 3, 8).outputs(0, 3)], Traits::ROUNDING, infer).macs(macs);
-pub(super) static RNN: OpSpec =
-    OpSpec::new("RNN", &[sig(1, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs);
+pub(super) static LSTM: OpSpec = OpSpec::new("LSTM", &[sig(1, 3, 8).outputs(0, 3)], Traits::ROUNDING, infer).macs(macs);
+pub(super) static RNN: OpSpec = OpSpec::new("RNN", &[sig(1, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs);
 
 fn infer(call: &Call<'_>) -> Outcome {
     call.expect_rank(0, 3)?;

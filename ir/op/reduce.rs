@@ -35,7 +35,12 @@ fn fold(call: &Call<'_>, f: fn(&Num, &Num) -> Num) -> Outcome {
     let axes = match call.axes(1, input.len())? {
         // Which axes is open, but not how many sizes are left.
         None if keep => return Ok(vec![call.like(0, Some(vec![Dim::Unknown; input.len()]))]),
-        None => return Ok(vec![call.like(0, None)]),
+        None => {
+            // Axes are named once each.
+            let named = call.fact(1).count().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+            let left = named.and_then(|n| input.len().checked_sub(n));
+            return Ok(vec![call.like(0, left.map(|n| vec![Dim::Unknown; n]))]);
+        }
         Some(axes) => axes.filter(|a| !a.is_empty()),
     };
     let reduced = |i: &usize| match &axes {

@@ -33,7 +33,8 @@ fn resolve(input: Option<&[Dim]>, target: &[Num], allow_zero: bool) -> Result<Sh
     for (i, n) in target.iter().enumerate() {
         match n {
             Num::Int(0) if !allow_zero => {
-                let copied = input.map(|s| s.get(i).ok_or_else(|| format!("size {i} is to be copied from {}", show(s))));
+                let copied =
+                    input.map(|s| s.get(i).ok_or_else(|| format!("size {i} is to be copied from {}", show(s))));
                 shape.push(copied.transpose()?.cloned().unwrap_or(Dim::Unknown));
                 if let Some(slot) = rest.as_mut().and_then(|r| r.get_mut(i)) {
                     *slot = None;

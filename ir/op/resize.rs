@@ -63,8 +63,12 @@ fn scale(d: &Dim, by: &Num) -> Dim {
     let Num::Float(by) = by else { return Dim::Unknown };
     match d {
         // In single precision, as runtimes do.
-        Dim::Known(n) if *n <= 1 << 24 && *by > 0.0 && *by < 65536.0 => Dim::Known((*n as f32 * *by as f32).floor() as u64),
+        Dim::Known(n) if *n <= 1 << 24 && *by > 0.0 && *by < 65536.0 => {
+            Dim::Known((*n as f32 * *by as f32).floor() as u64)
+        }
         Dim::Symbolic(_) if by.fract() == 0.0 && *by > 0.0 && *by < 65536.0 => d.mul(&Dim::Known(*by as u64)),
+        // Powers of two are exact in any precision.
+        Dim::Symbolic(_) if [0.5, 0.25, 0.125].contains(by) => d.floor_div((1.0 / by) as u64),
         Dim::Known(_) | Dim::Symbolic(_) | Dim::Unknown => Dim::Unknown,
     }
 }

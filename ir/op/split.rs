@@ -7,16 +7,12 @@
 use super::{OpSpec, Traits, VARIADIC, sig};
 use crate::{
     Dim,
-    infer::{Call, Num, Outcome, shape::floor_div},
+    infer::{Call, Num, Outcome},
 };
 
 pub(super) static SPEC: OpSpec = OpSpec::new(
     "Split",
-    &[
-        sig(1, 1, 2).outputs(1, VARIADIC),
-        sig(2, 1, 1).outputs(1, VARIADIC),
-        sig(13, 1, 2).outputs(1, VARIADIC),
-    ],
+    &[sig(1, 1, 2).outputs(1, VARIADIC), sig(2, 1, 1).outputs(1, VARIADIC), sig(13, 1, 2).outputs(1, VARIADIC)],
     Traits::PURE,
     infer,
 );
@@ -34,10 +30,9 @@ fn infer(call: &Call<'_>) -> Outcome {
     if sizes.len() != count {
         return Err(format!("it has {count} outputs, but lists {} parts", sizes.len()));
     }
-    if let (Some(whole), Some(sum)) = (
-        input.get(at).and_then(Dim::known),
-        sizes.iter().try_fold(0u64, |n, d| n.checked_add(d.known()?)),
-    ) && whole != sum
+    if let (Some(whole), Some(sum)) =
+        (input.get(at).and_then(Dim::known), sizes.iter().try_fold(0u64, |n, d| n.checked_add(d.known()?)))
+        && whole != sum
     {
         return Err(format!("its parts add up to {sum}, but axis {at} has size {whole}"));
     }
@@ -62,7 +57,7 @@ fn infer(call: &Call<'_>) -> Outcome {
 
 fn equal_parts(size: &Dim, count: usize) -> Vec<Dim> {
     let parts = count as u64;
-    let Some(n) = size.known() else { return vec![floor_div(size, parts); count] };
+    let Some(n) = size.known() else { return vec![size.floor_div(parts); count] };
     let each = n.div_ceil(parts.max(1));
     (0..parts).map(|i| Dim::Known(n.saturating_sub(each.saturating_mul(i)).min(each))).collect()
 }

@@ -11,8 +11,7 @@ use crate::{
     infer::{Call, Outcome, axis},
 };
 
-pub(super) static SQUEEZE: OpSpec =
-    OpSpec::new("Squeeze", &[sig(1, 1, 1), sig(13, 1, 2)], Traits::PURE, infer_squeeze);
+pub(super) static SQUEEZE: OpSpec = OpSpec::new("Squeeze", &[sig(1, 1, 1), sig(13, 1, 2)], Traits::PURE, infer_squeeze);
 pub(super) static UNSQUEEZE: OpSpec =
     OpSpec::new("Unsqueeze", &[sig(1, 1, 1), sig(13, 2, 2)], Traits::PURE, infer_unsqueeze);
 

@@ -40,10 +40,16 @@ impl Patch {
     /// Checks the patch against a graph and applies it.
     pub fn apply(self, graph: &mut Graph) -> Result<Applied, PatchError> {
         self.check(graph)?;
-        let mut run = Run { graph, constants: Vec::new(), nodes: Vec::new(), applied: Applied::default(), dead: Vec::new() };
-        for (name, tensor) in self.constants {
-            let name = run.graph.fresh_name(&name);
-            run.constants.push(run.graph.add_constant(name, tensor));
+        let mut run =
+            Run { graph, constants: Vec::new(), nodes: Vec::new(), applied: Applied::default(), dead: Vec::new() };
+        let mut wishes = Vec::new();
+        for (wish, tensor) in self.constants {
+            let name = run.graph.fresh_name(&wish);
+            let id = run.graph.add_constant(name.clone(), tensor);
+            run.constants.push(id);
+            if name != wish {
+                wishes.push((id, name, wish));
+            }
         }
         for node in self.nodes {
             run.add(node);
@@ -53,6 +59,12 @@ impl Patch {
             run.edit(edit);
         }
         run.sweep();
+        // Often a constant takes the place of one that is gone now, and with it the name.
+        for (id, name, wish) in wishes {
+            if run.graph.name_of(id) == name && run.graph.value_named(&wish).is_none() {
+                run.graph.rename(id, wish);
+            }
+        }
         let Run { graph, mut applied, .. } = run;
         applied.touched.retain(|&n| graph.node(n).is_some());
         Ok(applied)
@@ -99,7 +111,9 @@ impl Patch {
                 }
                 Edit::RemoveValue(v) => {
                     let v = value(*v)?;
-                    if !v.users.is_empty() || !matches!(v.def, Def::Constant(_) | Def::SparseConstant(_) | Def::Captured(_)) {
+                    if !v.users.is_empty()
+                        || !matches!(v.def, Def::Constant(_) | Def::SparseConstant(_) | Def::Captured(_))
+                    {
                         return Err(PatchError::NotRemovable(v.name.clone()));
                     }
                 }
@@ -118,7 +132,9 @@ impl Patch {
         let Some(v) = g.value(old) else { return Err(PatchError::Stale(old.to_string())) };
         let after = match new {
             Ref::Value(n) => g.ty(n).cloned(),
-            Ref::Constant(i) => self.constants.get(i).map(|(_, t)| Type::tensor(t.dtype(), t.dims().iter().map(|&d| d.into()))),
+            Ref::Constant(i) => {
+                self.constants.get(i).map(|(_, t)| Type::tensor(t.dtype(), t.dims().iter().map(|&d| d.into())))
+            }
             Ref::Output(i, slot) => self.nodes.get(i).and_then(|n| n.outputs.get(slot)).and_then(|(_, ty)| ty.clone()),
         };
         if let (Some(before), Some(after)) = (v.ty(), after)
@@ -289,7 +305,8 @@ impl Run<'_> {
                 Def::Node { node, .. } => {
                     let node = *node;
                     let Some(n) = self.graph.node(node) else { continue };
-                    let removable = op::spec(&n.op).is_some_and(|s| s.traits.pure);
+                    // No operator of the table has an effect besides its outputs; an unknown one may.
+                    let removable = op::spec(&n.op).is_some();
                     let unread = n.outputs.iter().flatten().all(|&o| self.graph.users(o).len() == 0);
                     if removable && unread {
                         self.remove(node);

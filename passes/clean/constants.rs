@@ -8,7 +8,7 @@
 //! Reference  ONNX Constant-13
 
 use bytes::Bytes;
-use planish_ir::{Attr, DType, Dims, Node, NodeId, Numerics, Patch, Tensor};
+use planish_ir::{Attr, DType, Dims, Graph, Node, NodeId, Numerics, Patch, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,15 @@ impl Rule for ConstantsToInitializers {
         patch.replace(output, constant);
         Ok(patch)
     }
+}
+
+/// The tensor of an initializer that no caller can override, or of a `Constant` node.
+pub(crate) fn constant_of(graph: &Graph, value: ValueId) -> Option<Tensor> {
+    if let Some(tensor) = graph.constant(value) {
+        return Some(tensor.clone());
+    }
+    let (_, node) = graph.producer(value).filter(|(_, n)| n.op.is("Constant"))?;
+    value_of(node).ok()
 }
 
 /// The tensor that a `Constant` node makes.
@@ -78,7 +87,19 @@ mod tests {
                 m = Mul (x, a)
                 y = Add (m, b)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y, int64[3] z)
+        <
+          float a = {2.0},
+          float[2] b = {1.0, 2.0},
+          int64[3] z = {1, 2, 3}
+        >
+        {
+          m = Mul (x, a)
+          y = Add (m, b)
+        }
+        "#);
     }
 
     #[test]

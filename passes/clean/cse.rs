@@ -159,7 +159,16 @@ mod tests {
                 f = LeakyRelu <alpha = 0.2> (d)
                 y = Add (e, f)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x, float[2] w) => (float[2] y) {
+          a = Exp (x)
+          c = Mul (a, w)
+          e = LeakyRelu <alpha = 0.1> (c)
+          f = LeakyRelu <alpha = 0.2> (c)
+          y = Add (e, f)
+        }
+        "#);
     }
 
     #[test]
@@ -172,7 +181,14 @@ mod tests {
                 y = Exp (x)
                 z = Exp (x)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y, float[2] z, float[2] w) {
+          y = Exp (x)
+          z = Exp (x)
+          w = Relu (z)
+        }
+        "#);
     }
 
     #[test]

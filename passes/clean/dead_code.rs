@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use planish_ir::{Def, Graph, GraphPath, Model, NodeId, Numerics, Patch, op};
+use planish_ir::{Def, Graph, GraphPath, Model, NodeId, Numerics, Patch, Use, ValueId, op};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,21 +41,13 @@ impl Transform for DeadCode {
 }
 
 fn sweep(graph: &Graph, path: &GraphPath, changes: &mut Changes) {
-    // A verified graph has no cycle.
-    let order = graph.topological_order().unwrap_or_default();
-    let mut needed: BTreeSet<NodeId> = BTreeSet::new();
-    for &id in order.iter().rev() {
-        let Some(node) = graph.node(id) else { continue };
-        let read = node.outputs().iter().flatten().any(|&v| {
-            graph.is_output(v) || graph.users(v).any(|u| matches!(u, planish_ir::Use::Node(n, _) if needed.contains(&n)))
-        });
-        if read {
-            needed.insert(id);
-        } else if op::spec(&node.op).is_none() {
-            needed.insert(id);
+    let live = live(graph);
+    for (id, node) in graph.nodes() {
+        let unread = node.outputs().iter().flatten().all(|&v| graph.users(v).len() == 0);
+        if unread && live.contains(&id) {
             changes.skipped.push((path.clone(), id, Skip::because("nobody reads it, but it may have an effect")));
-        } else {
-            // Readers come before producers here, so each node is unread once its patch is applied.
+        } else if unread {
+            // What only this node reads goes with it.
             let mut patch = Patch::new(Numerics::Exact, format!("unread {} {:?}", node.op, node.name));
             patch.remove_node(id);
             changes.patches.push((path.clone(), patch));
@@ -72,17 +64,39 @@ fn sweep(graph: &Graph, path: &GraphPath, changes: &mut Changes) {
     }
 }
 
+/// The nodes that an output needs, or that may have an effect.
+fn live(graph: &Graph) -> BTreeSet<NodeId> {
+    let mut live: BTreeSet<NodeId> = BTreeSet::new();
+    // A verified graph has no cycle.
+    for id in graph.topological_order().unwrap_or_default().into_iter().rev() {
+        let Some(node) = graph.node(id) else { continue };
+        if op::spec(&node.op).is_none() || node.outputs().iter().flatten().any(|&v| is_read(graph, v, &live)) {
+            live.insert(id);
+        }
+    }
+    live
+}
+
+fn is_read(graph: &Graph, value: ValueId, live: &BTreeSet<NodeId>) -> bool {
+    graph.users(value).any(|u| match u {
+        Use::Output(_) => true,
+        Use::Node(n, _) => live.contains(&n),
+    })
+}
+
 /// Captures that no subgraph reads any more.
 fn captures(graph: &Graph, path: &GraphPath, changes: &mut Changes) {
     for (id, node) in graph.nodes() {
         let mut used: BTreeSet<u32> = BTreeSet::new();
         for (index, inner) in node.attrs.graphs().enumerate() {
+            let live = live(inner);
             let mut unread = Patch::new(Numerics::Exact, "unread captures");
             for (value, v) in inner.values() {
                 if let Def::Captured(k) = v.def() {
-                    match v.users().is_empty() {
-                        true => unread.remove_value(value),
-                        false => _ = used.insert(*k),
+                    if v.users().is_empty() {
+                        unread.remove_value(value);
+                    } else if is_read(inner, value, &live) {
+                        used.insert(*k);
                     }
                 }
             }
@@ -112,7 +126,12 @@ mod tests {
                 b = Mul (a, w)
                 y = Relu (x)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y) {
+          y = Relu (x)
+        }
+        "#);
     }
 
     #[test]
@@ -128,7 +147,20 @@ mod tests {
                     else_branch = e () => (float[2] q) { q = Identity (b) }
                 >
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (bool c, float[2] x) => (float[2] y) {
+          b = Neg (x)
+          y = If (c) <
+            else_branch = e () => (float[2] q) {
+              q = Identity (b)
+            },
+            then_branch = t () => (float[2] p) {
+              p = Abs (b)
+            }
+          >
+        }
+        "#);
     }
 
     #[test]

@@ -240,7 +240,21 @@ mod tests {
                 r = Add (q, c)
                 y = Add (r, d)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (float[2] y)
+        <
+          float[2] a = {1.0, 2.0},
+          float[2] c = {0.0, 2.0},
+          float[2] d = {-0.0, 2.0}
+        >
+        {
+          p = Mul (x, a)
+          q = Mul (p, a)
+          r = Add (q, c)
+          y = Add (r, d)
+        }
+        "#);
     }
 
     #[test]
@@ -260,6 +274,17 @@ mod tests {
         let v = patch.constant("v", Tensor::from_f32([600, 512].as_slice(), &transpose).unwrap());
         patch.replace(id(&model, "v"), v);
         model.apply(&GraphPath::main(), patch).unwrap();
-        insta::assert_snapshot!(crate::testing::check_model(DedupInitializers::default(), model), @"");
+        insta::assert_snapshot!(crate::testing::check_model(DedupInitializers::default(), model), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (int64[N] i, float[N,600] x) => (float[N,600] e, float[N,512] y)
+        <
+          float[512,600] w  # e3765ce1547f, 307200 elements
+        >
+        {
+          e = Gather (w, i)
+          [v_transpose] v = Transpose <perm = [1, 0]> (w)
+          y = MatMul (x, v)
+        }
+        "#);
     }
 }

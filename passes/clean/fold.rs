@@ -205,6 +205,15 @@ mod tests {
                 t = Concat <axis = 0> (b, rest)
                 y = Reshape (x, t)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2,3,4] x) => (float[2,12] y)
+        <
+          int64[2] t = {2, -1}
+        >
+        {
+          y = Reshape (x, t)
+        }
+        "#);
     }
 }

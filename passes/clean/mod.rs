@@ -9,6 +9,7 @@ mod no_ops;
 mod simplify;
 
 pub use constants::ConstantsToInitializers;
+pub(crate) use constants::constant_of;
 pub use cse::Cse;
 pub use dead_code::DeadCode;
 pub use dedup::DedupInitializers;

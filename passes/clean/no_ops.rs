@@ -145,7 +145,12 @@ mod tests {
                 f = Concat <axis = 0> (e)
                 y = Relu (f)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,4] y) {
+          y = Relu (x)
+        }
+        "#);
     }
 
     #[test]

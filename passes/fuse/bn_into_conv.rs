@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::testing::{check, refusals};
 
-    const BN: &str = "float[2] s = {2.0, 3.0}, float[2] o = {0.5, -0.5}, float[2] m = {1.0, 2.0}, float[2] v = {3.0, 8.0}";
+    const BN: &str = "float[2] s = {2.0, 6.0}, float[2] o = {0.5, -0.5}, float[2] m = {1.0, 2.0}, float[2] v = {3.0, 8.0}";
 
     fn model(inputs: &str, outputs: &str, weights: &str, nodes: &str) -> String {
         format!(r#"<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => ({outputs}) <{weights}, {BN}> {{ {nodes} }}"#)
@@ -168,7 +168,17 @@ mod tests {
         insta::assert_snapshot!(check::<BnIntoConv>(&model(
             "float[N,1,4,4] x", "float[N,2,4,4] y", "float[2,1,1,1] w = {1.0, 10.0}",
             "[conv] c = Conv (x, w)\n [bn] y = BatchNormalization <epsilon = 1.0> (c, s, o, m, v)",
-        )), @"");
+        )), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,1,4,4] x) => (float[N,2,4,4] y)
+        <
+          float[2,1,1,1] w_1 = {1.0, 10.0},
+          float[2] w_bias = {-0.5, -2.5}
+        >
+        {
+          [conv] y = Conv (x, w_1, w_bias)
+        }
+        "#);
     }
 
     #[test]
@@ -176,7 +186,17 @@ mod tests {
         insta::assert_snapshot!(check::<BnIntoConv>(&model(
             "float[N,2,4,4] x", "float[N,2,4,4] y", "float[2,1,1,1] w = {1.0, 10.0}, float[2] b = {1.0, 1.0}",
             "c = ConvTranspose <group = 2> (x, w, b)\n y = BatchNormalization <epsilon = 1.0> (c, s, o, m, v)",
-        )), @"");
+        )), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,2,4,4] x) => (float[N,2,4,4] y)
+        <
+          float[2,1,1,1] w_1 = {1.0, 10.0},
+          float[2] b_1 = {0.5, -1.5}
+        >
+        {
+          y = ConvTranspose <group = 2> (x, w_1, b_1)
+        }
+        "#);
     }
 
     #[test]
@@ -184,7 +204,17 @@ mod tests {
         insta::assert_snapshot!(check::<BnIntoConv>(&model(
             "float[N,2] x", "float[N,2] y", "float[2,2] w = {1.0, 2.0, 3.0, 4.0}",
             "c = Gemm (x, w)\n y = BatchNormalization <epsilon = 1.0> (c, s, o, m, v)",
-        )), @"");
+        )), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,2] x) => (float[N,2] y)
+        <
+          float[2,2] w_1 = {1.0, 2.0, 3.0, 4.0},
+          float[2] w_bias = {-0.5, -2.5}
+        >
+        {
+          y = Gemm (x, w_1, w_bias)
+        }
+        "#);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planish_ir::{Model, Tensor, Type, cost};
+use planish_ir::{Model, OpName, Tensor, Type, cost};
 use serde::Serialize;
 
 use super::{bindings, print, print_json};
@@ -70,13 +70,13 @@ fn diff(before: &ModelFile, after: &ModelFile, dims: &BTreeMap<String, u64>) -> 
         parameters: c.parameters,
         weight_bytes: c.weight_bytes,
         macs: c.macs,
-        unknown_macs: c.unknown_macs,
+        unknown_macs: c.unknown.len() as u64,
     };
-    let names: BTreeSet<&String> = a.operators.keys().chain(b.operators.keys()).collect();
+    let names: BTreeSet<&OpName> = a.operators.keys().chain(b.operators.keys()).collect();
     let operators = names.into_iter().filter_map(|name| {
         let [x, y] = [&a, &b].map(|c| c.operators.get(name).map_or((0, 0), |o| (o.nodes, o.macs)));
         let delta =
-            OperatorDelta { operator: name.clone(), before: x.0, after: y.0, macs_before: x.1, macs_after: y.1 };
+            OperatorDelta { operator: name.to_string(), before: x.0, after: y.0, macs_before: x.1, macs_after: y.1 };
         (x != y).then_some(delta)
     });
     Difference { before: totals(&a), after: totals(&b), operators: operators.collect(), constants: constants(before, after) }

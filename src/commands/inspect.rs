@@ -91,7 +91,7 @@ fn inspect(model: &Model, args: &Inspect) -> Inspection {
     let mut operators: Vec<Operator> = c
         .operators
         .iter()
-        .map(|(name, o)| Operator { name: name.clone(), count: o.nodes, macs: o.macs })
+        .map(|(name, o)| Operator { name: name.to_string(), count: o.nodes, macs: o.macs })
         .collect();
     operators.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
     Inspection {
@@ -106,7 +106,7 @@ fn inspect(model: &Model, args: &Inspect) -> Inspection {
         parameters: c.parameters,
         weight_bytes: c.weight_bytes,
         macs: c.macs,
-        unknown_macs: c.unknown_macs,
+        unknown_macs: c.unknown.len() as u64,
         operators,
         weights,
     }

@@ -47,7 +47,7 @@ pub(super) fn check_names(inputs: &[Input], options: &Options) -> Result<()> {
         for (axis, dim) in axes(input) {
             dims.extend(dim.names().map(str::to_owned));
             if dim == Dim::Unknown {
-                dims.insert(format!("{}:{axis}", input.name));
+                dims.insert(format!("{}.{axis}", input.name));
             }
         }
     }

@@ -47,7 +47,7 @@ pub struct Options {
     /// Samples per run, where the model leaves it open; 1 if it is not given (2 for [`Source::Random`], because a size
     /// of 1 hides mistakes in the handling of the batch axis).
     pub batch: Option<u64>,
-    /// Sizes of the model's named dims, by name, and of unnamed ones by `INPUT:AXIS`.
+    /// Sizes of the model's named dims, by name, and of unnamed ones by `INPUT.AXIS`.
     pub dims: BTreeMap<String, u64>,
     /// Range of the numbers drawn for an integer input, by its name; the upper end is exclusive.
     pub ranges: BTreeMap<String, (i64, i64)>,

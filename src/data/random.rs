@@ -61,7 +61,7 @@ fn shapes(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Resul
             };
             let size = match dim {
                 Dim::Known(n) => Some(*n),
-                Dim::Unknown => Some(settle(format!("{}:{axis}", input.name))),
+                Dim::Unknown => Some(settle(format!("{}.{axis}", input.name))),
                 Dim::Symbolic(_) => {
                     dim.names().map(str::to_owned).for_each(|name| {
                         settle(name);
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(samples.batches[0]["x"].dims(), [2, 3]);
         assert_eq!(samples.batches[0]["y"].dims(), [2, 6, 8]);
         assert_eq!(samples.notes.len(), 2);
-        assert!(samples.notes[1].contains("--dim y:2=N"));
+        assert!(samples.notes[1].contains("--dim y.2=N"));
     }
 
     #[test]

@@ -8,3 +8,8 @@ mod lower;
 pub mod ort;
 mod program;
 pub mod tract;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod witness;

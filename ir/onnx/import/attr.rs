@@ -28,9 +28,7 @@ impl Importer<'_> {
             Kind::Floats => Attr::Floats(a.floats),
             Kind::Ints => Attr::Ints(a.ints),
             Kind::Strings => Attr::Strings(a.strings),
-            Kind::Tensor => {
-                Attr::Tensor(tensor::import_tensor(a.t.ok_or_else(bad)?, self.external).map_err(wire)?)
-            }
+            Kind::Tensor => Attr::Tensor(tensor::import_tensor(a.t.ok_or_else(bad)?, self.external).map_err(wire)?),
             Kind::Tensors => {
                 let convert = |t| tensor::import_tensor(t, self.external);
                 Attr::Tensors(a.tensors.into_iter().map(convert).collect::<std::result::Result<_, _>>().map_err(wire)?)
@@ -55,8 +53,7 @@ impl Importer<'_> {
             }
             Kind::Graph => Attr::Graph(Box::new(self.subgraph(&name, a.g.ok_or_else(bad)?, captures)?)),
             Kind::Graphs => {
-                let graphs: Result<Vec<_>> =
-                    a.graphs.into_iter().map(|g| self.subgraph(&name, g, captures)).collect();
+                let graphs: Result<Vec<_>> = a.graphs.into_iter().map(|g| self.subgraph(&name, g, captures)).collect();
                 Attr::Graphs(graphs?)
             }
         };

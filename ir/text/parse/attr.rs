@@ -106,7 +106,9 @@ impl<'a> Parser<'a> {
                 return Err(self.error(at, "an empty list needs its type, as in `axes: ints = []`".into()));
             }
             // Integers among floats are floats.
-            (None, Some((Value::Int(_), _))) if values.iter().any(|(v, _)| matches!(v, Value::Float(_))) => Kind::Floats,
+            (None, Some((Value::Int(_), _))) if values.iter().any(|(v, _)| matches!(v, Value::Float(_))) => {
+                Kind::Floats
+            }
             (None, Some((v, _))) => list_of(v.kind()).unwrap_or(Kind::Undefined),
         };
         let Some(element) = element_of(kind) else {

@@ -144,7 +144,8 @@ impl Parser<'_> {
             let name = self.name("the type and name of a weight or value, or `>`")?;
             self.frame().entries.insert(name.clone());
             if self.eat('=')? {
-                let ty = ty.ok_or_else(|| self.error(at, format!("the weight {name:?} needs a type before its name")))?;
+                let ty =
+                    ty.ok_or_else(|| self.error(at, format!("the weight {name:?} needs a type before its name")))?;
                 self.mentions.push(Mention { name: name.clone(), at, defines: true });
                 match ty::is_sparse(&ty) {
                     true => entries.sparse.push(self.sparse(&name, &ty, at)?),
@@ -167,6 +168,7 @@ impl Parser<'_> {
             graph.initializer.extend(dense.by_ref().take(after - taken));
             taken = after;
             if !self.is_weight(&name) {
+                self.frame().entries.remove(&name);
                 graph.value_info.push(info(name, ty));
                 continue;
             }
@@ -274,7 +276,8 @@ impl Parser<'_> {
     fn leave(&mut self) {
         let Some(Frame { made, entries, read }) = self.frames.pop() else { return };
         if let Some(around) = self.frames.last_mut() {
-            let free: HashSet<String> = read.into_iter().filter(|n| !made.contains(n) && !entries.contains(n)).collect();
+            let free: HashSet<String> =
+                read.into_iter().filter(|n| !made.contains(n) && !entries.contains(n)).collect();
             around.read.extend(free);
         }
     }

@@ -27,8 +27,12 @@ impl<'a> Parser<'a> {
             return self.listed(name, &decl);
         }
         let message = match self.token {
-            Token::Mark('[') => "external data has no place in a text; list the values, or leave out everything after `=`",
-            Token::Mark('.') => "`...` stands for values that were not printed; leave out everything after `=` to fill them",
+            Token::Mark('[') => {
+                "external data has no place in a text; list the values, or leave out everything after `=`"
+            }
+            Token::Mark('.') => {
+                "`...` stands for values that were not printed; leave out everything after `=` to fill them"
+            }
             _ => return self.left_out(name, ty, at),
         };
         Err(self.error(self.start, message.into()))
@@ -150,21 +154,23 @@ impl<'a> Parser<'a> {
         let mask = (1u8 << bits) - 1;
         let mut numbers: Vec<(i64, usize)> = Vec::new();
         self.elements(|p| {
-            numbers.push((p.int()?, p.start));
+            let at = p.start;
+            numbers.push((p.int()?, at));
             Ok(())
         })?;
         let count = numbers.len() as u64;
-        let one_each = count == decl.elements && (count != decl.bytes || numbers.iter().all(|(n, _)| range.contains(n)));
+        let one_each =
+            count == decl.elements && (count != decl.bytes || numbers.iter().all(|(n, _)| range.contains(n)));
         if one_each {
             if let Some((n, at)) = numbers.iter().find(|(n, _)| !range.contains(n)) {
-                return Err(self.error(*at, format!("{n} before this place does not fit {}", decl.dtype)));
+                return Err(self.error(*at, format!("`{n}` does not fit {}", decl.dtype)));
             }
             return Ok(fill::pack(bits as usize, numbers.iter().map(|(n, _)| *n as u8 & mask)));
         }
         self.check_count(numbers.len(), decl.bytes, decl, open)?;
         let byte = |&(n, at): &(i64, usize)| {
             let byte = u8::try_from(n).or_else(|_| i8::try_from(n).map(i8::cast_unsigned));
-            byte.map_err(|_| self.error(at, format!("{n} before this place is no byte")))
+            byte.map_err(|_| self.error(at, format!("`{n}` is no byte of packed elements")))
         };
         numbers.iter().map(byte).collect()
     }
@@ -186,8 +192,9 @@ impl<'a> Parser<'a> {
         if count as u64 == wanted {
             return Ok(());
         }
-        let Decl { dtype, dims, .. } = decl;
-        Err(self.error(open, format!("a tensor {dtype}{dims:?} takes {wanted} values here, but {count} are listed")))
+        let dims = if decl.dims.is_empty() { String::new() } else { format!("{:?}", decl.dims) };
+        let message = format!("a tensor {}{dims} takes {wanted} values here, but {count} are listed", decl.dtype);
+        Err(self.error(open, message))
     }
 
     /// One number of a type of 8 bits or more, appended in its raw form.

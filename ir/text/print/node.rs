@@ -18,7 +18,8 @@ impl Printer {
             self.put(format_args!("[{}] ", Id(&node.name)));
         }
         self.slots(g, &node.outputs, names);
-        self.put(format_args!(" = {}", Op(&node.op)));
+        let space = if node.outputs.is_empty() { "" } else { " " };
+        self.put(format_args!("{space}= {}", Op(&node.op)));
         let nested = node.attrs.has_graphs();
         if !nested && !node.attrs.is_empty() {
             self.out.push_str(" <");

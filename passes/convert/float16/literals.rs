@@ -42,17 +42,7 @@ pub(super) struct Literals {
 
 /// The float32 tensor of an initializer or of a `Constant` node.
 pub(super) fn constant(graph: &Graph, value: ValueId) -> Option<Tensor> {
-    let tensor = match graph.constant(value) {
-        Some(t) => t.clone(),
-        None => {
-            let (_, node) = graph.producer(value)?;
-            if !node.op.is("Constant") {
-                return None;
-            }
-            clean::constants::value_of(node).ok()?
-        }
-    };
-    (tensor.dtype() == DType::F32).then_some(tensor)
+    clean::constant_of(graph, value).filter(|t| t.dtype() == DType::F32)
 }
 
 /// Looks at every constant of the graph.

@@ -15,7 +15,11 @@ pub(super) fn limit() -> f32 {
 
 /// Float32 values of the main graph that come close to the limit on a sample, with the largest finite magnitude. Values
 /// in `except` are not looked at. One sample is run at a time, and only the maxima are kept.
-pub(super) fn wide(model: &Model, cx: &Context<'_>, except: &BTreeSet<ValueId>) -> Result<BTreeMap<ValueId, f32>, EngineError> {
+pub(super) fn wide(
+    model: &Model,
+    cx: &Context<'_>,
+    except: &BTreeSet<ValueId>,
+) -> Result<BTreeMap<ValueId, f32>, EngineError> {
     let Some(engine) = cx.engine.filter(|_| !cx.samples.is_empty()) else { return Ok(BTreeMap::new()) };
     let graph = &model.graph;
     let (ids, names): (Vec<ValueId>, Vec<String>) = graph

@@ -4,7 +4,10 @@
 //! needed, one `Cast` makes the second from the first for all its readers, and the name stays with the float32 form: it
 //! may be one of the interface.
 
-use planish_ir::{DType, Def, Dims, Graph, Node, NodeId, Numerics, OpName, Operand, Patch, Ref, Tensor, TensorError, TensorType, Type, Use, ValueId};
+use planish_ir::{
+    DType, Def, Dims, Graph, Node, NodeId, Numerics, OpName, Operand, Patch, Ref, Tensor, TensorError, TensorType,
+    Type, Use, ValueId,
+};
 use rayon::prelude::*;
 
 use super::{
@@ -60,7 +63,8 @@ struct Converted {
 impl Rewrite<'_> {
     fn constants(&mut self, literals: &Literals) -> Result<(), PassError> {
         let (graph, selection) = (self.graph, self.selection);
-        let constants: Vec<(ValueId, Tensor)> = graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
+        let constants: Vec<(ValueId, Tensor)> =
+            graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
         let convert = |(value, tensor): &(ValueId, Tensor)| -> Result<Converted, PassError> {
             let failed = |source: TensorError| PassError::Tensor { place: graph.name_of(*value), source };
             let clamped = match literals.masks.contains(&Source::Value(*value)) {

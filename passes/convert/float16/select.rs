@@ -34,7 +34,12 @@ pub(super) fn is_f32(graph: &Graph, value: ValueId) -> bool {
 
 impl<'a> Selection<'a> {
     /// Decides for every node of the main graph. `wide` are values of which the samples came close to the limit.
-    pub(super) fn new(model: &'a Model, keep: &[String], literals: &Literals, wide: &BTreeMap<ValueId, f32>) -> Selection<'a> {
+    pub(super) fn new(
+        model: &'a Model,
+        keep: &[String],
+        literals: &Literals,
+        wide: &BTreeMap<ValueId, f32>,
+    ) -> Selection<'a> {
         let mut s = Selection { graph: &model.graph, model, full: BTreeMap::new() };
         let order = model.graph.topological_order().unwrap_or_default();
         s.keep_what_must(keep);
@@ -47,9 +52,18 @@ impl<'a> Selection<'a> {
         s
     }
 
-    /// The nodes that stay, with the reason. Those that have no float32 to convert are among them.
-    pub(super) const fn full(&self) -> &BTreeMap<NodeId, String> {
-        &self.full
+    /// The nodes that stay although they calculate in float32, with the reason.
+    pub(super) fn stays_full(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        let touched = |id: NodeId| self.graph.node(id).is_some_and(|n| !n.op.is("Constant") && self.touches_f32(n));
+        self.full.iter().filter(move |(id, _)| touched(**id)).map(|(&id, reason)| (id, reason.as_str()))
+    }
+
+    /// True if the node reads or makes something in float16 that was float32.
+    pub(super) fn becomes_half(&self, id: NodeId) -> bool {
+        let (Some(node), Some(support)) = (self.graph.node(id), self.half(id)) else { return false };
+        let mut inputs = node.inputs().iter().enumerate().filter(|(slot, _)| support.input_follows(*slot));
+        inputs.any(|(_, v)| v.is_some_and(|v| is_f32(self.graph, v)))
+            || node.outputs().iter().flatten().any(|&v| self.made_half(v))
     }
 
     /// How a node takes float16, if it is to be converted.
@@ -121,7 +135,11 @@ impl<'a> Selection<'a> {
         };
         let opset = self.model.opset();
         if support.since() > opset {
-            return Some(format!("{} takes float16 from opset {} on, and the model has {opset}", node.op, support.since()));
+            return Some(format!(
+                "{} takes float16 from opset {} on, and the model has {opset}",
+                node.op,
+                support.since()
+            ));
         }
         let follows = |slot: &usize| support.input_follows(*slot);
         let inputs = node.inputs().iter().enumerate().filter(|(i, _)| follows(i)).filter_map(|(_, v)| *v);
@@ -188,9 +206,11 @@ impl<'a> Selection<'a> {
                 }
                 let reason = format!("it reads {:?}, which can leave the range of float16", graph.name_of(value));
                 self.keep(id, reason);
-                let alone = node.inputs().iter().flatten().all(|v| {
-                    wide.contains(v) || !is_f32(graph, *v) || constant(graph, *v).is_some()
-                });
+                let alone = node
+                    .inputs()
+                    .iter()
+                    .flatten()
+                    .all(|v| wide.contains(v) || !is_f32(graph, *v) || constant(graph, *v).is_some());
                 if kind != Kind::Damps && alone {
                     work.extend(outputs(id).filter(|&v| is_f32(graph, v) && wide.insert(v)));
                 }
@@ -218,10 +238,15 @@ impl<'a> Selection<'a> {
         let counted = counted(graph, order);
         // Backwards, so that the readers of a node are decided before it.
         for &id in order.iter().rev() {
-            let Some(node) = graph.node(id).filter(|n| self.half(id).is_some() && self.touches_f32(n)) else { continue };
+            let Some(node) = graph.node(id).filter(|n| self.half(id).is_some() && self.touches_f32(n)) else {
+                continue;
+            };
             let results = || node.outputs().iter().copied().flatten().filter(|&v| is_f32(graph, v));
             let exact = match results().next() {
-                Some(_) => results().all(|v| counted.contains(&v)) && results().any(|v| graph.users(v).any(|u| self.reads_full(u))),
+                Some(_) => {
+                    results().all(|v| counted.contains(&v))
+                        && results().any(|v| graph.users(v).any(|u| self.reads_full(u)))
+                }
                 // A comparison or a conversion to integers.
                 None => node.inputs().iter().flatten().any(|v| counted.contains(v) && constant(graph, *v).is_none()),
             };
@@ -235,7 +260,8 @@ impl<'a> Selection<'a> {
     fn keep_between(&mut self, order: &[NodeId]) {
         let graph = self.graph;
         let moves = |s: &Self, id: NodeId| s.half(id).is_some_and(|s| s.kind == Kind::Moves);
-        let follows = |id: NodeId, slot: usize| self.half(id).is_some_and(|s| s.input_follows(slot) || s.input_is_free(slot));
+        let follows =
+            |id: NodeId, slot: usize| self.half(id).is_some_and(|s| s.input_follows(slot) || s.input_is_free(slot));
         let mut from_full: BTreeSet<NodeId> = BTreeSet::new();
         for &id in order {
             let Some(node) = graph.node(id).filter(|_| moves(self, id)) else { continue };
@@ -264,7 +290,7 @@ impl<'a> Selection<'a> {
 
     /// True if converting the node would change anything.
     fn touches_f32(&self, node: &Node) -> bool {
-        node.inputs().iter().chain(node.outputs()).flatten().any(|&v| is_f32(self.graph, v))
+        node.operands().chain(node.outputs().iter().copied().flatten()).any(|v| is_f32(self.graph, v))
     }
 }
 

@@ -41,7 +41,21 @@ mod tests {
                 z = ReduceSum <keepdims = 0> (x)
                 m = ReduceMean <axes = [-1]> (x)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[2,1,3] x) => (float[2,3,1] y, float z, float[2,1,1] m)
+        <
+          int64[1] "s.axes" = {1},
+          int64[1] "y.axes" = {2},
+          int64[1] "m.axes" = {-1}
+        >
+        {
+          s = Squeeze (x, "s.axes")
+          y = Unsqueeze (s, "y.axes")
+          z = ReduceSum <keepdims = 0> (x)
+          m = ReduceMean (x, "m.axes")
+        }
+        "#);
     }
 
     #[test]
@@ -49,6 +63,15 @@ mod tests {
         insta::assert_snapshot!(check::<RaiseOpset>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[1,8,9,1] x) => (float[1,8,9,2] y) { y = DFT (x) }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1,8,9,1] x) => (float[1,8,9,2] y)
+        <
+          int64 "y.axis" = {1}
+        >
+        {
+          y = DFT (x, "", "y.axis")
+        }
+        "#);
     }
 }

@@ -1,7 +1,7 @@
 //! A node on its way to a newer opset.
 //!
-//! The steps of a conversion see the node as the previous step left it. Only [`Draft::commit`] writes into the patch, and
-//! only what differs from the node in the graph, which keeps its name, its place and its outputs.
+//! The steps of a conversion see the node as the previous step left it. [`Draft::commit`] then writes into the patch what
+//! differs from the node in the graph, which keeps its name, its place and its outputs.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub(super) enum Input {
 /// The node as the steps so far have made it.
 pub(super) struct Draft<'a> {
     /// Name of the operator.
-    pub op: String,
+    pub(super) op: String,
     graph: &'a Graph,
     id: NodeId,
     node: &'a Node,
@@ -45,7 +45,7 @@ pub(super) fn label(graph: &Graph, id: NodeId, node: &Node) -> String {
 
 impl<'a> Draft<'a> {
     /// The node as it is.
-    pub fn new(
+    pub(super) fn new(
         graph: &'a Graph,
         id: NodeId,
         node: &'a Node,
@@ -57,17 +57,17 @@ impl<'a> Draft<'a> {
     }
 
     /// Number of output slots.
-    pub fn outputs(&self) -> usize {
+    pub(super) fn outputs(&self) -> usize {
         self.node.outputs().len()
     }
 
     /// True if the output slot is in use.
-    pub fn has_output(&self, slot: usize) -> bool {
+    pub(super) fn has_output(&self, slot: usize) -> bool {
         self.node.output(slot).is_some()
     }
 
     /// What an input slot reads now.
-    pub fn input(&self, slot: usize) -> Input {
+    pub(super) fn input(&self, slot: usize) -> Input {
         match (self.inputs.get(&slot), self.node.input(slot)) {
             (Some(input), _) => input.clone(),
             (None, Some(v)) => Input::Wire(self.read(v)),
@@ -76,22 +76,22 @@ impl<'a> Draft<'a> {
     }
 
     /// The value that the node's first input slot reads. Fails if there is none.
-    pub fn first(&self) -> Result<Ref, String> {
+    pub(super) fn first(&self) -> Result<Ref, String> {
         self.node.input(0).map(|v| self.read(v)).ok_or_else(|| "its first input is missing".into())
     }
 
     /// True if an input slot is in use.
-    pub fn has_input(&self, slot: usize) -> bool {
+    pub(super) fn has_input(&self, slot: usize) -> bool {
         !matches!(self.input(slot), Input::Absent)
     }
 
     /// Changes an input slot.
-    pub fn set_input(&mut self, slot: usize, input: Input) {
+    pub(super) fn set_input(&mut self, slot: usize, input: Input) {
         self.inputs.insert(slot, input);
     }
 
     /// The tensor at an input slot, if it is constant.
-    pub fn constant(&self, slot: usize) -> Option<&Tensor> {
+    pub(super) fn constant(&self, slot: usize) -> Option<&Tensor> {
         match self.inputs.get(&slot) {
             Some(Input::Made(_, tensor)) => Some(tensor),
             Some(Input::Absent | Input::Wire(_)) => None,
@@ -104,17 +104,17 @@ impl<'a> Draft<'a> {
     }
 
     /// Shape that the node of the graph gets at an input slot.
-    pub fn shape(&self, slot: usize) -> Option<&'a [Dim]> {
+    pub(super) fn shape(&self, slot: usize) -> Option<&'a [Dim]> {
         self.graph.ty(self.node.input(slot)?)?.shape()
     }
 
     /// Element type that the node of the graph gets at an input slot, if it is known.
-    pub fn known_dtype(&self, slot: usize) -> Option<DType> {
+    pub(super) fn known_dtype(&self, slot: usize) -> Option<DType> {
         self.graph.ty(self.node.input(slot)?)?.dtype()
     }
 
     /// Element type that the node of the graph gets at an input slot. Fails if it is unknown.
-    pub fn dtype(&self, slot: usize) -> Result<DType, String> {
+    pub(super) fn dtype(&self, slot: usize) -> Result<DType, String> {
         let unknown = || {
             let name = self.node.input(slot).map_or_else(|| format!("number {slot}"), |v| self.graph.name_of(v));
             format!("the element type of its input {name:?} is unknown; declare it in the model")
@@ -123,28 +123,28 @@ impl<'a> Draft<'a> {
     }
 
     /// The attribute as it is now.
-    pub fn attr(&self, name: &str) -> Option<&Attr> {
+    pub(super) fn attr(&self, name: &str) -> Option<&Attr> {
         self.attrs.as_ref().unwrap_or(&self.node.attrs).get(name)
     }
 
     /// A string attribute as it is now.
-    pub fn str(&self, name: &str) -> Option<&str> {
+    pub(super) fn str(&self, name: &str) -> Option<&str> {
         self.attrs.as_ref().unwrap_or(&self.node.attrs).str(name)
     }
 
     /// Sets an attribute.
-    pub fn set(&mut self, name: &str, value: impl Into<Attr>) {
+    pub(super) fn set(&mut self, name: &str, value: impl Into<Attr>) {
         self.attrs.get_or_insert_with(|| self.node.attrs.clone()).set(name, value.into());
     }
 
     /// Takes an attribute out, if there is one.
-    pub fn take(&mut self, name: &str) -> Option<Attr> {
+    pub(super) fn take(&mut self, name: &str) -> Option<Attr> {
         self.attr(name)?;
         self.attrs.get_or_insert_with(|| self.node.attrs.clone()).remove(name)
     }
 
     /// Takes an integer attribute out. Fails if it is of another type.
-    pub fn take_int(&mut self, name: &str) -> Result<Option<i64>, String> {
+    pub(super) fn take_int(&mut self, name: &str) -> Result<Option<i64>, String> {
         match self.take(name) {
             None => Ok(None),
             Some(Attr::Int(i)) => Ok(Some(i)),
@@ -153,7 +153,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes an attribute with a list of integers out. Fails if it is of another type.
-    pub fn take_ints(&mut self, name: &str) -> Result<Option<Vec<i64>>, String> {
+    pub(super) fn take_ints(&mut self, name: &str) -> Result<Option<Vec<i64>>, String> {
         match self.take(name) {
             None => Ok(None),
             Some(Attr::Ints(v)) => Ok(Some(v)),
@@ -162,7 +162,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes a float attribute out. Fails if it is of another type.
-    pub fn take_float(&mut self, name: &str) -> Result<Option<f32>, String> {
+    pub(super) fn take_float(&mut self, name: &str) -> Result<Option<f32>, String> {
         match self.take(name) {
             None => Ok(None),
             Some(Attr::Float(x)) => Ok(Some(x)),
@@ -171,7 +171,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Takes an attribute with a list of floats out. Fails if it is of another type.
-    pub fn take_floats(&mut self, name: &str) -> Result<Option<Vec<f32>>, String> {
+    pub(super) fn take_floats(&mut self, name: &str) -> Result<Option<Vec<f32>>, String> {
         match self.take(name) {
             None => Ok(None),
             Some(Attr::Floats(v)) => Ok(Some(v)),
@@ -180,25 +180,25 @@ impl<'a> Draft<'a> {
     }
 
     /// A constant of 64-bit integers for helper nodes; `what` says what they are, for its name.
-    pub fn ints(&mut self, what: &str, values: &[i64]) -> Ref {
+    pub(super) fn ints(&mut self, what: &str, values: &[i64]) -> Ref {
         let name = self.name(what);
         self.patch.constant(name, Tensor::ints(values))
     }
 
     /// Adds a node with one output beside this one; `what` says what it makes, for its name.
-    pub fn helper(&mut self, what: &str, op: &str, inputs: impl IntoIterator<Item = Ref>, attrs: Attrs) -> Ref {
+    pub(super) fn helper(&mut self, what: &str, op: &str, inputs: impl IntoIterator<Item = Ref>, attrs: Attrs) -> Ref {
         let name = self.name(what);
         self.patch.node(OpName::onnx(op), inputs).attrs(attrs).name(name.clone()).output(name, None)
     }
 
     /// An output of this node, to be read by a helper node.
-    pub fn output(&self, slot: usize) -> Result<(ValueId, &'a Graph), String> {
+    pub(super) fn output(&self, slot: usize) -> Result<(ValueId, &'a Graph), String> {
         let v = self.node.output(slot).ok_or_else(|| format!("its output number {slot} is missing"))?;
         Ok((v, self.graph))
     }
 
     /// All readers of an output read `new` instead, which is made from it; the output itself is then of type `ty`.
-    pub fn move_output(&mut self, output: ValueId, new: Ref, ty: Option<Type>) {
+    pub(super) fn move_output(&mut self, output: ValueId, new: Ref, ty: Option<Type>) {
         self.patch.replace(output, new);
         if let Some(ty) = ty {
             self.patch.set_type(output, ty);
@@ -207,7 +207,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes into the patch what differs from the node; returns whether anything does.
-    pub fn commit(mut self) -> bool {
+    pub(super) fn commit(mut self) -> bool {
         let changed = self.op != self.node.op.name || self.attrs.is_some() || !self.inputs.is_empty();
         if self.op != self.node.op.name {
             self.patch.set_op(self.id, OpName::onnx(&self.op));
@@ -236,6 +236,6 @@ impl<'a> Draft<'a> {
     }
 
     fn name(&self, what: &str) -> String {
-        format!("{}.{what}", label(self.graph, self.id, self.node))
+        format!("{}_{what}", label(self.graph, self.id, self.node))
     }
 }

@@ -1,7 +1,7 @@
 //! How the operators of ai.onnx changed, from opset 8 on.
 //!
-//! Every operator has a line, and every version that defines it anew has a step on it, also where nothing has to be done: an
-//! operator or a version that is missing here is unknown, and never taken to be compatible.
+//! Every operator has a line, and every version that defines it anew has a step on it, also where nothing has to be done:
+//! an operator or a version that is missing here is unknown, and never taken to be compatible.
 
 use super::{axes, details, draft::Draft, inputs, normalization, resize, softmax};
 
@@ -14,9 +14,9 @@ pub(super) const NEWEST: i64 = 25;
 #[derive(Clone, Copy)]
 pub(super) struct Step {
     /// The opset.
-    pub version: i64,
+    pub(super) version: i64,
     /// How to come from the definition before to this one.
-    pub convert: Convert,
+    pub(super) convert: Convert,
 }
 
 /// How to come from one definition of an operator to the next.
@@ -50,9 +50,9 @@ pub(super) fn steps(op: &str) -> Option<&'static [Step]> {
 
 /// Every operator that ai.onnx has or had from opset 7 to 25, sorted by name.
 ///
-/// Two steps are compatible only for nodes that keep to the old definition's preconditions: OneHot-9 wants indices that are not
-/// negative (since 11 they count from the end), and the windows that pooling with `ceil_mode` drops since 22 were never
-/// meant to count.
+/// Two steps are compatible because of what the old definitions meant: OneHot-9 asks for indices that are not negative
+/// (since 11 they count from the end), and the windows that start in the padding, which AveragePool and MaxPool with
+/// `ceil_mode` ignore since 22, never held a value.
 #[rustfmt::skip]
 pub(super) static HISTORY: &[(&str, &[Step])] = &[
     ("Abs", &[same(13)]),

@@ -71,7 +71,8 @@ pub(super) fn even_split(d: &mut Draft<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Dropout-10 makes its mask of booleans; before, it had the type of the data.
+/// Dropout-10 makes its mask of booleans; before, it had the type of the data. (What a mask holds where nothing is
+/// dropped was laid down in opset 12 only.)
 pub(super) fn dropout_mask(d: &mut Draft<'_>) -> Result<(), String> {
     if !d.has_output(1) {
         return Ok(());
@@ -115,14 +116,39 @@ mod tests {
                 top, at = TopK <k = 3> (s)
                 p = Pad <pads = [0, 1, 0, 2], value = 1.0> (top)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float16[4,8] x) => (float16[2,3] top, int64[2,3] at, float16[2,6] p)
+        <
+          float16 "c.min" = {0},  # 0.0
+          int64[2] "a.split" = {1, 3},
+          int64[1] "s.starts" = {1},
+          int64[1] "s.ends" = {3},
+          int64[1] "s.axes" = {0},
+          int64[1] "top.k" = {3},
+          int64[4] "p.pads" = {0, 1, 0, 2},
+          float16 "p.value" = {15360}  # 1.0
+        >
+        {
+          c = Clip (x, "c.min")
+          a, b = Split <axis = 0> (c, "a.split")
+          s = Slice (b, "s.starts", "s.ends", "s.axes")
+          top, at = TopK (s, "top.k")
+          p = Pad (top, "p.pads", "p.value")
+        }
+        "#);
     }
 
     #[test]
     fn an_even_split_counts_its_outputs() {
         insta::assert_snapshot!(check::<RaiseOpset>(
             r#"<ir_version: 7, opset_import: ["" : 13]> g (float[4] x) => (float[2] a, float[2] b) { a, b = Split (x) }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[4] x) => (float[2] a, float[2] b) {
+          a, b = Split <num_outputs = 2> (x)
+        }
+        "#);
     }
 
     #[test]
@@ -130,13 +156,23 @@ mod tests {
         insta::assert_snapshot!(check::<RaiseOpset>(
             r#"<ir_version: 4, opset_import: ["" : 9]>
             g (float[4] x) => (float[4] y, float[4] m) { y, m = Dropout <ratio = 0.25> (x) }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[4] x) => (float[4] y, float[4] m)
+        <
+          float "y.ratio" = {0.25}
+        >
+        {
+          y, m_1 = Dropout (x, "y.ratio")
+          ["y.mask"] m = Cast <to = 1> (m_1)
+        }
+        "#);
     }
 
     #[test]
     fn the_type_of_a_bound_must_be_known() {
         let text = r#"<ir_version: 4, opset_import: ["" : 9, "my" : 1]>
             g (float[4] x) => (float[4] y) { a = my.Op (x) [clip] y = Clip <max = 6.0> (a) }"#;
-        insta::assert_snapshot!(refusal(text), @"");
+        insta::assert_snapshot!(refusal(text), @r#"the node "clip" (Clip) has no equivalent in opset 11: the element type of its input "a" is unknown; declare it in the model"#);
     }
 }

@@ -52,8 +52,8 @@ pub(super) fn per_channel(d: &mut Draft<'_>) -> Result<(), String> {
 
 /// `[groups]` to `[channels]`, each element as often as a group has channels.
 fn repeat(d: &mut Draft<'_>, what: &str, per_group: Ref, [column, table, row]: [Ref; 3]) -> Ref {
-    let column = d.helper(&format!("{what}.column"), "Reshape", [per_group, column], Attrs::new());
-    let table = d.helper(&format!("{what}.table"), "Expand", [column, table], Attrs::new());
+    let column = d.helper(&format!("{what}_column"), "Reshape", [per_group, column], Attrs::new());
+    let table = d.helper(&format!("{what}_table"), "Expand", [column, table], Attrs::new());
     d.helper(what, "Reshape", [table, row], Attrs::new())
 }
 
@@ -79,8 +79,8 @@ mod tests {
         let graph = |node: &str| {
             format!(r#"<ir_version: 4, opset_import: ["" : 7]> g (float[N,3] x, {BN}) => (float[N,3] y) {{ {node} }}"#)
         };
-        insta::assert_snapshot!(refusal(&graph("y = BatchNormalization <spatial = 0> (x, s, b, m, v)")), @"");
-        insta::assert_snapshot!(refusal(&graph("y, mean, var = BatchNormalization (x, s, b, m, v)")), @"");
+        insta::assert_snapshot!(refusal(&graph("y = BatchNormalization <spatial = 0> (x, s, b, m, v)")), @r#"the node "y" (BatchNormalization) has no equivalent in opset 9: it normalizes each element by itself (spatial = 0)"#);
+        insta::assert_snapshot!(refusal(&graph("y, mean, var = BatchNormalization (x, s, b, m, v)")), @r#"the node "y" (BatchNormalization) has no equivalent in opset 14: it is in training mode (it has more than one output); export the model for inference"#);
     }
 
     #[test]

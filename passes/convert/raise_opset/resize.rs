@@ -1,7 +1,7 @@
 //! Upsample and Resize.
 //!
-//! Up to opset 10 there is one way to find the source of an element: its index divided by the scale, and for `nearest` the
-//! element before that place. Resize-11 calls it `asymmetric` and `floor`, and defaults to something else.
+//! Up to opset 10 there is one way to find the source of an element: its index divided by the scale, and for `nearest`
+//! the element before that place. Resize-11 calls it `asymmetric` and `floor`, and defaults to something else.
 
 use planish_ir::{Dims, Tensor};
 
@@ -47,7 +47,7 @@ fn skips_unevenly(scale: f64) -> bool {
     scale < 1.0 && (1.0 / scale).fract().abs() > 1e-6
 }
 
-/// Resize-13: of scales and sizes only one may be given, where before the other was an empty tensor; and a mode is gone.
+/// Resize-13: of scales and sizes only one may be given, where before the other was empty; and a mode is gone.
 pub(super) fn either_or(d: &mut Draft<'_>) -> Result<(), String> {
     if d.has_input(3) {
         let no_sizes = d.constant(3).is_some_and(|t| t.elements() == 0);
@@ -62,7 +62,8 @@ pub(super) fn either_or(d: &mut Draft<'_>) -> Result<(), String> {
         d.set("nearest_mode", "round_prefer_ceil");
         return Ok(());
     }
-    Err("its coordinate_transformation_mode is \"tf_half_pixel_for_nn\", which is gone, and nearest_mode is not \"floor\"".into())
+    Err("its coordinate_transformation_mode \"tf_half_pixel_for_nn\" is gone, and its nearest_mode is not \"floor\""
+        .into())
 }
 
 #[cfg(test)]
@@ -97,6 +98,6 @@ mod tests {
     fn refuses_what_was_left_open() {
         let text = r#"<ir_version: 5, opset_import: ["" : 10]>
             g (float[10] x) => (float[7] y) <float[1] scales = {0.7}> { y = Resize (x, scales) }"#;
-        insta::assert_snapshot!(refusal(text), @"");
+        insta::assert_snapshot!(refusal(text), @r#"the node "y" (Resize) has no equivalent in opset 11: it makes its input smaller by a factor that is no integer, and which element is then the nearest one was first laid down in opset 11"#);
     }
 }

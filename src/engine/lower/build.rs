@@ -12,36 +12,43 @@ pub(super) struct Builder<'a> {
     scope: &'a Scope,
     /// What the new nodes are called after.
     origin: String,
-    nodes: Vec<NodeProto>,
-    constants: Vec<(String, Tensor)>,
+    built: Built,
 }
 
 /// What was collected.
+#[derive(Default)]
 pub(super) struct Built {
-    pub(super) nodes: Vec<NodeProto>,
+    pub(super) nodes: Vec<Made>,
     pub(super) constants: Vec<(String, Tensor)>,
+}
+
+/// A new node.
+pub(super) struct Made {
+    pub(super) node: NodeProto,
+    /// It is what the rule wants in the end, and not to be offered to the rules again.
+    pub(super) settled: bool,
 }
 
 impl<'a> Builder<'a> {
     /// For the replacement of a node.
     pub(super) fn new(op: &Op<'a>) -> Builder<'a> {
-        Builder { scope: op.scope, origin: label(op.node), nodes: Vec::new(), constants: Vec::new() }
+        Builder { scope: op.scope, origin: label(op.node), built: Built::default() }
     }
 
     pub(super) fn finish(self) -> Built {
-        Built { nodes: self.nodes, constants: self.constants }
+        self.built
     }
 
     /// Adds a constant and returns its name.
     pub(super) fn constant(&mut self, tensor: Tensor) -> String {
         let name = self.scope.fresh(&format!("{}/constant", self.origin));
-        self.constants.push((name.clone(), tensor));
+        self.built.constants.push((name.clone(), tensor));
         name
     }
 
     /// Adds a constant under a name that the model already uses.
     pub(super) fn constant_named(&mut self, name: &str, tensor: Tensor) {
-        self.constants.push((name.to_owned(), tensor));
+        self.built.constants.push((name.to_owned(), tensor));
     }
 
     /// A scalar in a floating type.
@@ -65,14 +72,23 @@ impl<'a> Builder<'a> {
     /// Adds a node of the default domain that makes the given values.
     pub(super) fn op_into(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>, outputs: &[&str]) {
         let own = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect();
-        self.nodes.push(NodeProto {
+        let node = NodeProto {
             name: Some(self.origin.clone()),
             op_type: Some(op.to_owned()),
             input: own(inputs),
             output: own(outputs),
             attribute: attributes,
             ..Default::default()
-        });
+        };
+        self.built.nodes.push(Made { node, settled: false });
+    }
+
+    /// The same node with other inputs, left out of further rewriting; returns the name of its first output.
+    pub(super) fn settled(&mut self, node: &NodeProto, inputs: Vec<String>) -> String {
+        let output = self.fresh(node.op_type.as_deref().unwrap_or(""));
+        let node = NodeProto { input: inputs, output: vec![output.clone()], ..node.clone() };
+        self.built.nodes.push(Made { node, settled: true });
+        output
     }
 
     /// `Cast`.
@@ -95,18 +111,18 @@ fn attribute(name: &str, kind: AttributeType) -> AttributeProto {
     AttributeProto { name: Some(name.to_owned()), r#type: Some(kind.into()), ..Default::default() }
 }
 
-pub(super) fn int(name: &str, value: i64) -> AttributeProto {
+pub(in crate::engine) fn int(name: &str, value: i64) -> AttributeProto {
     AttributeProto { i: Some(value), ..attribute(name, AttributeType::Int) }
 }
 
-pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
+pub(in crate::engine) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto { ints: values.to_vec(), ..attribute(name, AttributeType::Ints) }
 }
 
-pub(super) fn float(name: &str, value: f32) -> AttributeProto {
+pub(in crate::engine) fn float(name: &str, value: f32) -> AttributeProto {
     AttributeProto { f: Some(value), ..attribute(name, AttributeType::Float) }
 }
 
-pub(super) fn string(name: &str, value: &str) -> AttributeProto {
+pub(in crate::engine) fn string(name: &str, value: &str) -> AttributeProto {
     AttributeProto { s: Some(value.to_owned().into()), ..attribute(name, AttributeType::String) }
 }

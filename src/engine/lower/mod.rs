@@ -3,7 +3,7 @@
 //! tract knows about two thirds of ONNX, does not look at the domain of an operator, and ignores some attributes. The
 //! rewrite works on the message that is about to be handed over, so the model itself stays as it is:
 //!
-//! 1. local functions are inlined ([`functions`]);
+//! 1. local functions are inlined ([`functions`]), and the types of all values inferred, because the rules ask for them;
 //! 2. every node is offered to the [`RULES`], which expand what tract lacks or gets wrong into what it has; constants that
 //!    are dequantized become plain floats;
 //! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one that
@@ -13,7 +13,7 @@
 //! The expansions follow the definitions of the operators and not any implementation of them.
 
 mod activation;
-mod build;
+pub(super) mod build;
 mod constant;
 mod contrib;
 mod functions;
@@ -22,9 +22,14 @@ mod packed;
 mod qlinear;
 mod quantize;
 mod recurrent;
+mod reduce;
 mod refuse;
 mod scope;
 
+use planish_ir::{
+    onnx::{export, import},
+    verify,
+};
 use planish_passes::EngineError;
 use planish_proto::onnx::{GraphProto, ModelProto, NodeProto};
 
@@ -46,6 +51,7 @@ const RULES: &[Rule] = &[
     contrib::expand,
     activation::expand,
     recurrent::reverse,
+    reduce::extremum,
 ];
 
 /// A rule's result may need another rule, but not for ever.
@@ -54,6 +60,7 @@ const MAX_ROUNDS: usize = 8;
 /// Rewrites a model in place. Its graph comes out pruned and without types of inner values.
 pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
     functions::inline(message)?;
+    annotate(message);
     let opset = message.opset_import.iter().find(|o| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx")));
     let mut scope = Scope::new(opset.and_then(|o| o.version).unwrap_or(1), message);
     if let Some(graph) = &mut message.graph {
@@ -62,6 +69,16 @@ pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
         packed::widen(graph)?;
     }
     Ok(())
+}
+
+/// Enters what can be known of the types of inner values. A message that is not valid after inlining stays as it is; the
+/// engine will say what is wrong with it.
+fn annotate(message: &mut ModelProto) {
+    let Ok(mut model) = import(message.clone(), &|_| Err("nothing is stored elsewhere".into())) else { return };
+    planish_ir::infer::annotate(&mut model);
+    if let Ok(verified) = verify(&model) {
+        *message = export(&verified);
+    }
 }
 
 fn lower_graph(graph: &mut GraphProto, scope: &mut Scope) -> Result<(), EngineError> {
@@ -83,13 +100,16 @@ fn lower_node(
     lowered: &mut Vec<NodeProto>,
     round: usize,
 ) -> Result<(), EngineError> {
+    // An input that is left out at the end may as well not be there, and some of tract's operators count.
+    while node.input.pop_if(|name| name.is_empty()).is_some() {}
     if let Some(built) = rewrite(&node, scope, round)? {
         for (name, tensor) in built.constants {
             graph.initializer.push(build::initializer(&name, &tensor));
             scope.add_constant(&name, tensor);
         }
         for made in built.nodes {
-            lower_node(made, graph, scope, lowered, round + 1)?;
+            let round = if made.settled { MAX_ROUNDS } else { round + 1 };
+            lower_node(made.node, graph, scope, lowered, round)?;
         }
         return Ok(());
     }
@@ -97,6 +117,8 @@ fn lower_node(
     for inner in node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
         lower_graph(inner, scope)?;
     }
+    // tract wants different names for all nodes, which ONNX does not ask for.
+    node.name = node.output.iter().find(|o| !o.is_empty()).cloned();
     lowered.push(node);
     Ok(())
 }

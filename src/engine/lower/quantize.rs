@@ -82,8 +82,11 @@ pub(super) fn quantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineE
     };
     let Some(scale) = parameter(op, b, 1)? else { return Ok(false) };
     let zero = if op.input(2).is_some() { parameter(op, b, 2)? } else { None };
-    let mut x = b.cast(op.required(0)?, DType::F32);
-    x = b.op("Div", &[&x, &scale], vec![]);
+    // tract divides floats by multiplying with the reciprocal, which is off by a bit. In f64 that is too little to matter.
+    let wide = b.cast(op.required(0)?, DType::F64);
+    let scale = b.cast(&scale, DType::F64);
+    let quotient = b.op("Div", &[&wide, &scale], vec![]);
+    let mut x = b.cast(&quotient, DType::F32);
     x = b.op("Round", &[&x], vec![]);
     if let Some(zero) = zero {
         x = b.op("Add", &[&x, &zero], vec![]);
@@ -115,6 +118,10 @@ fn parameter(op: &Op<'_>, b: &mut Builder<'_>, slot: usize) -> Result<Option<Str
     let value = b.cast(op.required(slot)?, DType::F32);
     if dims.is_empty() {
         return Ok(Some(value));
+    }
+    if dims == [Some(1)] && op.int("block_size", 0) == 0 {
+        let scalar = b.ints(&[]);
+        return Ok(Some(b.op("Reshape", &[&value, &scalar], vec![])));
     }
     if dims.len() > 1 || op.int("block_size", 0) != 0 {
         return Err(op.unsupported("the parameters of its blocks are computed"));

@@ -62,13 +62,11 @@ impl Plans {
             return Ok(Vec::new());
         }
         let open = self.run_as(inputs, |_| Content::Any);
-        match open {
-            Err(first) if inputs.values().any(is_small) => {
-                let fixed = self.run_as(inputs, |t| if is_small(t) { Content::Exactly(t.clone()) } else { Content::Any });
-                fixed.map_err(|_| first)
-            }
-            result => result,
+        if open.is_ok() || !inputs.values().any(is_small) {
+            return open;
         }
+        // What this fails with is nearer to the cause than what the first attempt failed with.
+        self.run_as(inputs, |t| if is_small(t) { Content::Exactly(t.clone()) } else { Content::Any })
     }
 
     fn run_as(&self, inputs: &Tensors, content: impl Fn(&Tensor) -> Content) -> Result<Vec<Tensor>, EngineError> {

@@ -1,0 +1,174 @@
+//! ONNX Runtime, loaded at run time where it is installed.
+//!
+//! It serves as a second witness, for models that tract does not run, and to measure latency. As a witness it runs with its
+//! graph optimizations off: the default ones change numerics (they turn dequantized weights before a `MatMul` into integer
+//! kernels that round the activations).
+
+mod library;
+mod value;
+
+use std::{
+    path::Path,
+    sync::{Mutex, OnceLock, PoisonError},
+};
+
+use anyhow::{Context, anyhow};
+use ort::{
+    environment::Environment,
+    logging::LogLevel,
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+};
+use planish_ir::{Model, Tensor};
+use planish_passes::{Engine, EngineError, Runnable, Tensors};
+use planish_proto::{External, SaveOptions, Sources, onnx::ModelProto};
+use prost::Message;
+use tempfile::TempDir;
+
+use super::program::{Program, failed};
+
+/// A larger message goes through a temporary file with its weights beside it: what is given in memory is copied twice, and
+/// nothing above 2 GB can be given in memory at all.
+const IN_MEMORY: usize = 256 << 20;
+
+/// What ONNX Runtime may do to a graph before it runs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Optimization {
+    /// Nothing, so that it computes what the model says.
+    #[default]
+    Off,
+    /// What it does by default, as a deployed model is run.
+    Default,
+}
+
+/// The engine. Its library is loaded once per process.
+#[derive(Clone, Copy, Debug)]
+pub struct OnnxRuntime {
+    environment: &'static Environment,
+    optimization: Optimization,
+    threads: usize,
+}
+
+impl OnnxRuntime {
+    /// Loads the library at `path`, or else where `ORT_DYLIB_PATH` says, or else the one in a Python installation. Fails if
+    /// there is none or it is too old, and says what to do. Later calls use the library of the first one.
+    pub fn open(path: Option<&Path>) -> anyhow::Result<OnnxRuntime> {
+        static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
+        let opened = ENVIRONMENT.get_or_init(|| environment(path).map_err(|e| format!("{e:#}")));
+        let environment = opened.as_ref().map_err(|e| anyhow!("{e}"))?;
+        Ok(OnnxRuntime { environment, optimization: Optimization::Off, threads: 1 })
+    }
+
+    /// The same engine with other graph optimizations.
+    #[must_use]
+    pub const fn with_optimization(mut self, optimization: Optimization) -> OnnxRuntime {
+        self.optimization = optimization;
+        self
+    }
+
+    /// The same engine with so many threads for one run.
+    #[must_use]
+    pub const fn with_threads(mut self, threads: usize) -> OnnxRuntime {
+        self.threads = threads;
+        self
+    }
+
+    fn builder(&self) -> ort::Result<SessionBuilder> {
+        let level = match self.optimization {
+            Optimization::Off => GraphOptimizationLevel::Disable,
+            Optimization::Default => GraphOptimizationLevel::All,
+        };
+        let builder = Session::builder(self.environment)?.with_optimization_level(level)?;
+        Ok(builder.with_intra_threads(self.threads)?.with_inter_threads(1)?.with_log_level(LogLevel::Fatal)?)
+    }
+
+    fn session(&self, message: &ModelProto) -> anyhow::Result<(Session, Option<TempDir>)> {
+        let mut builder = self.builder()?;
+        if message.encoded_len() <= IN_MEMORY {
+            return Ok((builder.commit_from_memory(&message.encode_to_vec())?, None));
+        }
+        let folder = tempfile::tempdir().context("cannot make a temporary folder for the model")?;
+        let path = folder.path().join("model.onnx");
+        let options = SaveOptions { external: External::Always, ..SaveOptions::default() };
+        planish_proto::save(message.clone(), &Sources::in_folder(folder.path()), &path, &options)?;
+        Ok((builder.commit_from_file(&path)?, Some(folder)))
+    }
+}
+
+fn environment(path: Option<&Path>) -> anyhow::Result<Environment> {
+    let path = match path {
+        Some(path) => path.to_owned(),
+        None => library::find()?,
+    };
+    let builder = ort::init_from(&path).map_err(|e| anyhow!("{e}")).with_context(|| {
+        format!("{} cannot be used as ONNX Runtime's library", path.display())
+    })?;
+    let environment = builder.with_name("planish").with_telemetry(false).build().map_err(|e| anyhow!("{e}"))?;
+    environment.set_log_level(LogLevel::Fatal);
+    Ok(environment)
+}
+
+impl Engine for OnnxRuntime {
+    fn name(&self) -> &str {
+        "onnxruntime"
+    }
+
+    fn load(&self, model: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
+        let program = Program::new(model, outputs)?;
+        if program.computed.is_empty() {
+            return Ok(Box::new(Loaded { program, session: None, _folder: None }));
+        }
+        let (session, folder) = self.session(&program.message).map_err(|e| failed(format!("{e:#}")))?;
+        Ok(Box::new(Loaded { program, session: Some(Mutex::new(session)), _folder: folder }))
+    }
+}
+
+struct Loaded {
+    program: Program,
+    /// A run borrows the session mutably, so samples follow each other; `None` if nothing has to be computed.
+    session: Option<Mutex<Session>>,
+    /// Weights stay mapped while the session lives.
+    _folder: Option<TempDir>,
+}
+
+impl Runnable for Loaded {
+    fn run(&self, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+        self.program.check_inputs(inputs)?;
+        let computed = match &self.session {
+            Some(session) => self.compute(session, inputs).map_err(|e| failed(format!("{e:#}")))?,
+            None => Vec::new(),
+        };
+        self.program.hand_out(inputs, &computed)
+    }
+}
+
+impl Loaded {
+    fn compute(&self, session: &Mutex<Session>, inputs: &Tensors) -> anyhow::Result<Vec<Tensor>> {
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = Vec::new();
+        for wanted in session.inputs() {
+            if let Some(tensor) = inputs.get(wanted.name()) {
+                given.push((wanted.name().to_owned(), value::to_ort(tensor)?));
+            }
+        }
+        let outputs = session.run(given)?;
+        let output = |(name, _): &(String, _)| {
+            value::from_ort(outputs.get(name).with_context(|| format!("the engine did not give {name:?}"))?)
+        };
+        self.program.computed.iter().map(output).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where there is no ONNX Runtime, there is nothing to test.
+    #[test]
+    fn it_runs_what_is_asked_if_it_is_there() {
+        let Ok(engine) = OnnxRuntime::open(None) else { return };
+        crate::engine::tests::runs_and_hands_out_inner_values(&engine);
+    }
+}
