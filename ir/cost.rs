@@ -8,7 +8,7 @@
 //! run; elementwise operators, pools, normalizations and activations count as none. Both branches of an `If` count, so
 //! the sum is an upper bound; the body of a `Loop` or `Scan` counts as often as it runs, where that is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, Tensor, Type, ValueId,
@@ -55,7 +55,8 @@ pub struct OpCost {
 /// Computes the costs of a model whose named sizes are as bound, or open.
 pub fn cost(model: &Model, bindings: &Bindings) -> ModelCost {
     let inferred = infer::infer(model, bindings);
-    let mut counter = Counter { model, opsets: &model.opsets, cost: ModelCost::default() };
+    let functions = model.functions.iter().map(|f| &f.op).collect();
+    let mut counter = Counter { functions, opsets: &model.opsets, cost: ModelCost::default() };
     counter.graph(&model.graph, inferred.graph(), Some(1));
     model.graph.walk(&mut |g| counter.weights(g));
     for f in &model.functions {
@@ -65,7 +66,7 @@ pub fn cost(model: &Model, bindings: &Bindings) -> ModelCost {
 }
 
 struct Counter<'a> {
-    model: &'a Model,
+    functions: BTreeSet<&'a OpName>,
     opsets: &'a Opsets,
     cost: ModelCost,
 }
@@ -75,7 +76,7 @@ impl Counter<'_> {
     fn graph(&mut self, g: &Graph, facts: &GraphFacts, runs: Option<u64>) {
         for (id, node) in g.nodes().filter(|(_, n)| !n.op.is("Constant")) {
             self.node(g, id, node, facts, runs);
-            let inner_runs = runs.and_then(|r| r.checked_mul(trips(g, node, facts)?));
+            let inner_runs = runs.and_then(|r| r.checked_mul(trips(node, facts)?));
             for (i, body) in node.attrs.graphs().enumerate() {
                 if let Some(inner) = facts.subgraph(id, i) {
                     self.graph(body, inner, inner_runs);
@@ -109,7 +110,7 @@ impl Counter<'_> {
     }
 
     fn macs(&self, node: &Node, facts: &GraphFacts) -> Option<u64> {
-        if self.model.function(&node.op).is_some() {
+        if self.functions.contains(&node.op) {
             return None;
         }
         let Some(spec) = op::spec(&node.op) else { return Some(0) };
@@ -153,7 +154,7 @@ pub fn is_weight(t: &Tensor) -> bool {
 }
 
 /// How often the subgraphs of a node run.
-fn trips(_: &Graph, node: &Node, facts: &GraphFacts) -> Option<u64> {
+fn trips(node: &Node, facts: &GraphFacts) -> Option<u64> {
     let shape = |v: ValueId| facts.ty(v).and_then(Type::shape);
     match node.op.name.as_str() {
         // A condition may end it earlier.
@@ -169,5 +170,61 @@ fn trips(_: &Graph, node: &Node, facts: &GraphFacts) -> Option<u64> {
             shape.get(infer::axis(axes, shape.len()).ok()?).and_then(Dim::known)
         }
         _ => Some(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Attrs, infer::testing::Draft};
+
+    #[test]
+    fn linear_algebra_is_counted() {
+        let mut d = Draft::new(17);
+        let x = d.input("x", &["N", "3", "8", "8"]);
+        let w = d.weights(&[4, 3, 3, 3]);
+        let y = d.node("Conv", &[x, w], Attrs::new());
+        let flat = d.node("Flatten", &[y], Attrs::new());
+        let v = d.weights(&[144, 10]);
+        d.node("Gemm", &[flat, v], Attrs::new());
+        let open = cost(&d.model, &Bindings::new());
+        assert_eq!((open.macs, open.unknown.len()), (0, 2));
+        let two = cost(&d.model, &Bindings::from([("N".into(), 2)]));
+        assert_eq!(two.macs, 2 * (4 * 6 * 6 * 27 + 144 * 10));
+        assert_eq!((two.nodes, two.parameters, two.weight_bytes), (3, 108 + 1440, 4 * 1548));
+        assert_eq!(two.operators[&OpName::onnx("Conv")].macs, 2 * 4 * 6 * 6 * 27);
+    }
+
+    #[test]
+    fn shapes_are_no_parameters_and_overflow_is_no_number() {
+        let mut d = Draft::new(17);
+        let x = d.input("x", &["4294967296", "4294967296"]);
+        let shape = d.ints(&[-1]);
+        d.node("Reshape", &[x, shape], Attrs::new());
+        d.node("MatMul", &[x, x], Attrs::new());
+        let c = cost(&d.model, &Bindings::new());
+        assert_eq!((c.parameters, c.macs, c.unknown.len()), (0, 0, 1));
+    }
+
+    #[test]
+    fn the_body_of_a_loop_counts_as_often_as_it_runs() {
+        let looped = |trips: Option<i64>| {
+            let mut d = Draft::new(17);
+            let x = d.input("x", &["4", "4"]);
+            let trips = match trips {
+                Some(n) => d.int(n),
+                None => d.input_of("n", crate::DType::I64, &[]),
+            };
+            let mut g = Graph::default();
+            let ids: Vec<ValueId> = ["i", "c"].map(|n| g.add_input(n.into(), None, None)).into();
+            let x_inside = g.add_value("x".into(), None, Def::Captured(0));
+            let y = infer::testing::add(&mut g, "MatMul", &[Some(x_inside), Some(x_inside)], Attrs::new(), &[], 1)[0];
+            [ids[1], y].into_iter().for_each(|v| g.add_output(v));
+            let attrs = Attrs::new().with("body", Attr::Graph(Box::new(g)));
+            infer::testing::add(&mut d.model.graph, "Loop", &[Some(trips), None], attrs, &[x], 1);
+            cost(&d.model, &Bindings::new())
+        };
+        assert_eq!(looped(Some(3)).macs, 3 * 64);
+        assert_eq!(looped(None).unknown, ["MatMul"]);
     }
 }

@@ -35,9 +35,10 @@ const FLOOR: &str = "floor(";
 const MAX_QUOTIENT: usize = 256;
 
 impl Dim {
-    /// A named size, as in `dim_param`. An empty name says nothing.
+    /// A named size, as in `dim_param`. An empty name says nothing, nor do the placeholders `?`, `-1` and `None`, which
+    /// exporters write for every size that is open: two axes called `?` need not be equal.
     pub fn symbol(name: &str) -> Dim {
-        if name.is_empty() {
+        if matches!(name, "" | "?" | "-1" | "None") {
             return Dim::Unknown;
         }
         Dim::Symbolic(Poly(BTreeMap::from([(vec![name.to_owned()], 1)])))
@@ -89,7 +90,6 @@ impl Dim {
     }
 
     /// Sum. `Unknown` if either is unknown or the result leaves the 64-bit range.
-    #[expect(clippy::should_implement_trait, reason = "takes references, and its sibling `div` is partial")]
     pub fn add(&self, other: &Dim) -> Dim {
         let (Some(mut a), Some(b)) = (self.poly(), other.poly()) else { return Dim::Unknown };
         for (names, c) in b.0 {
@@ -101,13 +101,11 @@ impl Dim {
     }
 
     /// Difference. `Unknown` under the same conditions as [`Dim::add`], or if it is a negative constant.
-    #[expect(clippy::should_implement_trait, reason = "takes references, and its sibling `div` is partial")]
     pub fn sub(&self, other: &Dim) -> Dim {
         self.add(&other.mul_signed(&Dim::from_i64(-1))).non_negative()
     }
 
     /// Product. `Unknown` under the same conditions as [`Dim::add`].
-    #[expect(clippy::should_implement_trait, reason = "takes references, and its sibling `div` is partial")]
     pub fn mul(&self, other: &Dim) -> Dim {
         self.mul_signed(other).non_negative()
     }

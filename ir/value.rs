@@ -9,6 +9,8 @@ use crate::{DType, Dims, Metadata, NodeId, Tensor, Type};
 pub struct Value {
     pub(crate) name: String,
     pub(crate) ty: Option<Type>,
+    /// The type is planish's own finding and need not be written to a file.
+    pub(crate) inferred: bool,
     pub(crate) def: Def,
     pub(crate) users: BTreeSet<Use>,
     pub(crate) doc: String,

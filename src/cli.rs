@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    commands,
+    commands, data,
     failure::{Failure, Kind, Result},
     pipeline::{EngineChoice, Target},
 };
@@ -90,6 +90,7 @@ pub struct Compile {
     /// Write the result even if a gate fails. The exit code stays 4.
     #[arg(long)]
     pub keep_failed: bool,
+    /// Sizes, threads, libraries.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -100,6 +101,9 @@ pub struct RunArgs {
     /// Size of a symbolic dim of the inputs; may be repeated.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = parse_dim)]
     pub dims: Vec<(String, u64)>,
+    /// Range of the random numbers for an integer input, the upper end excluded; may be repeated.
+    #[arg(long = "range", value_name = "INPUT=LOW..HIGH", value_parser = parse_range)]
+    pub ranges: Vec<(String, (i64, i64))>,
     /// Threads; the result does not depend on them. 0 takes all cores.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
@@ -155,6 +159,7 @@ pub struct Verify {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Sizes, threads, libraries.
     #[command(flatten)]
     pub run: RunArgs,
 }
@@ -177,6 +182,7 @@ pub struct Diff {
 /// Arguments of `passes`.
 #[derive(Debug, Args)]
 pub struct Passes {
+    /// What to do; `list` if left out.
     #[command(subcommand)]
     pub action: Option<PassesAction>,
 }
@@ -238,6 +244,18 @@ fn parse_dim(s: &str) -> std::result::Result<(String, u64), String> {
     }
 }
 
+fn parse_range(s: &str) -> std::result::Result<(String, (i64, i64)), String> {
+    let parse = || {
+        let (name, range) = s.split_once('=')?;
+        let (low, high) = range.split_once("..")?;
+        Some((name.to_owned(), (low.parse().ok()?, high.parse().ok()?)))
+    };
+    match parse() {
+        Some((name, (low, high))) if !name.is_empty() && low < high => Ok((name, (low, high))),
+        _ => Err("expected INPUT=LOW..HIGH with LOW below HIGH, such as ids=0..1000".into()),
+    }
+}
+
 impl Cli {
     /// Logging goes to standard error; `RUST_LOG` overrides `-v`.
     pub fn init_logging(&self) {
@@ -266,6 +284,15 @@ impl Cli {
 }
 
 impl RunArgs {
+    /// Sizes and ranges for samples.
+    pub fn data_options(&self) -> data::Options {
+        data::Options {
+            dims: self.dims.iter().cloned().collect(),
+            ranges: self.ranges.iter().cloned().collect(),
+            ..data::Options::default()
+        }
+    }
+
     /// Starts the pool that everything parallel runs in.
     pub fn start_threads(&self) -> Result {
         rayon::ThreadPoolBuilder::new()
@@ -288,6 +315,8 @@ mod tests {
     #[test]
     fn dims_are_parsed() {
         assert_eq!(parse_dim("batch=4"), Ok(("batch".into(), 4)));
+        assert_eq!(parse_range("ids=0..9"), Ok(("ids".into(), (0, 9))));
+        assert!(parse_range("ids=9..0").is_err() && parse_range("0..9").is_err());
         assert!(parse_dim("batch").is_err() && parse_dim("=4").is_err() && parse_dim("n=-1").is_err());
     }
 }

@@ -16,3 +16,4 @@ pub mod model_file;
 pub mod pipeline;
 pub mod progress;
 pub mod report;
+pub mod sizes;

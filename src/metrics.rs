@@ -103,7 +103,8 @@ impl Comparison {
             }
             return Ok(());
         };
-        let max = values(reference).into_iter().flatten().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
+        let max =
+            values(reference).into_iter().flatten().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
         let allowed = |r: f64| match reference.dtype().is_float() {
             true => ROUNDING_RELATIVE * r.abs() + ROUNDING_OF_MAX * max,
             false => 0.0,
@@ -136,7 +137,9 @@ impl Comparison {
 
     /// Rows along the last axis whose largest element is at the same place. Any of several equal ones will do.
     fn top1(&mut self, reference: &Tensor, actual: &Tensor) {
-        let Some(width) = reference.dims().last().and_then(|&w| usize::try_from(w).ok()).filter(|&w| w > 1) else { return };
+        let Some(width) = reference.dims().last().and_then(|&w| usize::try_from(w).ok()).filter(|&w| w > 1) else {
+            return;
+        };
         if !reference.dtype().is_float() {
             return;
         }

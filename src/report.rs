@@ -180,8 +180,8 @@ impl Report {
             t.add_row(line(p.pass, p.patches.to_string(), &p.after, if p.patches > 0 { p.numerics } else { "" }));
         }
         let mut text = format!("{t}\n");
-        if self.size.1.unknown_macs > 0 {
-            text += "MACs marked with ? lack nodes with a dim of unknown size; give it with --dim NAME=N\n";
+        if self.size.0.unknown_macs > 0 {
+            text += "MACs marked with ? lack nodes whose sizes cannot be inferred\n";
         }
         for (pass, note) in self.passes.iter().flat_map(|p| p.notes.iter().map(move |n| (p.pass, n))) {
             text += &format!("{pass}: {note}\n");

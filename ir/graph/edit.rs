@@ -15,7 +15,8 @@ impl Graph {
         let id = ValueId(u32::try_from(self.values.len()).unwrap_or(u32::MAX));
         self.by_name.insert(name.clone(), id);
         let users = BTreeSet::new();
-        self.values.push(Some(Value { name, ty, def, users, doc: String::new(), metadata: Default::default() }));
+        let (doc, metadata) = Default::default();
+        self.values.push(Some(Value { name, ty, inferred: false, def, users, doc, metadata }));
         id
     }
 
@@ -172,6 +173,14 @@ impl Graph {
 
     pub(crate) fn value_mut(&mut self, id: ValueId) -> Option<&mut Value> {
         self.values.get_mut(id.index())?.as_mut()
+    }
+
+    /// Sets the type of a value that planish has found out. A declared one stays declared.
+    pub(crate) fn set_inferred_type(&mut self, id: ValueId, ty: Type) {
+        if let Some(v) = self.value_mut(id) {
+            v.inferred |= v.ty.is_none();
+            v.ty = Some(ty);
+        }
     }
 
     /// Sets the type of a value.

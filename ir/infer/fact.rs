@@ -12,7 +12,7 @@ const MAX_FLOATS: u64 = 16;
 /// The same for tensors with expressions in them, which take more room.
 const MAX_SYMBOLIC: usize = 64;
 /// Largest rank that is followed; no runtime takes more.
-pub(super) const MAX_RANK: usize = 64;
+pub const MAX_RANK: usize = 64;
 
 /// What is known of one value.
 #[derive(Clone, PartialEq, Debug, Default)]

@@ -12,22 +12,31 @@
 //! Work is linear in the number of nodes, each of which is looked at once; subgraphs included, bodies of local
 //! functions excluded: what they return is known only as far as the file declares it.
 
+mod annotate;
 mod call;
+mod engine;
 mod fact;
+#[cfg(test)]
+mod generated;
 mod num;
 pub mod shape;
 mod slice;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub use call::{Call, axis};
-pub use fact::{Fact, MAX_ELEMENTS};
+pub(crate) use engine::call;
+pub use fact::{Fact, MAX_ELEMENTS, MAX_RANK};
 pub use num::Num;
 pub use slice::Range;
 pub use window::Window;
 
-use crate::{Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, TensorType, Type, ValueId, op};
+use crate::{Dim, Graph, Model, NodeId, Opsets, Type, ValueId};
 
 /// Sizes for names of dims, as given by `--dim name=N`. A size that the file does not name is `input.axis`, as in `x.0`.
 pub type Bindings = BTreeMap<String, u64>;
@@ -42,9 +51,6 @@ pub type Rule = fn(&Call<'_>) -> Outcome;
 ///
 /// [`Attrs::graphs`]: crate::Attrs::graphs
 pub type BodyRule = fn(&Call<'_>, usize) -> Vec<Fact>;
-
-/// Longest name of a size that is followed. Longer ones would be copied into every expression.
-const MAX_NAME: usize = 128;
 
 /// What is known of every value of a model's main graph and its subgraphs.
 #[derive(Debug, Default)]
@@ -129,18 +135,15 @@ impl GraphFacts {
 
 /// Infers a model whose named sizes are as bound, or free.
 pub fn infer(model: &Model, bindings: &Bindings) -> Inferred {
-    let functions = model.functions.iter().map(|f| &f.op).collect();
-    let mut engine = Engine { opsets: &model.opsets, functions, place: Vec::new(), contradictions: Vec::new() };
-    let inputs: Vec<Fact> = model.graph.inputs().iter().map(|&v| interface(&model.graph, v, bindings)).collect();
-    let graph = engine.graph(&model.graph, &inputs, &[]);
-    Inferred { graph, contradictions: engine.contradictions }
+    let (graph, contradictions) = engine::run(model, bindings);
+    Inferred { graph, contradictions }
 }
 
 /// Infers a model and stores what is new in its values: types of values that have none, and sizes that are declared
 /// neither as a number nor by a name.
 pub fn annotate(model: &mut Model) {
     let inferred = infer(model, &Bindings::new());
-    store(&mut model.graph, &inferred.graph);
+    annotate::store(&mut model.graph, &inferred.graph);
 }
 
 /// Types of a node's outputs, by slot, from the stored types of its inputs and from constants alone; subgraphs are not
@@ -152,210 +155,9 @@ pub fn node_types(graph: &Graph, id: NodeId, opsets: &Opsets) -> Vec<Option<Type
         None => Fact::UNKNOWN,
     };
     let inputs: Vec<Fact> = node.inputs().iter().map(|v| v.map_or(Fact::UNKNOWN, known)).collect();
-    let outcome = call(node, opsets, inputs.iter().collect(), Vec::new()).map(|c| outputs(&c));
+    let outcome = engine::call(node, opsets, inputs.iter().collect(), Vec::new()).map(|c| engine::outputs(&c));
     let facts = outcome.and_then(Result::ok).unwrap_or_default();
     let mut types: Vec<Option<Type>> = facts.into_iter().map(|f| f.ty).collect();
     types.resize(node.outputs().len(), None);
     types
-}
-
-/// The call that a node makes, if it is one of the table's operators.
-pub(crate) fn call<'a>(
-    node: &'a Node,
-    opsets: &Opsets,
-    inputs: Vec<&'a Fact>,
-    bodies: Vec<Vec<Fact>>,
-) -> Option<Call<'a>> {
-    op::spec(&node.op)?;
-    let opset = *opsets.get(&node.op.domain)?;
-    // What an attribute of the caller is, no table line can know.
-    let fixed = !node.attrs.iter().any(|(_, a)| matches!(a, Attr::Ref { .. }));
-    fixed.then_some(Call { node, opset, inputs, bodies })
-}
-
-fn outputs(call: &Call<'_>) -> Outcome {
-    match op::spec(&call.node.op) {
-        Some(spec) => (spec.infer)(call),
-        None => Ok(Vec::new()),
-    }
-}
-
-struct Engine<'a> {
-    opsets: &'a Opsets,
-    functions: BTreeSet<&'a OpName>,
-    /// Labels of the nodes around the graph that is being looked at.
-    place: Vec<String>,
-    contradictions: Vec<Contradiction>,
-}
-
-impl Engine<'_> {
-    fn graph(&mut self, g: &Graph, inputs: &[Fact], captures: &[Fact]) -> GraphFacts {
-        let count = g.values().next_back().map_or(0, |(id, _)| id.index() + 1);
-        let mut facts = GraphFacts { facts: vec![Fact::UNKNOWN; count], inner: BTreeMap::new() };
-        for (id, value) in g.values() {
-            let known = match &value.def {
-                Def::Constant(t) => Fact::constant(t),
-                Def::SparseConstant(t) => Fact::of(Type::tensor(t.values.dtype(), t.dims.iter().map(|&d| d.into()))),
-                Def::Captured(k) => captures.get(*k as usize).cloned().unwrap_or_default(),
-                Def::Input { .. } | Def::Node { .. } => continue,
-            };
-            facts.set(id, known.bounded());
-        }
-        for (i, &v) in g.inputs().iter().enumerate() {
-            let given = inputs.get(i).cloned().unwrap_or_default();
-            let declared = g.ty(v).map(shape::without_names);
-            let fact = refine(given.clone(), declared.as_ref()).unwrap_or(given);
-            facts.set(v, fact.bounded());
-        }
-        // A cycle is for the verifier to report; nothing on it can be known.
-        for id in g.topological_order().unwrap_or_default() {
-            if let Some(node) = g.node(id) {
-                self.node(g, id, node, &mut facts);
-            }
-        }
-        facts
-    }
-
-    fn node(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &mut GraphFacts) {
-        let (outcome, inner) = self.call(g, id, node, facts);
-        facts.inner.extend(inner.into_iter().enumerate().map(|(i, f)| ((id, i), f)));
-        let mut known = outcome.unwrap_or_else(|message| {
-            self.contradiction(g, id, node, message);
-            Vec::new()
-        });
-        known.resize(node.outputs().len(), Fact::UNKNOWN);
-        for (slot, (output, fact)) in node.outputs().iter().zip(known).enumerate() {
-            let Some(output) = *output else { continue };
-            let declared = g.ty(output).map(shape::without_names);
-            let fact = refine(fact, declared.as_ref()).unwrap_or_else(|fact| {
-                let (declared, inferred) = (show(declared.as_ref()), show(fact.ty.as_ref()));
-                let name = g.name_of(output);
-                self.contradiction(
-                    g,
-                    id,
-                    node,
-                    format!("output {slot} {name:?} is {inferred}, but the file declares {declared}"),
-                );
-                fact
-            });
-            facts.set(output, fact.bounded());
-        }
-    }
-
-    fn call(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &GraphFacts) -> (Outcome, Vec<GraphFacts>) {
-        if self.functions.contains(&node.op) {
-            return (Ok(Vec::new()), Vec::new());
-        }
-        let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
-        let inputs = node.inputs().iter().map(fact).collect();
-        let Some(mut call) = call(node, self.opsets, inputs, Vec::new()) else { return (Ok(Vec::new()), Vec::new()) };
-        let mut inner = Vec::new();
-        if node.attrs.has_graphs() {
-            let captures: Vec<Fact> = node.captures().iter().map(|&v| facts.fact(v).clone()).collect();
-            let body_inputs = op::spec(&node.op).and_then(|s| s.bodies);
-            self.place.push(label(g, id, node));
-            for (i, body) in node.attrs.graphs().enumerate() {
-                let inputs = body_inputs.map_or_else(Vec::new, |rule| rule(&call, i));
-                let known = self.graph(body, &inputs, &captures);
-                call.bodies.push(body.outputs().iter().map(|&v| known.fact(v).clone()).collect());
-                inner.push(known);
-            }
-            self.place.pop();
-        }
-        (outputs(&call), inner)
-    }
-
-    fn contradiction(&mut self, g: &Graph, id: NodeId, node: &Node, message: String) {
-        let mut place = self.place.clone();
-        place.push(label(g, id, node));
-        self.contradictions.push(Contradiction { place: place.join(", "), node: id, message });
-    }
-}
-
-/// A main graph's input as declared, with sizes bound.
-fn interface(g: &Graph, v: ValueId, bindings: &Bindings) -> Fact {
-    let Some(value) = g.value(v) else { return Fact::UNKNOWN };
-    let bind = |d: &Dim| match d {
-        Dim::Symbolic(_) if d.names_quotient() || d.names().any(|n| n.len() > MAX_NAME) => Dim::Unknown,
-        _ => d.bind(bindings),
-    };
-    let mut ty = value.ty().map(|ty| shape::map_dims(ty, &bind));
-    if let Some(Type::Tensor(TensorType { shape: Some(dims), .. })) = &mut ty {
-        for (axis, d) in dims.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Unknown) {
-            *d = bindings.get(&format!("{}.{axis}", value.name())).map_or(Dim::Unknown, |&n| Dim::Known(n));
-        }
-    }
-    Fact::typed(ty)
-}
-
-/// Fills what inference leaves open from a declared type without names. Gives the fact back if the two contradict.
-fn refine(fact: Fact, declared: Option<&Type>) -> Result<Fact, Fact> {
-    match (&fact.ty, declared) {
-        (_, None) => Ok(fact),
-        (None, Some(d)) => Ok(Fact::of(d.clone())),
-        (Some(ty), Some(d)) if !ty.compatible(d) => Err(fact),
-        (Some(ty), Some(d)) => {
-            let ty = fill(ty, d);
-            let elements = fact.shared();
-            Ok(Fact::of(ty).with(elements))
-        }
-    }
-}
-
-/// As [`Type::merge`], but a size that inference expresses is kept where a number is declared: the declaration may be
-/// left over from a model that was exported with fixed sizes.
-fn fill(known: &Type, declared: &Type) -> Type {
-    let (Some(k), Some(d)) = (known.as_tensor(), declared.as_tensor()) else { return known.merge(declared) };
-    let shape = match (&k.shape, &d.shape) {
-        (Some(a), Some(b)) => {
-            Some(a.iter().zip(b).map(|(x, y)| if *x == Dim::Unknown { y.clone() } else { x.clone() }).collect())
-        }
-        (None, b) => b.clone(),
-        (a, None) => a.clone(),
-    };
-    Type::Tensor(TensorType { dtype: k.dtype, shape })
-}
-
-fn store(g: &mut Graph, facts: &GraphFacts) {
-    let values: Vec<(ValueId, Type)> = g
-        .values()
-        .filter_map(|(id, v)| {
-            let known = facts.ty(id)?;
-            let merged = match v.ty() {
-                Some(declared) if !declared.compatible(known) => return None,
-                Some(declared) => keep_names(declared, known),
-                None => known.clone(),
-            };
-            (v.ty() != Some(&merged)).then_some((id, merged))
-        })
-        .collect();
-    for (id, ty) in values {
-        g.set_type(id, ty);
-    }
-    for ((node, index), inner) in &facts.inner {
-        if let Some(body) = g.subgraphs_mut(*node).nth(*index) {
-            store(body, inner);
-        }
-    }
-}
-
-/// The declared type with its gaps filled; also a declared name stays that is known to be a number.
-fn keep_names(declared: &Type, known: &Type) -> Type {
-    match (declared.as_tensor(), known.as_tensor()) {
-        (Some(_), Some(_)) => fill(declared, known),
-        _ => declared.merge(known),
-    }
-}
-
-fn show(ty: Option<&Type>) -> String {
-    ty.map_or_else(|| "unknown".into(), Type::to_string)
-}
-
-/// How messages name a node: by its name, or else by what it makes.
-fn label(g: &Graph, id: NodeId, node: &Node) -> String {
-    match (node.name.as_str(), node.output(0)) {
-        ("", Some(v)) => format!("node making {:?} ({})", g.name_of(v), node.op),
-        ("", None) => format!("node {id} ({})", node.op),
-        (name, _) => format!("node {name:?} ({})", node.op),
-    }
 }

@@ -142,8 +142,8 @@ impl Num {
             (Num::Int(a), Num::Int(b)) => Some(a.cmp(b)),
             (Num::Float(a), Num::Float(b)) => a.partial_cmp(b),
             _ if self.same(other) => Some(Ordering::Equal),
-            _ if self.sub(other).lower_bound()? > 0 => Some(Ordering::Greater),
-            _ if other.sub(self).lower_bound()? > 0 => Some(Ordering::Less),
+            _ if self.sub(other).lower_bound().is_some_and(|b| b > 0) => Some(Ordering::Greater),
+            _ if other.sub(self).lower_bound().is_some_and(|b| b > 0) => Some(Ordering::Less),
             _ => None,
         }
     }

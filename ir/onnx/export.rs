@@ -215,7 +215,7 @@ impl Scope {
 
 /// An entry in `value_info` is worth its bytes only if it says something.
 fn has_info(v: &Value) -> bool {
-    v.ty.is_some() || !v.doc.is_empty() || !v.metadata.is_empty()
+    (v.ty.is_some() && !v.inferred) || !v.doc.is_empty() || !v.metadata.is_empty()
 }
 
 fn value_info(name: String, v: &Value) -> onnx::ValueInfoProto {

@@ -40,6 +40,8 @@ fn shape_in(shape: &TensorShapeProto) -> Shape {
     let dim = |d: &Dimension| match &d.value {
         // Negative sizes are how some exporters write "unknown".
         Some(dimension::Value::DimValue(n)) => u64::try_from(*n).map_or(Dim::Unknown, Dim::Known),
+        // Paddle names every open size "?", which does not make them equal.
+        Some(dimension::Value::DimParam(name)) if name == "?" => Dim::Unknown,
         Some(dimension::Value::DimParam(name)) => Dim::symbol(name),
         None => Dim::Unknown,
     };

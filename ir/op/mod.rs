@@ -64,6 +64,8 @@ mod softmax;
 mod split;
 mod squeeze;
 mod table;
+#[cfg(test)]
+mod tests;
 mod text;
 mod tile;
 mod top_k;

@@ -77,6 +77,8 @@ fn resolve(input: Option<&[Dim]>, target: &[Num], allow_zero: bool) -> Result<Sh
                 (Some(a), Some(b)) if b != 0 && a % b != 0 => {
                     return Err(format!("{a} elements do not divide by {b}, the product of the target sizes"));
                 }
+                // Where it divides, rounding makes no difference, and gives the quotient a name.
+                (_, Some(b)) => total.floor_div(b),
                 _ => total.div_exact(&fixed).unwrap_or(Dim::Unknown),
             };
             if let Some(slot) = shape.get_mut(*at) {

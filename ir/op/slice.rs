@@ -5,7 +5,10 @@
 //! Shape rule: each named axis is cut as [`Range`] says, the others stay.
 
 use super::{OpSpec, Traits, sig};
-use crate::infer::{Call, Fact, Num, Outcome, Range, axis};
+use crate::{
+    Dim,
+    infer::{Call, Fact, MAX_RANK, Num, Outcome, Range, axis},
+};
 
 pub(super) static SPEC: OpSpec = OpSpec::new("Slice", &[sig(1, 1, 1), sig(10, 3, 5)], Traits::PURE, infer);
 
@@ -13,14 +16,14 @@ fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
     let Some(cuts) = cuts(call, input.len())? else {
         // Whatever is cut, the rank stays.
-        return Ok(vec![call.like(0, Some(vec![crate::Dim::Unknown; input.len()]))]);
+        return Ok(vec![call.like(0, Some(vec![Dim::Unknown; input.len()]))]);
     };
     let mut shape = input.to_vec();
     for (at, cut) in &cuts {
         if let Some(d) = shape.get_mut(*at) {
             *d = match cut {
                 Some(range) => range.size(d),
-                None => crate::Dim::Unknown,
+                None => Dim::Unknown,
             };
         }
     }
@@ -28,8 +31,11 @@ fn infer(call: &Call<'_>) -> Outcome {
     Ok(vec![call.like(0, Some(shape)).with(elements)])
 }
 
-/// Axes and what is cut out of them; `None` if it is not known which axes are cut, and for an axis whose step is not known.
-fn cuts(call: &Call<'_>, rank: usize) -> Result<Option<Vec<(usize, Option<Range>)>>, String> {
+/// An axis, and what is cut out of it if the step is known.
+type Cut = (usize, Option<Range>);
+
+/// `Ok(None)` if it is not known which axes are cut.
+fn cuts(call: &Call<'_>, rank: usize) -> Result<Option<Vec<Cut>>, String> {
     let attr = |name: &str| call.attrs().ints(name).map(|v| v.iter().map(|&n| Num::Int(n)).collect::<Vec<_>>());
     let from = |slot: usize, name: &str| if call.opset < 10 { attr(name) } else { call.per_axis(slot) };
     let (Some(starts), Some(ends)) = (from(1, "starts"), from(2, "ends")) else { return Ok(None) };
@@ -67,8 +73,9 @@ fn cuts(call: &Call<'_>, rank: usize) -> Result<Option<Vec<(usize, Option<Range>
 }
 
 /// Elements of a slice, where the input's are known.
-fn elements(input: &Fact, cuts: &[(usize, Option<Range>)]) -> Option<Vec<Num>> {
-    let mut elements = input.elements()?.to_vec();
+fn elements(input: &Fact, cuts: &[Cut]) -> Option<Vec<Num>> {
+    // A vector or matrix has few axes to cut; longer lists name an axis again and again.
+    let mut elements = input.elements().filter(|_| cuts.len() <= MAX_RANK)?.to_vec();
     let mut dims: Vec<usize> =
         input.shape()?.iter().map(|d| d.known().and_then(|n| usize::try_from(n).ok())).collect::<Option<_>>()?;
     for (at, cut) in cuts {

@@ -8,7 +8,7 @@
 use super::{OpSpec, Traits, sig};
 use crate::{
     Dim,
-    infer::{Call, Outcome, axis},
+    infer::{Call, MAX_RANK, Outcome, axis},
 };
 
 pub(super) static SQUEEZE: OpSpec = OpSpec::new("Squeeze", &[sig(1, 1, 1), sig(13, 1, 2)], Traits::PURE, infer_squeeze);
@@ -18,7 +18,11 @@ pub(super) static UNSQUEEZE: OpSpec =
 fn infer_squeeze(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
     let axes = match call.axes(1, input.len())? {
-        None => return Ok(vec![call.like(0, None)]),
+        None => {
+            let named = call.fact(1).count().and_then(|n| usize::try_from(n).ok());
+            let left = named.and_then(|n| input.len().checked_sub(n));
+            return Ok(vec![call.like(0, left.map(|n| vec![Dim::Unknown; n]))]);
+        }
         Some(Some(axes)) => axes,
         // Which axes have size 1 is known only if all sizes are.
         Some(None) if input.iter().any(|d| d.known().is_none()) => return Ok(vec![call.like(0, None)]),
@@ -38,10 +42,13 @@ fn infer_unsqueeze(call: &Call<'_>) -> Outcome {
         false => call.ints(1),
     };
     let Some(raw) = raw else {
-        let added = call.fact(1).count().and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= 64);
+        let added = call.fact(1).count().and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= MAX_RANK);
         return Ok(vec![call.like(0, added.map(|n| vec![Dim::Unknown; input.len() + n]))]);
     };
     let rank = input.len().saturating_add(raw.len());
+    if rank > MAX_RANK {
+        return Ok(vec![call.like(0, None)]);
+    }
     let mut axes = raw.iter().map(|&a| axis(a, rank)).collect::<Result<Vec<_>, _>>()?;
     axes.sort_unstable();
     if axes.windows(2).any(|w| w[0] == w[1]) {

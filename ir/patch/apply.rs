@@ -209,7 +209,11 @@ impl Run<'_> {
         for (hint, ty) in new.outputs {
             let name = self.graph.fresh_name(&hint);
             // The producer is entered by `add_node`.
-            node.outputs.push(Some(self.graph.add_value(name, ty, Def::Captured(u32::MAX))));
+            let id = self.graph.add_value(name, ty, Def::Captured(u32::MAX));
+            if let Some(v) = self.graph.value_mut(id) {
+                v.inferred = true;
+            }
+            node.outputs.push(Some(id));
         }
         let id = self.graph.add_node(node);
         self.nodes.push(id);
@@ -280,8 +284,9 @@ impl Run<'_> {
         if was_output || is_new {
             self.graph.take_name(old, new);
         }
-        let old_type = self.graph.ty(old).cloned();
+        let (old_type, inferred) = self.graph.value(old).map(|v| (v.ty.clone(), v.inferred)).unwrap_or_default();
         if let (Some(v), Some(old_type)) = (self.graph.value_mut(new), old_type) {
+            v.inferred &= inferred || !is_new;
             v.ty = Some(match &v.ty {
                 // The interface keeps its own names for sizes.
                 Some(ty) if was_output => old_type.merge(ty),

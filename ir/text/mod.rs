@@ -15,8 +15,8 @@
 //! }
 //! ```
 //!
-//! **Entries without a value** in the `<…>` of a graph mean one of two things, as they do for ONNX. If a node, an input or an
-//! enclosing graph makes the name, or nothing reads it, they declare a type. Otherwise they are a weight whose value is left
+//! **Entries without a value** in the `<…>` of a graph mean one of two things, as they do for ONNX. If a node, an input,
+//! a weight with a value or an enclosing graph has the name, or nothing reads it, they declare a type. Otherwise they are a weight whose value is left
 //! out; [`Fill`] says what becomes of it. `float[8] w =` is always a weight, and the only form for the default of an input.
 //!
 //! **Numbers of narrow types** are what `TensorProto.int32_data` would hold: the bit pattern of `float16`, `bfloat16` and the

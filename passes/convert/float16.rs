@@ -98,22 +98,38 @@ mod tests {
     fn casts_stand_at_the_interface_and_are_shared() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x) => (float[N,4] y, float[N,4] z)
-            <float[4,4] w, float[4] b> {
+            g (float[N,8] x) => (float[N,8] y, float[N,8] z)
+            <float[8,8] w, float[8] b> {
                 y = MatMul (x, w)
                 a = Add (y, b)
                 r = Relu (a)
                 z = MatMul (r, x)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y, float[N,8] z)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float16[8] b = {14498, 47486, 48125, 13856, 47852, 14175, 47954, 45403}  # 0.57910156, -0.68652344, -0.99853516, 0.3828125, -0.8652344, 0.46069336, -0.91503906, -0.1673584
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          y_1 = MatMul (x_float16, w)
+          y = Cast <to = 1> (y_1)
+          a = Add (y_1, b)
+          r = Relu (a)
+          z_1 = MatMul (r, x_float16)
+          z = Cast <to = 1> (z_1)
+        }
+        "#);
     }
 
     #[test]
     fn squares_stay_in_float32_until_their_root() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x) => (float[N,4] y)
-            <float[4,4] w, float two = {2.0}, float eps = {1e-12}> {
+            g (float[N,8] x) => (float[N,8] y)
+            <float[8,8] w, float two = {2.0}, float eps = {1e-12}> {
                 a = MatMul (x, w)
                 m = ReduceMean <axes = [1]> (a)
                 d = Sub (a, m)
@@ -124,29 +140,67 @@ mod tests {
                 n = Div (d, r)
                 y = MatMul (n, w)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float two = {2.0},
+          float eps = {1e-12}
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a = MatMul (x_float16, w)
+          m = ReduceMean <axes = [1]> (a)
+          d_1 = Sub (a, m)
+          d = Cast <to = 1> (d_1)
+          s = Pow (d, two)
+          v = ReduceMean <axes = [1]> (s)
+          e = Add (v, eps)
+          r = Sqrt (e)
+          r_float16 = Cast <to = 10> (r)
+          n = Div (d_1, r_float16)
+          y_1 = MatMul (n, w)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
     }
 
     #[test]
     fn a_clipped_norm_is_divided_by_in_float32() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x) => (float[N,4] y)
-            <float[4,4] w, float eps = {1e-12}> {
+            g (float[N,8] x) => (float[N,8] y)
+            <float[8,8] w, float eps = {1e-12}> {
                 a = MatMul (x, w)
                 n = ReduceL2 <axes = [1]> (a)
                 c = Clip (n, eps)
                 y = Div (a, c)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float eps = {1e-12}
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a_1 = MatMul (x_float16, w)
+          a = Cast <to = 1> (a_1)
+          n = ReduceL2 <axes = [1]> (a)
+          c = Clip (n, eps)
+          y = Div (a, c)
+        }
+        "#);
     }
 
     #[test]
     fn the_large_number_of_a_mask_is_brought_into_range() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x, int64[N,4] mask) => (float[N,4] y)
-            <float[4,4] w, float one = {1.0}, float low = {-3.4028234663852886e38}> {
+            g (float[N,8] x, int64[N,8] mask) => (float[N,8] y)
+            <float[8,8] w, float one = {1.0}, float low = {-3.4028234663852886e38}> {
                 a = MatMul (x, w)
                 m = Cast <to = 1> (mask)
                 i = Sub (one, m)
@@ -155,67 +209,160 @@ mod tests {
                 p = Softmax (s)
                 y = MatMul (p, w)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x, int64[N,8] mask) => (float[N,8] y)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float16 one = {15360},  # 1.0
+          float16 low = {63488}  # -32768.0
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a = MatMul (x_float16, w)
+          m = Cast <to = 10> (mask)
+          i = Sub (one, m)
+          b = Mul (i, low)
+          s = Add (a, b)
+          p = Softmax (s)
+          y_1 = MatMul (p, w)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
     }
 
     #[test]
     fn a_large_number_that_is_no_mask_stays() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x) => (float[N,4] y)
-            <float[4,4] w, float large = {1e6}> {
+            g (float[N,8] x) => (float[N,8] y)
+            <float[8,8] w, float large = {1e6}> {
                 a = MatMul (x, w)
                 l = Mul (a, large)
                 t = Tanh (l)
                 y = MatMul (t, w)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float large = {1000000.0}
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a_1 = MatMul (x_float16, w)
+          a = Cast <to = 1> (a_1)
+          l = Mul (a, large)
+          t = Tanh (l)
+          t_float16 = Cast <to = 10> (t)
+          y_1 = MatMul (t_float16, w)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
     }
 
     #[test]
     fn positions_are_counted_in_float32() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x, int64[N,1] position) => (float[N,4] y)
-            <float[4,4] w, float[1,4] frequency> {
+            g (float[N,8] x, int64[N,1] position) => (float[N,8] y)
+            <float[8,8] w, float[1,8] frequency> {
                 p = Cast <to = 1> (position)
                 t = Mul (p, frequency)
                 c = Cos (t)
                 a = MatMul (x, w)
                 y = Mul (a, c)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x, int64[N,1] position) => (float[N,8] y)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float[1,8] frequency = {0.2439149, -0.13931532, 0.522609, 0.19857894, -0.30249402, 0.60857755, 0.5647534, 0.49570224}
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a = MatMul (x_float16, w)
+          p = Cast <to = 1> (position)
+          t = Mul (p, frequency)
+          c = Cos (t)
+          c_float16 = Cast <to = 10> (c)
+          y_1 = Mul (a, c_float16)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
     }
 
     #[test]
     fn sizes_and_element_types_follow_the_slot() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[1,4,H,W] x) => (float[1,4,H2,W2] y, int64[4] s)
-            <float[4,4,1,1] w, float[4] scales = {1.0, 1.0, 2.0, 2.0}> {
+            g (float[1,8,H,W] x) => (float[1,8,H2,W2] y, int64[4] s)
+            <float[8,8,1,1] w, float[4] scales = {1.0, 1.0, 2.0, 2.0}> {
                 c = Conv (x, w)
                 r = Resize (c, , scales)
                 s = Shape (r)
                 zero = ConstantOfShape <value = float[1] {0.5}> (s)
                 y = Add (r, zero)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,8,H,W] x) => (float[1,8,H2,W2] y, int64[4] s)
+        <
+          float16[8,8,1,1] w,  # c9d09fb957b8, 64 elements
+          float[4] scales = {1.0, 1.0, 2.0, 2.0}
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          c = Conv (x_float16, w)
+          r = Resize (c, "", scales)
+          s = Shape (r)
+          zero = ConstantOfShape <value = float16[1] {14336}> (s)
+          y_1 = Add (r, zero)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
     }
 
     #[test]
     fn captures_and_unknown_operators_read_float32() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
-            g (float[N,4] x, bool c) => (float[N,4] y)
-            <float[4,4] w> {
+            g (float[N,8] x, bool c) => (float[N,8] y)
+            <float[8,8] w> {
                 a = MatMul (x, w)
                 o = com.example.Op (a)
-                i = If (c) <then_branch = t () => (float[N,4] p) { p = Relu (a) },
-                            else_branch = e () => (float[N,4] q) { q = Identity (a) }>
+                i = If (c) <then_branch = t () => (float[N,8] p) { p = Relu (a) },
+                            else_branch = e () => (float[N,8] q) { q = Identity (a) }>
                 s = Add (i, a)
                 y = MatMul (s, w)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17, "com.example" : 1]>
+        g (float[N,8] x, bool c) => (float[N,8] y)
+        <
+          float16[8,8] w  # 8cc7e85b3276, 64 elements
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a_1 = MatMul (x_float16, w)
+          a = Cast <to = 1> (a_1)
+          i = If (c) <
+            else_branch = e () => (float[N,8] q) {
+              q = Identity (a)
+            },
+            then_branch = t () => (float[N,8] p) {
+              p = Relu (a)
+            }
+          >
+          i_float16 = Cast <to = 10> (i)
+          s = Add (i_float16, a_1)
+          y_1 = MatMul (s, w)
+          y = Cast <to = 1> (y_1)
+          o = com.example.Op (a)
+        }
+        "#);
     }
 
     #[test]
@@ -223,20 +370,37 @@ mod tests {
         let pass = Float16 { keep: vec!["Softmax".into(), "last".into()] };
         insta::assert_snapshot!(check_with(pass,
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x) => (float[N,4] y)
-            <float[4,4] w> {
+            g (float[N,8] x) => (float[N,8] y)
+            <float[8,8] w> {
                 a = MatMul (x, w)
                 p = Softmax (a)
                 b = MatMul (p, w)
                 [last] y = MatMul (b, w)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y)
+        <
+          float[8,8] w,  # 63ff82cf1457, 64 elements
+          float16[8,8] w_float16  # 8cc7e85b3276, 64 elements
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a_1 = MatMul (x_float16, w_float16)
+          a = Cast <to = 1> (a_1)
+          p = Softmax (a)
+          p_float16 = Cast <to = 10> (p)
+          b_1 = MatMul (p_float16, w_float16)
+          b = Cast <to = 1> (b_1)
+          [last] y = MatMul (b, w)
+        }
+        "#);
     }
 
     #[test]
     fn nothing_is_cast_for_nothing() {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,4] x) => (float[4,N] y) { t = Transpose (x)
+            g (float[N,8] x) => (float[8,N] y) { t = Transpose (x)
               y = Identity (t) }"#;
         assert!(refusals::<Float16>(text).is_empty());
     }

@@ -9,8 +9,9 @@
 //!            onnxruntime sums in another order than its AveragePool-11)
 //! Reference  ONNX operator changelog, opsets 8 to 25
 //!
-//! [`history::HISTORY`] lists for every operator the versions that changed it, and what to do about each. A node starts
-//! at the definition that its model's opset gives it and takes the steps one after another, as a [`Draft`].
+//! A table (`history.rs`) lists for every operator the versions that changed it, and what to do about each. A node
+//! starts at the definition that its model's opset gives it and takes the steps one after another, as a draft
+//! (`draft.rs`).
 
 mod axes;
 mod details;
@@ -75,7 +76,7 @@ impl Transform for RaiseOpset {
             [] => {}
             [one] => return Err(PassError::Precondition(one.clone())),
             [first, rest @ ..] => {
-                return Err(PassError::Precondition(format!("{first} (and {} more refusals)", rest.len())));
+                return Err(PassError::Precondition(format!("{first} (and {} more)", rest.len())));
             }
         }
         let list: Vec<String> = converted.iter().map(|(op, n)| format!("{n} {op}")).collect();
@@ -202,7 +203,12 @@ mod tests {
         let text = r#"<ir_version: 10, opset_import: ["" : 22]> g (float[4] x) => (float[4] y) { y = Relu (x) }"#;
         let changes = RaiseOpset::default().transform(&text::parse(text).unwrap(), &Context::bare()).unwrap();
         assert!(changes.patches.is_empty() && changes.opsets.is_empty());
-        insta::assert_snapshot!(check::<RaiseOpset>(text), @"");
+        insta::assert_snapshot!(check::<RaiseOpset>(text), @r#"
+        <ir_version: 10, opset_import: ["" : 22]>
+        g (float[4] x) => (float[4] y) {
+          y = Relu (x)
+        }
+        "#);
     }
 
     #[test]
@@ -210,7 +216,13 @@ mod tests {
         insta::assert_snapshot!(check_with(RaiseOpset { to: 25 },
             r#"<ir_version: 8, opset_import: ["" : 17, "my" : 1]>
             g (float[4] x) => (float[4] y) { a = Relu (x) y = my.Softmax <axis = 0> (a) }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 13, opset_import: ["" : 25, "my" : 1]>
+        g (float[4] x) => (float[4] y) {
+          a = Relu (x)
+          y = my.Softmax <axis = 0> (a)
+        }
+        "#);
     }
 
     #[test]
@@ -224,23 +236,62 @@ mod tests {
                     else_branch = no () => (b) { b = ReduceMax <axes = [1]> (a) }
                 >
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (bool c, float[N,3,4] x) => (float[N,1,4] y)
+        <
+          int64[3] a_shape = {-1, 3, 4}
+        >
+        {
+          [a_matrix] a_matrix = Flatten <axis = 1> (x)
+          a_1 = Softmax <axis = -1> (a_matrix)
+          [a_reshaped] a = Reshape (a_1, a_shape)
+          y = If (c) <
+            else_branch = no () => (float[N,1,4] b)
+            <
+              int64[1] b_axes = {1}
+            >
+            {
+              b = ReduceMax (a, b_axes)
+            },
+            then_branch = yes () => (float[N,1,4] b)
+            <
+              int64[1] b_axes = {1}
+            >
+            {
+              b = ReduceSum (a, b_axes)
+            }
+          >
+        }
+        "#);
     }
 
     #[test]
     fn refuses_what_it_does_not_know() {
         let text = r#"<ir_version: 6, opset_import: ["" : 11]>
             g (float[4] x) => (float[4] y) { [odd] a = Frobnicate (x) y = Frobnicate (a) }"#;
-        insta::assert_snapshot!(refusal(text), @r#"the node "odd" (Frobnicate) cannot be converted: ai.onnx has no such operator up to opset 25 (and 1 more refusals)"#);
+        insta::assert_snapshot!(
+            refusal(text),
+            @r#"the node "odd" (Frobnicate) cannot be converted: ai.onnx has no such operator up to opset 25 (and 1 more)"#
+        );
         let text = r#"<ir_version: 4, opset_import: ["" : 6]> g (float[4] x) => (float[4] y) { y = Relu (x) }"#;
-        insta::assert_snapshot!(refusal(text), @"the model imports opset 6, and operators are known from opset 7 on; export it anew");
+        insta::assert_snapshot!(
+            refusal(text),
+            @"the model imports opset 6, and operators are known from opset 7 on; export it anew"
+        );
         let text = r#"<ir_version: 8, opset_import: ["" : 17, "my" : 1]>
             g (float[4] x) => (float[4] y) { y = my.F (x) }
             <domain: "my", opset_import: ["" : 17]> F (x) => (y) { y = Relu (x) }"#;
-        insta::assert_snapshot!(refusal(text), @"the local function my::F is written for opset 17; inline the functions first");
+        insta::assert_snapshot!(
+            refusal(text),
+            @"the local function my::F is written for opset 17; inline the functions first"
+        );
         let model =
             text::parse(r#"<ir_version: 6, opset_import: ["" : 11]> g (float x) => (float y) { y = Relu (x) }"#);
         let error = RaiseOpset { to: 26 }.transform(&model.unwrap(), &Context::bare()).unwrap_err();
-        insta::assert_snapshot!(error.to_string(), @"opset 26 is too new: operators are known up to opset 25; lower `to`");
+        insta::assert_snapshot!(
+            error.to_string(),
+            @"opset 26 is too new: operators are known up to opset 25; lower `to`"
+        );
     }
 }

@@ -180,7 +180,27 @@ mod tests {
                 p = MatMul (v, m)
                 z = Gemm <transB = 1> (p, n)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,2,8,8] x, float[3,4] v) => (float[1,4,8,8] y, float[3,4] z)
+        <
+          float[4] b = {0.5791523, -0.68649244, -0.99834424, 0.38279986},
+          int8[4,2,1,1] w_int8 = {127, 112, -127, -7, 127, 45, 127, -56},
+          float[4] w_scale = {0.0087804645, 0.0067349235, 0.0071139797, 0.004611659},
+          int8[4,4] m_int8 = {-99, 127, -14, 109, 95, -47, -46, -107, 105, 0, -127, -78, 127, -110, 117, -127},
+          float[4] m_scale = {0.006418421, 0.0060202098, 0.004432821, 0.004892301},
+          int8[4,4] n_int8 = {-127, -121, -115, -46, 127, -20, -99, -103, 102, -127, 68, -84, -63, 127, 50, -26},
+          float[4] n_scale = {0.0067004487, 0.006230755, 0.003405582, 0.004835677}
+        >
+        {
+          w_dequantized = DequantizeLinear <axis = 0> (w_int8, w_scale)
+          y = Conv (x, w_dequantized, b)
+          m_dequantized = DequantizeLinear <axis = 1> (m_int8, m_scale)
+          p = MatMul (v, m_dequantized)
+          n_dequantized = DequantizeLinear <axis = 0> (n_int8, n_scale)
+          z = Gemm <transB = 1> (p, n_dequantized)
+        }
+        "#);
     }
 
     #[test]
@@ -193,7 +213,23 @@ mod tests {
                 c = Transpose <perm = [0, 1, 2]> (y)
                 z = MatMul (c, u)
             }"#.replace("<float[8,4] t>", "<float[8,4] t, float[4,8] u>").as_str()
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (int64[N,S] i) => (float[N,S,4] y, float[N,S,8] z)
+        <
+          int8[8,4] t_int8,  # bf4013ade976, 32 elements
+          float[4] t_scale = {0.0038994383, 0.004583556, 0.0035773944, 0.004460475},
+          int8[4,8] u_int8,  # 23e68095c845, 32 elements
+          float[8] u_scale = {0.004454424, 0.0046789125, 0.0032997627, 0.0039766626, 0.004741215, 0.003986695, 0.004190396, 0.004525778}
+        >
+        {
+          y_1 = Gather (t_int8, i)
+          y = DequantizeLinear <axis = -1> (y_1, t_scale)
+          c = Transpose <perm = [0, 1, 2]> (y)
+          u_dequantized = DequantizeLinear <axis = 1> (u_int8, u_scale)
+          z = MatMul (c, u_dequantized)
+        }
+        "#);
     }
 
     #[test]
@@ -206,7 +242,24 @@ mod tests {
                 b = MatMul (a, w)
                 y = Gemm <transB = 1> (b, w)
             }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[4,4] x) => (float[4,4] y)
+        <
+          int8[4,4] w_int8 = {127, 112, -97, -6, 127, 45, 82, -37, -92, 85, 127, 101, -41, 14, 53, -127},
+          float[4] w_scale = {0.0062087257, 0.005030343, 0.0027874778, 0.004868076},
+          int8[4,4] w_int8_1 = {127, 127, -127, -7, 103, 41, 87, -38, -41, 43, 74, 58, -32, 12, 55, -127},
+          float[4] w_scale_1 = {0.0062087257, 0.0054616258, 0.00476231, 0.004868076}
+        >
+        {
+          w_dequantized_1 = DequantizeLinear <axis = 1> (w_int8_1, w_scale_1)
+          a = MatMul (x, w_dequantized_1)
+          w_dequantized_2 = DequantizeLinear <axis = 1> (w_int8_1, w_scale_1)
+          b = MatMul (a, w_dequantized_2)
+          w_dequantized = DequantizeLinear <axis = 0> (w_int8, w_scale)
+          y = Gemm <transB = 1> (b, w_dequantized)
+        }
+        "#);
     }
 
     #[test]
@@ -216,7 +269,19 @@ mod tests {
             r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[3,2] x) => (float[3,2] y)
             <float[2,2] w = {0.0, -1.0, 2.55, 1.55}> { y = MatMul (x, w) }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,2] x) => (float[3,2] y)
+        <
+          int8[2,2] w_int8 = {-128, -128, 127, 127},
+          float[2] w_scale = {0.01, 0.01},
+          int8[2] w_zero_point = {-128, -28}
+        >
+        {
+          w_dequantized = DequantizeLinear <axis = 1> (w_int8, w_scale, w_zero_point)
+          y = MatMul (x, w_dequantized)
+        }
+        "#);
     }
 
     #[test]
@@ -224,29 +289,39 @@ mod tests {
         let text = r#"<ir_version: 10, opset_import: ["" : 19]>
             g (float16[3,2] x) => (float16[3,2] y)
             <float16[2,2] w = {0.5, -1.0, 2.0, 1.5}> { y = MatMul (x, w) }"#;
-        insta::assert_snapshot!(check_with(small(), text), @"");
+        insta::assert_snapshot!(check_with(small(), text), @r#"
+        <ir_version: 10, opset_import: ["" : 19]>
+        g (float16[3,2] x) => (float16[3,2] y)
+        <
+          int8[2,2] w_int8 = {32, -85, 127, 127},
+          float16[2] w_scale = {9225, 8717}  # 0.01576233, 0.011817932
+        >
+        {
+          w_dequantized = DequantizeLinear <axis = 1> (w_int8, w_scale)
+          y = MatMul (x, w_dequantized)
+        }
+        "#);
     }
 
     /// Runs the pass on a graph that it must leave alone; `w` has 1024 elements.
-    fn refusal(inputs: &str, weight: &str, nodes: &str) -> Vec<String> {
-        refusals::<Int8Weights>(&format!(
-            r#"<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float[] y) <{weight}> {{ {nodes} }}"#
-        ))
+    fn refusal(inputs: &str, output: &str, weight: &str, nodes: &str) -> String {
+        let graph = format!("g ({inputs}) => ({output} y) <{weight}> {{ {nodes} }}");
+        refusals::<Int8Weights>(&format!(r#"<ir_version: 8, opset_import: ["" : 17]> {graph}"#)).join("\n")
     }
 
     #[test]
     fn refuses() {
         let matrix = "float[32,32] w";
-        let x = "float[2,32] x";
-        insta::assert_snapshot!(refusal(x, "float[32,8] w", "y = MatMul (x, w)").join("\n"), @"");
-        insta::assert_snapshot!(refusal(x, "float[32,32] w = {inf}", "y = MatMul (x, w)").join("\n"), @"");
-        insta::assert_snapshot!(refusal(x, matrix, "a = MatMul (x, w)\n r = Relu (w)\n y = Add (a, r)").join("\n"), @"");
-        insta::assert_snapshot!(refusal("int64[2] x", matrix, "[pick] y = Gather <axis = 1> (w, x)").join("\n"), @"");
+        let x = "float[32,32] x";
+        insta::assert_snapshot!(refusal(x, "float[32,8]", "float[32,8] w", "y = MatMul (x, w)"), @r#""w" has 256 elements, and `min_elements` is 1024"#);
+        insta::assert_snapshot!(refusal(x, "float[32,32]", "float[32,32] w = {inf}", "y = MatMul (x, w)"), @r#""w": it holds inf, for which there is no scale"#);
+        insta::assert_snapshot!(refusal(x, "float[32,32]", matrix, "a = MatMul (x, w)\n r = Relu (w)\n y = Add (a, r)"), @r#""w" is also read where it has to be float: input 0 of Relu """#);
+        insta::assert_snapshot!(refusal("int64[2] x", "float[32,2]", matrix, "[pick] y = Gather <axis = 1> (w, x)"), @r#""pick" picks along the last axis"#);
         insta::assert_snapshot!(
-            refusal("float[1,32,4,4] x", "float[32,32,1,1] w", "[up] y = ConvTranspose <group = 2> (x, w)").join("\n"), @""
+            refusal("float[1,32,4,4] x", "float[1,64,4,4]", "float[32,32,1,1] w", "[up] y = ConvTranspose <group = 2> (x, w)"), @r#""up" has 2 groups, of which axis 1 holds only one"#
         );
         insta::assert_snapshot!(
-            refusal("float16[2,32] x", "float16[32,32] w", "a = MatMul (x, w)\n y = Cast <to = 1> (a)").join("\n"), @""
+            refusal("float16[2,32] x", "float[2,32]", "float16[32,32] w", "a = MatMul (x, w)\n y = Cast <to = 1> (a)"), @r#""w" is float16, which DequantizeLinear makes from opset 19 on"#
         );
     }
 
@@ -260,7 +335,7 @@ mod tests {
     #[test]
     fn per_axis_needs_opset_13() {
         let model = planish_ir::text::parse(r#"<ir_version: 7, opset_import: ["" : 12]> g (float x) => (float x) {}"#);
-        let error = Int8Weights::default().transform(&model.unwrap(), &Context { engine: None, samples: &[] });
-        insta::assert_snapshot!(error.unwrap_err(), @"");
+        let error = Int8Weights::default().transform(&model.unwrap(), &Context::bare());
+        insta::assert_snapshot!(error.unwrap_err(), @"the model has opset 12, and scales per channel need 13 or later; run `raise-opset` first");
     }
 }

@@ -6,16 +6,18 @@ use planish_ir::Model;
 use planish_passes::{Driver, DriverError, Engine, Outcome, Size, Tensors};
 use serde::Serialize;
 
-use super::{bindings, open_engine, print, print_json, write_file};
+use super::{open_engine, print, print_json, write_file};
 use crate::{
     cli::Compile,
-    data::{self, Samples, Source},
+    data::{Samples, Source},
+    engine::tract::Tract,
     equivalence::{self, Verdict},
     failure::{Failure, Kind, OrFail, Result},
     model_file::{self, ModelFile, hash_file},
     pipeline::{EngineChoice, Pipeline},
     progress::Progress,
     report::Report,
+    sizes::Sizes,
 };
 
 /// Runs the command.
@@ -27,8 +29,10 @@ pub fn run(args: &Compile) -> Result {
     let file = ModelFile::open(&args.model)?;
     let engine = open_engine(pipeline.verify.engine, &args.run)?;
 
+    let sizes = Sizes::complete(&file.model, &args.run.dims);
+
     // The files are hashed while the passes run: both take time, and neither needs the other.
-    let (hashes, compiled) = rayon::join(|| file.hashes(), || compile(args, &pipeline, &file, &*engine_for_passes(), &progress));
+    let (hashes, compiled) = rayon::join(|| file.hashes(), || compile(args, &pipeline, &file, &sizes, &progress));
     let (hashes, Compiled { mut model, outcome, samples, mut notes }) = (hashes?, compiled?);
 
     progress.say("verifying");
@@ -45,10 +49,7 @@ pub fn run(args: &Compile) -> Result {
         input_blake3: hashes,
         output: None,
         file_bytes: (file_bytes(&file), None),
-        size: (
-            Size::of(&file.model, &bindings(&args.run.dims)).into(),
-            Size::of(&model, &bindings(&args.run.dims)).into(),
-        ),
+        size: (Size::of(&file.model, &sizes.bindings).into(), Size::of(&model, &sizes.bindings).into()),
         passes: Report::passes(&outcome),
         verification,
         not_verified,
@@ -99,21 +100,17 @@ fn pipeline(args: &Compile) -> Result<Pipeline> {
     Ok(pipeline)
 }
 
-/// Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
-fn engine_for_passes() -> Box<dyn Engine> {
-    Box::new(crate::engine::tract::Tract)
-}
-
-fn compile(args: &Compile, pipeline: &Pipeline, file: &ModelFile, engine: &dyn Engine, progress: &Progress) -> Result<Compiled> {
+fn compile(args: &Compile, pipeline: &Pipeline, file: &ModelFile, sizes: &Sizes, progress: &Progress) -> Result<Compiled> {
     let samples = samples(args, pipeline, &file.model)?;
     let release = |t: &planish_ir::Tensor| file.release(t);
     let calibrated = pipeline.calibration.is_some();
     let driver = Driver {
-        engine: Some(engine),
+        // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
+        engine: Some(&Tract),
         samples: if calibrated { &samples.batches } else { &[] },
         release: &release,
         stop_after: args.stop_after,
-        bindings: bindings(&args.run.dims),
+        bindings: sizes.bindings.clone(),
         observer: progress,
     };
     let mut model = file.model.clone();
@@ -124,7 +121,7 @@ fn compile(args: &Compile, pipeline: &Pipeline, file: &ModelFile, engine: &dyn E
         };
         Failure::new(kind, e)
     })?;
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = sizes.note().into_iter().collect();
     if outcome.stopped {
         notes.push(format!("stopped after patch {}, as asked", outcome.patches));
     }
@@ -136,7 +133,7 @@ fn samples(args: &Compile, pipeline: &Pipeline, model: &Model) -> Result<Samples
     if pipeline.calibration.is_none() && pipeline.verify.engine == EngineChoice::Off {
         return Ok(Samples::default());
     }
-    let mut options = data::Options { dims: bindings(&args.run.dims), ..Default::default() };
+    let mut options = args.run.data_options();
     let source = match &pipeline.calibration {
         Some(c) => {
             (options.samples, options.batch) = (c.samples, c.batch);

@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use planish_ir::{Model, OpName, Tensor, Type, cost};
 use serde::Serialize;
 
-use super::{bindings, print, print_json};
+use super::{print, print_json};
 use crate::{
     cli::Diff,
     failure::Result,
     model_file::ModelFile,
     report::{bytes, count, macs, table},
+    sizes::Sizes,
 };
 
 #[derive(Serialize)]
 struct Difference {
+    /// Dynamic dims that were taken as 1 for the MACs.
+    sizes_assumed: Vec<String>,
     before: Totals,
     after: Totals,
     operators: Vec<OperatorDelta>,
@@ -59,12 +62,12 @@ struct ConstantDelta {
 /// Runs the command.
 pub fn run(args: &Diff) -> Result {
     let (before, after) = (ModelFile::open(&args.before)?, ModelFile::open(&args.after)?);
-    let difference = diff(&before, &after, &bindings(&args.dims));
+    let difference = diff(&before, &after, &Sizes::complete(&before.model, &args.dims));
     if args.json { print_json(&difference) } else { print(&render(&difference)) }
 }
 
-fn diff(before: &ModelFile, after: &ModelFile, dims: &BTreeMap<String, u64>) -> Difference {
-    let (a, b) = (cost::cost(&before.model, dims), cost::cost(&after.model, dims));
+fn diff(before: &ModelFile, after: &ModelFile, sizes: &Sizes) -> Difference {
+    let (a, b) = (cost::cost(&before.model, &sizes.bindings), cost::cost(&after.model, &sizes.bindings));
     let totals = |c: &cost::ModelCost| Totals {
         nodes: c.nodes,
         parameters: c.parameters,
@@ -79,7 +82,8 @@ fn diff(before: &ModelFile, after: &ModelFile, dims: &BTreeMap<String, u64>) -> 
             OperatorDelta { operator: name.to_string(), before: x.0, after: y.0, macs_before: x.1, macs_after: y.1 };
         (x != y).then_some(delta)
     });
-    Difference { before: totals(&a), after: totals(&b), operators: operators.collect(), constants: constants(before, after) }
+    let sizes_assumed = sizes.assumed.clone();
+    Difference { sizes_assumed, before: totals(&a), after: totals(&b), operators: operators.collect(), constants: constants(before, after) }
 }
 
 fn constants(before: &ModelFile, after: &ModelFile) -> Constants {
@@ -130,6 +134,9 @@ fn render(d: &Difference) -> String {
     let (x, y) = (&d.before, &d.after);
     t.add_row(["MACs".to_owned(), macs(x.macs, x.unknown_macs), macs(y.macs, y.unknown_macs)]);
     let mut text = format!("{t}\n");
+    if !d.sizes_assumed.is_empty() {
+        text += &format!("MACs are for {} = 1; other sizes by --dim NAME=N\n", d.sizes_assumed.join(" = 1, "));
+    }
     if !d.operators.is_empty() {
         let mut t = table(&["operator", "before", "after", "MACs before", "MACs after"]);
         for o in &d.operators {

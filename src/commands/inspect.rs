@@ -3,12 +3,13 @@
 use planish_ir::{Model, Type, cost, text};
 use serde::Serialize;
 
-use super::{bindings, print, print_json};
+use super::{print, print_json};
 use crate::{
     cli::Inspect,
     failure::Result,
     model_file::ModelFile,
     report::{bytes, count, macs, table, thousands},
+    sizes::{Sizes, dynamic_dims},
 };
 
 #[derive(Serialize)]
@@ -19,6 +20,8 @@ struct Inspection {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     dynamic_dims: Vec<String>,
+    /// Dynamic dims that were taken as 1 for the MACs.
+    sizes_assumed: Vec<String>,
     nodes: u64,
     functions: usize,
     parameters: u64,
@@ -60,24 +63,12 @@ pub fn run(args: &Inspect) -> Result {
 }
 
 fn inspect(model: &Model, args: &Inspect) -> Inspection {
-    let c = cost::cost(model, &bindings(&args.dims));
+    let sizes = Sizes::complete(model, &args.dims);
+    let c = cost::cost(model, &sizes.bindings);
     let g = &model.graph;
     let ports = |ids: &[planish_ir::ValueId]| {
         ids.iter().map(|&v| Port { name: g.name_of(v), r#type: g.ty(v).map(ToString::to_string) }).collect()
     };
-    let mut dynamic: Vec<String> = Vec::new();
-    for &input in g.inputs() {
-        let Some(shape) = g.ty(input).and_then(Type::shape) else { continue };
-        for (axis, dim) in shape.iter().enumerate().filter(|(_, d)| d.known().is_none()) {
-            let name = match dim {
-                planish_ir::Dim::Unknown => format!("{}:{axis}", g.name_of(input)),
-                dim => dim.to_string(),
-            };
-            if !dynamic.contains(&name) {
-                dynamic.push(name);
-            }
-        }
-    }
     let mut weights: Vec<Weight> = g
         .values()
         .filter_map(|(_, v)| {
@@ -100,7 +91,8 @@ fn inspect(model: &Model, args: &Inspect) -> Inspection {
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
         inputs: ports(g.inputs()),
         outputs: ports(g.outputs()),
-        dynamic_dims: dynamic,
+        dynamic_dims: dynamic_dims(model),
+        sizes_assumed: sizes.assumed,
         nodes: c.nodes,
         functions: model.functions.len(),
         parameters: c.parameters,
@@ -133,8 +125,12 @@ fn render(i: &Inspection) -> String {
         bytes(i.weight_bytes),
         macs(i.macs, i.unknown_macs)
     );
+    if !i.sizes_assumed.is_empty() {
+        let list: Vec<String> = i.sizes_assumed.iter().map(|n| format!("{n} = 1")).collect();
+        text += &format!("MACs are for {}; other sizes by --dim NAME=N\n", list.join(", "));
+    }
     if i.unknown_macs > 0 {
-        text += &format!("{} nodes have a dim of unknown size and are not in the MACs; give it with --dim NAME=N\n", i.unknown_macs);
+        text += &format!("{} nodes have a size that cannot be inferred and are not in the MACs\n", i.unknown_macs);
     }
     let mut t = table(&["operator", "nodes", "MACs"]);
     for o in &i.operators {

@@ -7,7 +7,7 @@ pub mod inspect;
 pub mod passes;
 pub mod verify;
 
-use std::{collections::BTreeMap, io::Write, path::Path};
+use std::{io::Write, path::Path};
 
 use clap::CommandFactory;
 use planish_passes::Engine;
@@ -72,8 +72,4 @@ fn open_engine(choice: EngineChoice, run: &RunArgs) -> Result<Option<Box<dyn Eng
             Some(Box::new(engine::ort::OnnxRuntime::open(run.onnxruntime_lib.as_deref()).or_fail(Kind::Config)?))
         }
     })
-}
-
-fn bindings(dims: &[(String, u64)]) -> BTreeMap<String, u64> {
-    dims.iter().cloned().collect()
 }

@@ -2,7 +2,7 @@
 
 use planish_ir::Numerics;
 
-use super::{bindings, open_engine, print, print_json};
+use super::{open_engine, print, print_json};
 use crate::{
     cli::Verify,
     data::{self, Source},
@@ -25,11 +25,7 @@ pub fn run(args: &Verify) -> Result {
     planish_ir::Interface::of(&reference.model)
         .check(&other.model)
         .or_fail_with(Kind::Gate, || "the models have different interfaces and cannot be compared")?;
-    let options = data::Options {
-        samples: Some(args.samples as u64),
-        dims: bindings(&args.run.dims),
-        ..Default::default()
-    };
+    let options = data::Options { samples: Some(args.samples as u64), ..args.run.data_options() };
     let source = args.data.as_deref().map_or(Source::Random { seed: 0 }, Source::of_path);
     let samples =
         source.load(&reference.model, &options).or_fail_with(Kind::Config, || "cannot make samples for the models")?;

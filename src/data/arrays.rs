@@ -181,7 +181,8 @@ mod tests {
         for (name, rows) in [("x", 5u64), ("labels", 5)] {
             use npyz::WriterBuilder;
             // The default of the archive's options is deflate.
-            let mut w = zip.array(name, Default::default()).unwrap().default_dtype().shape(&[rows, 2]).begin_nd().unwrap();
+            let mut w =
+                zip.array(name, Default::default()).unwrap().default_dtype().shape(&[rows, 2]).begin_nd().unwrap();
             w.extend((0..rows * 2).map(|v| v as f32)).unwrap();
             w.finish().unwrap();
         }
@@ -197,7 +198,10 @@ mod tests {
 
         let inputs = [input("label", DType::F32, vec![Dim::symbol("n"), Dim::Known(2)])];
         let error = format!("{:#}", from_npz(&path, &inputs, &options).unwrap_err());
-        assert!(error.ends_with("there is no array for the input \"label\"; rename \"labels\" if that is it"), "{error}");
+        assert!(
+            error.ends_with("there is no array for the input \"label\"; rename \"labels\" if that is it"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -32,16 +32,22 @@ pub(super) fn of_model(model: &Model) -> Result<Vec<Input>> {
             bail!("the input {name:?} is no tensor ({}), and samples can only be tensors", describe(value.ty()));
         };
         if ty.dtype == DType::String {
-            bail!("the input {name:?} holds strings, for which there are no samples; cut the model behind its text processing");
+            bail!(
+                "the input {name:?} holds strings, for which there are no samples; cut the model behind its text processing"
+            );
         }
-        inputs.push(Input { name, dtype: ty.dtype, shape: ty.shape.clone(), optional });
+        // Some exporters write a question mark where they know no name.
+        let open = |d: &Dim| if d.names().any(|n| n == "?") { Dim::Unknown } else { d.clone() };
+        let shape = ty.shape.as_ref().map(|dims| dims.iter().map(open).collect());
+        inputs.push(Input { name, dtype: ty.dtype, shape, optional });
     }
     Ok(inputs)
 }
 
 /// Fails if a size or range is given for something that the model does not have: it would silently do nothing.
 pub(super) fn check_names(inputs: &[Input], options: &Options) -> Result<()> {
-    let axes = |i: &Input| -> Vec<(usize, Dim)> { i.shape.clone().unwrap_or_default().into_iter().enumerate().collect() };
+    let axes =
+        |i: &Input| -> Vec<(usize, Dim)> { i.shape.clone().unwrap_or_default().into_iter().enumerate().collect() };
     let mut dims = BTreeSet::new();
     for input in inputs {
         for (axis, dim) in axes(input) {
@@ -56,7 +62,10 @@ pub(super) fn check_names(inputs: &[Input], options: &Options) -> Result<()> {
     }
     let integers: BTreeSet<String> = inputs.iter().filter(|i| i.dtype.is_integer()).map(|i| i.name.clone()).collect();
     if let Some(name) = options.ranges.keys().find(|n| !integers.contains(*n)) {
-        bail!("a range is given for {name:?}, which is no integer input; {}", list("those of the model are", &integers));
+        bail!(
+            "a range is given for {name:?}, which is no integer input; {}",
+            list("those of the model are", &integers)
+        );
     }
     Ok(())
 }

@@ -55,7 +55,9 @@ fn shapes(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Resul
             let default = if axis == 0 { options.batch.unwrap_or(BATCH) } else { SIZE };
             let mut settle = |key: String| {
                 *sizes.entry(key).or_insert_with_key(|key| {
-                    notes.push(format!("the size of {key} is open and was taken as {default}; set it with --dim {key}=N"));
+                    notes.push(format!(
+                        "the size of {key} is open and was taken as {default}; set it with --dim {key}=N"
+                    ));
                     default
                 })
             };

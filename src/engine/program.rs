@@ -50,7 +50,8 @@ impl Program {
         let mut picks = Vec::new();
         for name in outputs {
             let value = g.value_named(name).and_then(|id| g.value(id));
-            let value = value.ok_or_else(|| failed(format!("the model has no value {name:?} that could be handed out")))?;
+            let value =
+                value.ok_or_else(|| failed(format!("the model has no value {name:?} that could be handed out")))?;
             picks.push(match value.def() {
                 Def::Input { default: None } => Pick::Input(name.clone()),
                 Def::Input { default: Some(_) } | Def::SparseConstant(_) | Def::Captured(_) => {
@@ -65,7 +66,8 @@ impl Program {
         }
         let mut message = export(&verified);
         if let Some(graph) = &mut message.graph {
-            let output = |(name, _): &(String, _)| onnx::ValueInfoProto { name: Some(name.clone()), ..Default::default() };
+            let output =
+                |(name, _): &(String, _)| onnx::ValueInfoProto { name: Some(name.clone()), ..Default::default() };
             graph.output = computed.iter().map(output).collect();
             prune(graph);
         }
@@ -97,7 +99,9 @@ impl Program {
         for ((name, ty), tensor) in self.computed.iter().zip(computed) {
             let actual = type_of(tensor);
             if let Some(ty) = ty.as_ref().filter(|ty| !ty.compatible(&actual)) {
-                return Err(failed(format!("the engine made {name:?} as {actual}, but the model says that it is {ty}")));
+                return Err(failed(format!(
+                    "the engine made {name:?} as {actual}, but the model says that it is {ty}"
+                )));
             }
         }
         let pick = |p: &Pick| match p {

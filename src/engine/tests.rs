@@ -59,14 +59,11 @@ pub(super) fn runs_and_hands_out_inner_values(engine: &dyn Engine) {
     let m = model(17, &["x"], nodes, &[("two", two.clone())]);
     let wanted = ["y", "two", "inner", "x", "y"].map(str::to_owned);
     let loaded = engine.load(&m, &wanted).unwrap();
-    let sample = |v: &[f32]| {
-        Tensors::from([("x".to_owned(), Tensor::from_f32([v.len() as u64].as_slice(), v).unwrap())])
-    };
+    let sample =
+        |v: &[f32]| Tensors::from([("x".to_owned(), Tensor::from_f32([v.len() as u64].as_slice(), v).unwrap())]);
     let results = loaded.run_many(&[sample(&[1.0, 3.0]), sample(&[5.0])]);
-    let results: Vec<Vec<Vec<f64>>> = results
-        .into_iter()
-        .map(|r| r.unwrap().iter().map(|t| t.to_f64().unwrap()).collect())
-        .collect();
+    let results: Vec<Vec<Vec<f64>>> =
+        results.into_iter().map(|r| r.unwrap().iter().map(|t| t.to_f64().unwrap()).collect()).collect();
     assert_eq!(results[0], [vec![-2.0, -6.0], vec![2.0], vec![2.0, 6.0], vec![1.0, 3.0], vec![-2.0, -6.0]]);
     assert_eq!(results[1][0], [-10.0]);
 

@@ -11,12 +11,12 @@ use crate::{
     metrics::{Comparison, Tolerance},
 };
 
-fn open(path: &Path) -> Model {
-    let loaded = planish_proto::open(path).unwrap();
+fn open(path: &Path) -> anyhow::Result<Model> {
+    let loaded = planish_proto::open(path)?;
     let sources = loaded.sources;
-    let mut model = planish_ir::onnx::import(loaded.model, &|t| Ok(sources.external(t)?)).unwrap();
+    let mut model = planish_ir::onnx::import(loaded.model, &|t| Ok(sources.external(t)?))?;
     planish_ir::infer::annotate(&mut model);
-    model
+    Ok(model)
 }
 
 /// `PLANISH_MODELS` is a list of `MODEL` or `MODEL=DATA.npz`, separated by spaces; `PLANISH_DIMS` of `NAME=N`.
@@ -26,16 +26,24 @@ fn tract_agrees_with_onnxruntime() {
     let ort = OnnxRuntime::open(None).unwrap();
     let list = |name: &str| -> Vec<(String, Option<String>)> {
         let text = std::env::var(name).unwrap_or_default();
-        let pair = |s: &str| s.split_once('=').map_or((s.to_owned(), None), |(a, b)| (a.to_owned(), Some(b.to_owned())));
+        let pair =
+            |s: &str| s.split_once('=').map_or((s.to_owned(), None), |(a, b)| (a.to_owned(), Some(b.to_owned())));
         text.split_whitespace().map(pair).collect()
     };
     let dims: BTreeMap<String, u64> =
         list("PLANISH_DIMS").into_iter().filter_map(|(n, v)| Some((n, v?.parse().ok()?))).collect();
     let mut disagreed = Vec::new();
     for (path, data) in list("PLANISH_MODELS") {
-        let model = open(Path::new(&path));
+        let model = match open(Path::new(&path)) {
+            Ok(model) => model,
+            Err(e) => {
+                println!("{path}: {e:#}");
+                continue;
+            }
+        };
         let source = data.map_or(Source::Random { seed: 1 }, |d| Source::of_path(Path::new(&d)));
-        let samples = source.load(&model, &Options { samples: Some(2), dims: dims.clone(), ..Options::default() }).unwrap();
+        let samples =
+            source.load(&model, &Options { samples: Some(2), dims: dims.clone(), ..Options::default() }).unwrap();
         let g = &model.graph;
         let inner = |v: &planish_ir::Value| {
             matches!(v.def(), Def::Node { .. }) && v.ty().and_then(Type::dtype).is_some_and(|d| d.bits() >= 8)
@@ -65,7 +73,8 @@ fn tract_agrees_with_onnxruntime() {
             let mut total = Comparison::new();
             let mut worst: Vec<(f64, String)> = Vec::new();
             for ((t, o), name) in results[0].iter().zip(&results[1]).zip(&names) {
-                let producer = g.value_named(name).and_then(|v| g.producer(v)).map(|(_, n)| n.op.to_string()).unwrap_or_default();
+                let producer =
+                    g.value_named(name).and_then(|v| g.producer(v)).map(|(_, n)| n.op.to_string()).unwrap_or_default();
                 match Comparison::of(o, t) {
                     Err(e) => worst.push((f64::INFINITY, format!("{name} ({producer}): {e}"))),
                     Ok(c) => {
@@ -78,7 +87,11 @@ fn tract_agrees_with_onnxruntime() {
             }
             println!(
                 "{path} {what}: {} values, cosine {:.7}, max relative {:.2e}, {}; {} beyond rounding",
-                names.len(), total.cosine(), total.max_relative(), times.join(", "), worst.len()
+                names.len(),
+                total.cosine(),
+                total.max_relative(),
+                times.join(", "),
+                worst.len()
             );
             worst.sort_by(|a, b| b.0.total_cmp(&a.0));
             worst.iter().take(6).for_each(|(_, w)| println!("    {w}"));

@@ -47,7 +47,7 @@ pub(crate) fn dims(model: &Path) -> Vec<String> {
     let name = model.file_stem().unwrap().to_string_lossy().into_owned();
     match name.as_str() {
         // Paddle leaves all sizes of the image open.
-        "ppocr_cls" => vec!["--dim=x:0=2".into(), "--dim=x:2=48".into(), "--dim=x:3=192".into()],
+        "ppocr_cls" => vec!["--dim=x.0=2".into(), "--dim=x.2=48".into(), "--dim=x.3=192".into()],
         _ => Vec::new(),
     }
 }

@@ -142,16 +142,16 @@ impl Parser<'_> {
             let at = self.start;
             let ty = if self.at_type() { Some(self.ty()?) } else { None };
             let name = self.name("the type and name of a weight or value, or `>`")?;
-            self.frame().entries.insert(name.clone());
             if self.eat('=')? {
                 let ty =
                     ty.ok_or_else(|| self.error(at, format!("the weight {name:?} needs a type before its name")))?;
-                self.mentions.push(Mention { name: name.clone(), at, defines: true });
+                self.mention(&name, at, true);
                 match ty::is_sparse(&ty) {
                     true => entries.sparse.push(self.sparse(&name, &ty, at)?),
                     false => entries.dense.push(self.tensor(&name, &ty, at)?),
                 }
             } else {
+                self.frame().entries.insert(name.clone());
                 entries.bare.push(Bare { name, ty, at, after: entries.dense.len() });
             }
             if !self.eat(',')? {

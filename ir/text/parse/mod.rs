@@ -94,9 +94,9 @@ struct Parser<'a> {
 /// The names of one graph.
 #[derive(Default)]
 struct Frame {
-    /// Inputs and outputs of nodes.
+    /// Inputs, weights with a value, and outputs of nodes.
     made: HashSet<String>,
-    /// Weights, and entries without a value, which may be weights.
+    /// Entries without a value, which may be weights.
     entries: HashSet<String>,
     /// What its nodes, outputs and subgraphs read.
     read: HashSet<String>,

@@ -22,6 +22,13 @@ fn an_entry_without_value_is_a_weight_if_only_that_makes_sense() {
 }
 
 #[test]
+fn a_weight_may_have_its_type_declared() {
+    let m = graph("() => (y) <float[2] a, float[2] a = {1, 2}, float[2] b = {3, 4}, float[2] b> { y = Add (a, b) }");
+    assert_eq!(m.graph.constant(m.graph.value_named("a").unwrap()).unwrap().to_f64().unwrap(), [1.0, 2.0]);
+    assert!(is_constant(&m, "b"));
+}
+
+#[test]
 fn a_weight_may_be_read_in_a_subgraph_only() {
     let m = graph("(bool c) => (y) <float[2] w> { y = If (c) <t = t () => (w) <float[2] w> {}> }");
     assert!(is_constant(&m, "w"));

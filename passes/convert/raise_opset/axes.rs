@@ -45,15 +45,15 @@ mod tests {
         <ir_version: 10, opset_import: ["" : 21]>
         g (float[2,1,3] x) => (float[2,3,1] y, float z, float[2,1,1] m)
         <
-          int64[1] "s.axes" = {1},
-          int64[1] "y.axes" = {2},
-          int64[1] "m.axes" = {-1}
+          int64[1] s_axes = {1},
+          int64[1] y_axes = {2},
+          int64[1] m_axes = {-1}
         >
         {
-          s = Squeeze (x, "s.axes")
-          y = Unsqueeze (s, "y.axes")
+          s = Squeeze (x, s_axes)
+          y = Unsqueeze (s, y_axes)
           z = ReduceSum <keepdims = 0> (x)
-          m = ReduceMean (x, "m.axes")
+          m = ReduceMean (x, m_axes)
         }
         "#);
     }
@@ -67,10 +67,10 @@ mod tests {
         <ir_version: 10, opset_import: ["" : 21]>
         g (float[1,8,9,1] x) => (float[1,8,9,2] y)
         <
-          int64 "y.axis" = {1}
+          int64 y_axis = {1}
         >
         {
-          y = DFT (x, "", "y.axis")
+          y = DFT (x, "", y_axis)
         }
         "#);
     }

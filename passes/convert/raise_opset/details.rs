@@ -49,16 +49,30 @@ mod tests {
                 y = Scatter <axis = 3> (x, i, x)
                 z = RoiAlign <output_height = 3, output_width = 3> (x, boxes, of)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1,1,4,4] x, int64[1,1,4,4] i, float[2,4] boxes, int64[2] of) => (float[1,1,4,4] y, float[2,1,3,3] z) {
+          y = ScatterElements <axis = 3> (x, i, x)
+          z = RoiAlign <coordinate_transformation_mode = "output_half_pixel", output_height = 3, output_width = 3> (x, boxes, of)
+        }
+        "#);
         insta::assert_snapshot!(check::<RaiseOpset>(
             r#"<ir_version: 8, opset_import: ["" : 16]>
             g (float[1,1,4,4] x, float[1,2,2,2] at) => (float[1,1,2,2] y) { y = GridSample <mode = "bicubic"> (x, at) }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1,1,4,4] x, float[1,2,2,2] at) => (float[1,1,2,2] y) {
+          y = GridSample <mode = "cubic"> (x, at)
+        }
+        "#);
     }
 
     #[test]
     fn refuses_erf_of_integers() {
         let text = r#"<ir_version: 4, opset_import: ["" : 9]> g (int32[3] x) => (int32[3] y) { y = Erf (x) }"#;
-        insta::assert_snapshot!(refusal(text), @r#"the node "y" (Erf) has no equivalent in opset 13: it is applied to int32"#);
+        insta::assert_snapshot!(
+            refusal(text),
+            @r#"the node "y" (Erf) has no equivalent in opset 13: it is applied to int32"#
+        );
     }
 }

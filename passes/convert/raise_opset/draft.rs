@@ -1,7 +1,7 @@
 //! A node on its way to a newer opset.
 //!
-//! The steps of a conversion see the node as the previous step left it. [`Draft::commit`] then writes into the patch what
-//! differs from the node in the graph, which keeps its name, its place and its outputs.
+//! The steps of a conversion see the node as the previous step left it. [`Draft::commit`] then writes into the patch
+//! what differs from the node in the graph, which keeps its name, its place and its outputs.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! How the operators of ai.onnx changed, from opset 8 on.
 //!
-//! Every operator has a line, and every version that defines it anew has a step on it, also where nothing has to be done:
-//! an operator or a version that is missing here is unknown, and never taken to be compatible.
+//! Every operator has a line, and every version that defines it anew has a step on it, also where nothing has to be
+//! done: an operator or a version that is missing here is unknown, and never taken to be compatible.
 
 use super::{axes, details, draft::Draft, inputs, normalization, resize, softmax};
 
@@ -204,7 +204,7 @@ pub(super) static HISTORY: &[(&str, &[Step])] = &[
     ("RotaryEmbedding", &[]),
     ("Round", &[same(22)]),
     ("STFT", &[]),
-    ("Scan", &[never(9, "it scans a batch of sequences at once"), same(11), same(16), same(19), same(21), same(23), same(24), same(25)]),
+    ("Scan", &[never(9, "it scans several sequences"), same(11), same(16), same(19), same(21), same(23), same(24), same(25)]),
     ("Scatter", &[by(11, details::scatter)]),
     ("ScatterElements", &[same(13), same(16), same(18)]),
     ("ScatterND", &[same(13), same(16), same(18)]),

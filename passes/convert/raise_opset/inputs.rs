@@ -120,21 +120,21 @@ mod tests {
         <ir_version: 10, opset_import: ["" : 21]>
         g (float16[4,8] x) => (float16[2,3] top, int64[2,3] at, float16[2,6] p)
         <
-          float16 "c.min" = {0},  # 0.0
-          int64[2] "a.split" = {1, 3},
-          int64[1] "s.starts" = {1},
-          int64[1] "s.ends" = {3},
-          int64[1] "s.axes" = {0},
-          int64[1] "top.k" = {3},
-          int64[4] "p.pads" = {0, 1, 0, 2},
-          float16 "p.value" = {15360}  # 1.0
+          float16 c_min = {0},  # 0.0
+          int64[2] a_split = {1, 3},
+          int64[1] s_starts = {1},
+          int64[1] s_ends = {3},
+          int64[1] s_axes = {0},
+          int64[1] top_k = {3},
+          int64[4] p_pads = {0, 1, 0, 2},
+          float16 p_value = {15360}  # 1.0
         >
         {
-          c = Clip (x, "c.min")
-          a, b = Split <axis = 0> (c, "a.split")
-          s = Slice (b, "s.starts", "s.ends", "s.axes")
-          top, at = TopK (s, "top.k")
-          p = Pad (top, "p.pads", "p.value")
+          c = Clip (x, c_min)
+          a, b = Split <axis = 0> (c, a_split)
+          s = Slice (b, s_starts, s_ends, s_axes)
+          top, at = TopK (s, top_k)
+          p = Pad (top, p_pads, p_value)
         }
         "#);
     }
@@ -160,11 +160,11 @@ mod tests {
         <ir_version: 10, opset_import: ["" : 21]>
         g (float[4] x) => (float[4] y, float[4] m)
         <
-          float "y.ratio" = {0.25}
+          float y_ratio = {0.25}
         >
         {
-          y, m_1 = Dropout (x, "y.ratio")
-          ["y.mask"] m = Cast <to = 1> (m_1)
+          y, m_1 = Dropout (x, y_ratio)
+          [y_mask] m = Cast <to = 1> (m_1)
         }
         "#);
     }
@@ -173,6 +173,9 @@ mod tests {
     fn the_type_of_a_bound_must_be_known() {
         let text = r#"<ir_version: 4, opset_import: ["" : 9, "my" : 1]>
             g (float[4] x) => (float[4] y) { a = my.Op (x) [clip] y = Clip <max = 6.0> (a) }"#;
-        insta::assert_snapshot!(refusal(text), @r#"the node "clip" (Clip) has no equivalent in opset 11: the element type of its input "a" is unknown; declare it in the model"#);
+        insta::assert_snapshot!(
+            refusal(text),
+            @r#"the node "clip" (Clip) has no equivalent in opset 11: the element type of its input "a" is unknown; declare it in the model"#
+        );
     }
 }

@@ -71,7 +71,12 @@ mod tests {
         insta::assert_snapshot!(check::<RaiseOpset>(&format!(
             r#"<ir_version: 4, opset_import: ["" : 7]>
             g (float[N,3,4] x, {BN}) => (float[N,3,4] y) {{ y = BatchNormalization <spatial = 1> (x, s, b, m, v) }}"#,
-        )), @"");
+        )), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[N,3,4] x, float[3] s, float[3] b, float[3] m, float[3] v) => (float[N,3,4] y) {
+          y = BatchNormalization (x, s, b, m, v)
+        }
+        "#);
     }
 
     #[test]
@@ -79,8 +84,14 @@ mod tests {
         let graph = |node: &str| {
             format!(r#"<ir_version: 4, opset_import: ["" : 7]> g (float[N,3] x, {BN}) => (float[N,3] y) {{ {node} }}"#)
         };
-        insta::assert_snapshot!(refusal(&graph("y = BatchNormalization <spatial = 0> (x, s, b, m, v)")), @r#"the node "y" (BatchNormalization) has no equivalent in opset 9: it normalizes each element by itself (spatial = 0)"#);
-        insta::assert_snapshot!(refusal(&graph("y, mean, var = BatchNormalization (x, s, b, m, v)")), @r#"the node "y" (BatchNormalization) has no equivalent in opset 14: it is in training mode (it has more than one output); export the model for inference"#);
+        insta::assert_snapshot!(
+            refusal(&graph("y = BatchNormalization <spatial = 0> (x, s, b, m, v)")),
+            @r#"the node "y" (BatchNormalization) has no equivalent in opset 9: it normalizes each element by itself (spatial = 0)"#
+        );
+        insta::assert_snapshot!(
+            refusal(&graph("y, mean, var = BatchNormalization (x, s, b, m, v)")),
+            @r#"the node "y" (BatchNormalization) has no equivalent in opset 14: it is in training mode (it has more than one output); export the model for inference"#
+        );
     }
 
     #[test]
@@ -90,6 +101,23 @@ mod tests {
             g (double[1,6,5] x, double[3] s, double[3] b) => (double[1,6,5] y) {
                 [norm] y = GroupNormalization <num_groups = 3> (x, s, b)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (double[1,6,5] x, double[3] s, double[3] b) => (double[1,6,5] y)
+        <
+          int64[2] norm_column = {3, 1},
+          int64[2] norm_table = {3, 2},
+          int64[1] norm_row = {6}
+        >
+        {
+          [norm_scale_column] norm_scale_column = Reshape (s, norm_column)
+          [norm_scale_table] norm_scale_table = Expand (norm_scale_column, norm_table)
+          [norm_scale] norm_scale = Reshape (norm_scale_table, norm_row)
+          [norm_bias_column] norm_bias_column = Reshape (b, norm_column)
+          [norm_bias_table] norm_bias_table = Expand (norm_bias_column, norm_table)
+          [norm_bias] norm_bias = Reshape (norm_bias_table, norm_row)
+          [norm] y = GroupNormalization <num_groups = 3, stash_type = 11> (x, norm_scale, norm_bias)
+        }
+        "#);
     }
 }

@@ -78,7 +78,17 @@ mod tests {
         insta::assert_snapshot!(check::<RaiseOpset>(
             r#"<ir_version: 4, opset_import: ["" : 7]>
             g (float[1,2,3,4] x) => (float[1,2,6,8] y) { [up] y = Upsample <scales = [1.0, 1.0, 2.0, 2.0]> (x) }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1,2,3,4] x) => (float[1,2,6,8] y)
+        <
+          float[0] up_roi = {},
+          float[4] up_scales = {1.0, 1.0, 2.0, 2.0}
+        >
+        {
+          [up] y = Resize <coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"> (x, up_roi, up_scales)
+        }
+        "#);
     }
 
     #[test]
@@ -91,13 +101,26 @@ mod tests {
                 y = Resize <coordinate_transformation_mode = "tf_half_pixel_for_nn", nearest_mode = "floor">
                     (x, none, none, sizes)
             }"#,
-        ), @"");
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (float[1,1,2,2] x) => (float[1,1,4,4] y)
+        <
+          float[0] none = {},
+          int64[4] sizes = {1, 1, 4, 4}
+        >
+        {
+          y = Resize <coordinate_transformation_mode = "half_pixel", nearest_mode = "round_prefer_ceil"> (x, none, "", sizes)
+        }
+        "#);
     }
 
     #[test]
     fn refuses_what_was_left_open() {
         let text = r#"<ir_version: 5, opset_import: ["" : 10]>
             g (float[10] x) => (float[7] y) <float[1] scales = {0.7}> { y = Resize (x, scales) }"#;
-        insta::assert_snapshot!(refusal(text), @r#"the node "y" (Resize) has no equivalent in opset 11: it makes its input smaller by a factor that is no integer, and which element is then the nearest one was first laid down in opset 11"#);
+        insta::assert_snapshot!(
+            refusal(text),
+            @r#"the node "y" (Resize) has no equivalent in opset 11: it makes its input smaller by a factor that is no integer, and which element is then the nearest one was first laid down in opset 11"#
+        );
     }
 }

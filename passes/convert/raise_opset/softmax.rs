@@ -1,7 +1,7 @@
 //! Softmax, LogSoftmax and Hardmax: up to opset 12 they see a matrix, since 13 one axis.
 //!
-//! The old definition flattens the axes from `axis` on into one row. Where all but the first of them have size 1, the row
-//! is that axis. Otherwise the flattening is spelled out: Flatten before, Reshape behind.
+//! The old definition flattens the axes from `axis` on into one row. Where all but the first of them have size 1, the
+//! row is that axis. Otherwise the flattening is spelled out: Flatten before, Reshape behind.
 
 use planish_ir::{Attrs, Dim, Ref, Type};
 
@@ -83,16 +83,16 @@ mod tests {
         <ir_version: 10, opset_import: ["" : 21]>
         g (float[N,3,4] x) => (float[N,3,4] z)
         <
-          int64[3] "y.shape" = {-1, 3, 4},
-          int64[3] "z.shape" = {-1, 3, 4}
+          int64[3] y_shape = {-1, 3, 4},
+          int64[3] z_shape = {-1, 3, 4}
         >
         {
-          ["y.matrix"] "y.matrix" = Flatten <axis = 1> (x)
-          y_1 = Softmax <axis = -1> ("y.matrix")
-          ["y.reshaped"] y = Reshape (y_1, "y.shape")
-          ["z.matrix"] "z.matrix" = Flatten <axis = 0> (y)
-          z_1 = Hardmax <axis = -1> ("z.matrix")
-          ["z.reshaped"] z = Reshape (z_1, "z.shape")
+          [y_matrix] y_matrix = Flatten <axis = 1> (x)
+          y_1 = Softmax <axis = -1> (y_matrix)
+          [y_reshaped] y = Reshape (y_1, y_shape)
+          [z_matrix] z_matrix = Flatten <axis = 0> (y)
+          z_1 = Hardmax <axis = -1> (z_matrix)
+          [z_reshaped] z = Reshape (z_1, z_shape)
         }
         "#);
     }
@@ -104,10 +104,10 @@ mod tests {
         ), @r#"
         <ir_version: 10, opset_import: ["" : 21]>
         g (float[N,C,L] x) => (float[N,C,L] y) {
-          ["y.matrix"] "y.matrix" = Flatten <axis = 1> (x)
-          y_1 = Softmax <axis = -1> ("y.matrix")
-          ["y.shape"] "y.shape" = Shape (x)
-          ["y.reshaped"] y = Reshape (y_1, "y.shape")
+          [y_matrix] y_matrix = Flatten <axis = 1> (x)
+          y_1 = Softmax <axis = -1> (y_matrix)
+          [y_shape] y_shape = Shape (x)
+          [y_reshaped] y = Reshape (y_1, y_shape)
         }
         "#);
     }

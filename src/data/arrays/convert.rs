@@ -19,7 +19,10 @@ pub(super) fn convert(array: &Tensor, input: &Input, notes: &mut Vec<String>) ->
     } else if from.is_float() && matches!(to, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
         Tensor::from_f64_as(to, array.dims(), &array.to_f64()?)?
     } else {
-        bail!("the array for {:?} holds {from}, but the model wants {to}; convert it, with the scaling that the model was trained with", input.name)
+        bail!(
+            "the array for {:?} holds {from}, but the model wants {to}; convert it, with the scaling that the model was trained with",
+            input.name
+        )
     };
     let note = format!("the array for {:?} was converted from {from} to {to}", input.name);
     if !notes.contains(&note) {
@@ -32,7 +35,10 @@ fn integers(array: &Tensor, to: DType, name: &str) -> Result<Tensor> {
     let mut bytes = Vec::new();
     let values = array.to_i64()?;
     for &v in &values {
-        ensure!(fits(v, to), "the array for {name:?} holds {v}, which does not fit {to}, the type that the model wants");
+        ensure!(
+            fits(v, to),
+            "the array for {name:?} holds {v}, which does not fit {to}, the type that the model wants"
+        );
         // The low bytes of the two's complement are the number in every narrower type that it fits.
         let width = (to.bits() / 8) as usize;
         bytes.extend_from_slice(&v.to_le_bytes()[..width]);

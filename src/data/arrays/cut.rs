@@ -69,11 +69,7 @@ pub(super) fn cut(arrays: Vec<(&Input, Tensor)>, options: &Options, mut notes: V
 }
 
 /// Samples per run for inputs that leave it open: what other inputs fix, or what the user wants, or 1.
-fn open_batch<'a>(
-    inputs: impl Iterator<Item = &'a Input>,
-    options: &Options,
-    notes: &mut Vec<String>,
-) -> Result<u64> {
+fn open_batch<'a>(inputs: impl Iterator<Item = &'a Input>, options: &Options, notes: &mut Vec<String>) -> Result<u64> {
     let fixed = inputs.filter_map(first_dim).next();
     match (fixed, options.batch) {
         (_, Some(0)) => bail!("a batch of 0 samples makes no run"),
@@ -123,8 +119,7 @@ fn rows(columns: &[Column<'_>]) -> Result<u64> {
             Cut::Same => None,
         }
     };
-    let found: Vec<(&Column<'_>, (u64, u64))> =
-        columns.iter().filter_map(|c| Some((c, runs_and_rows(c)?))).collect();
+    let found: Vec<(&Column<'_>, (u64, u64))> = columns.iter().filter_map(|c| Some((c, runs_and_rows(c)?))).collect();
     let Some(&(first, (runs, _))) = found.first() else { return Ok(1) };
     if let Some((other, (n, _))) = found.iter().find(|(_, (n, _))| *n != runs) {
         bail!(

@@ -2,13 +2,16 @@
 
 use planish_passes::EngineError;
 
-use super::{
-    build::Builder,
-    scope::Op,
-};
+use super::{build::Builder, scope::Op};
 
 pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
-    if op.is("Celu") { celu(op, b) } else if op.is("Swish") { swish(op, b) } else { Ok(false) }
+    if op.is("Celu") {
+        celu(op, b)
+    } else if op.is("Swish") {
+        swish(op, b)
+    } else {
+        Ok(false)
+    }
 }
 
 /// `max(0, x) + min(0, alpha * (exp(x / alpha) - 1))`.

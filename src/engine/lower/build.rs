@@ -80,6 +80,11 @@ impl<'a> Builder<'a> {
             attribute: attributes,
             ..Default::default()
         };
+        self.node(node);
+    }
+
+    /// Adds a node as it is.
+    pub(super) fn node(&mut self, node: NodeProto) {
         self.built.nodes.push(Made { node, settled: false });
     }
 

@@ -14,7 +14,8 @@ pub(super) fn hoist(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErro
         "value" => {
             let Some(t) = &a.t else { return Ok(false) };
             let none: &planish_ir::onnx::External<'_> = &|_| Err("it is stored elsewhere".into());
-            import_tensor(t.clone(), none).map_err(|e| failed(format!("the constant {output:?} cannot be read: {e}")))?
+            import_tensor(t.clone(), none)
+                .map_err(|e| failed(format!("the constant {output:?} cannot be read: {e}")))?
         }
         "value_float" => Tensor::scalar_f32(a.f.unwrap_or(0.0)),
         "value_floats" => Tensor::from_f32(list(a.floats.len()), &a.floats).map_err(|e| failed(e.to_string()))?,

@@ -50,9 +50,8 @@ fn fused_conv(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
         value = b.op("Add", &[&value, z], vec![]);
     }
     let parameters: &[f32] = op.attribute("activation_params").map_or(&[], |a| &a.floats);
-    let parameter = |i: usize| {
-        parameters.get(i).copied().ok_or_else(|| op.unsupported("its activation lacks a parameter"))
-    };
+    let parameter =
+        |i: usize| parameters.get(i).copied().ok_or_else(|| op.unsupported("its activation lacks a parameter"));
     match op.str("activation").unwrap_or("") {
         "" => b.op_into("Identity", &[&value], vec![], &[y]),
         plain @ ("Relu" | "Sigmoid" | "Tanh") => b.op_into(plain, &[&value], vec![], &[y]),
@@ -112,8 +111,7 @@ fn bias_gelu(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
 }
 
 fn exact_gelu(op: &Op<'_>, b: &mut Builder<'_>, x: &str, y: &str) -> Result<(), EngineError> {
-    let (root, one, half) =
-        (b.float(dtype(op), 2f64.sqrt())?, b.float(dtype(op), 1.0)?, b.float(dtype(op), 0.5)?);
+    let (root, one, half) = (b.float(dtype(op), 2f64.sqrt())?, b.float(dtype(op), 1.0)?, b.float(dtype(op), 0.5)?);
     let scaled = b.op("Div", &[x, &root], vec![]);
     let erf = b.op("Erf", &[&scaled], vec![]);
     let gate = b.op("Add", &[&erf, &one], vec![]);

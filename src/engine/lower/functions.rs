@@ -20,7 +20,9 @@ pub(super) fn inline(message: &mut ModelProto) -> Result<(), EngineError> {
     if message.functions.is_empty() {
         return Ok(());
     }
-    let key = |f: &FunctionProto| (canonical(&f.domain), f.name.clone().unwrap_or_default(), f.overload.clone().unwrap_or_default());
+    let key = |f: &FunctionProto| {
+        (canonical(&f.domain), f.name.clone().unwrap_or_default(), f.overload.clone().unwrap_or_default())
+    };
     let functions: Functions = std::mem::take(&mut message.functions).into_iter().map(|f| (key(&f), f)).collect();
     let opset = |imports: &[planish_proto::onnx::OperatorSetIdProto]| {
         imports.iter().find(|o| canonical(&o.domain).is_empty()).and_then(|o| o.version)

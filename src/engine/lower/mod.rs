@@ -25,6 +25,7 @@ mod recurrent;
 mod reduce;
 mod refuse;
 mod scope;
+mod standard;
 
 use planish_ir::{
     onnx::{export, import},
@@ -52,6 +53,7 @@ const RULES: &[Rule] = &[
     activation::expand,
     recurrent::reverse,
     reduce::extremum,
+    standard::expand,
 ];
 
 /// A rule's result may need another rule, but not for ever.

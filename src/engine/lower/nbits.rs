@@ -3,7 +3,10 @@
 use planish_ir::{DType, Tensor};
 use planish_passes::EngineError;
 
-use super::{build::Builder, scope::Op};
+use super::{
+    build::{Builder, int},
+    scope::Op,
+};
 use crate::engine::program::failed;
 
 /// `Y = A · dequantize(B)ᵀ + bias`, with B `[N, blocks, block_size * bits / 8]`, the first element in the low bits of its
@@ -21,7 +24,7 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
         let bias = if dtype == DType::F32 { bias.to_owned() } else { b.cast(bias, DType::F32) };
         y = b.op("Add", &[&y, &bias], vec![]);
     }
-    b.op_into("Cast", &[&y], vec![super::build::int("to", i64::from(dtype.code()))], &[output]);
+    b.op_into("Cast", &[&y], vec![int("to", i64::from(dtype.code()))], &[output]);
     Ok(true)
 }
 
@@ -40,7 +43,8 @@ fn weight(op: &Op<'_>) -> Result<Tensor, EngineError> {
     }
     let blocks = k.div_ceil(block);
     let (packed, scale) = (op.required_constant(1)?, op.required_constant(2)?);
-    let (raw, scale) = (packed.raw().map_or(&[][..], |b| b), scale.to_f64().map_err(|e| op.unsupported(e.to_string()))?);
+    let (raw, scale) =
+        (packed.raw().map_or(&[][..], |b| b), scale.to_f64().map_err(|e| op.unsupported(e.to_string()))?);
     let row_bytes = blocks.checked_mul((block * bits).div_ceil(8));
     let elements = k.checked_mul(n);
     let (Some(row_bytes), Some(elements)) = (row_bytes, elements) else {
@@ -77,8 +81,15 @@ enum Zero {
     /// The middle of the range.
     Middle(f64),
     /// Each row of blocks starts at a byte of its own.
-    Packed { bytes: bytes::Bytes, row: usize, bits: usize },
-    Floats { values: Vec<f64>, blocks: usize },
+    Packed {
+        bytes: bytes::Bytes,
+        row: usize,
+        bits: usize,
+    },
+    Floats {
+        values: Vec<f64>,
+        blocks: usize,
+    },
 }
 
 impl Zero {

@@ -100,7 +100,8 @@ pub(super) fn widen(graph: &mut GraphProto) -> Result<(), EngineError> {
         let tensor = import_tensor(t.clone(), &|_| Err("external".into())).map_err(|e| failed(e.to_string()))?;
         *t = initializer(t.name.as_deref().unwrap_or(""), &widened(&tensor)?);
     }
-    for inner in graph.node.iter_mut().flat_map(|n| &mut n.attribute).flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
+    for inner in graph.node.iter_mut().flat_map(|n| &mut n.attribute).flat_map(|a| a.g.iter_mut().chain(&mut a.graphs))
+    {
         widen(inner)?;
     }
     Ok(())

@@ -4,7 +4,10 @@ use planish_ir::DType;
 use planish_passes::EngineError;
 use planish_proto::onnx::AttributeProto;
 
-use super::{build::Builder, scope::Op};
+use super::{
+    build::{Builder, int},
+    scope::Op,
+};
 
 /// How one operator's inputs are laid out: each operand takes a value, a scale and a zero point.
 pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
@@ -24,7 +27,9 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
 }
 
 fn binary(op: &Op<'_>, b: &mut Builder<'_>, float: &str) -> Result<bool, EngineError> {
-    let (left, right) = (dequantized(op, b, 0, None)?, dequantized(op, b, 3, None)?);
+    // The columns of a matrix may have scales of their own.
+    let columns = (float == "MatMul").then_some(-1);
+    let (left, right) = (dequantized(op, b, 0, None)?, dequantized(op, b, 3, columns)?);
     let result = b.op(float, &[&left, &right], vec![]);
     quantized(op, b, &result, 6)
 }
@@ -79,7 +84,7 @@ fn dequantized(op: &Op<'_>, b: &mut Builder<'_>, slot: usize, axis: Option<i64>)
     let inputs = [op.required(slot)?, op.required(slot + 1)?, op.input(slot + 2).unwrap_or("")];
     let scalar = op.shape(slot + 1).is_some_and(|s| s.is_empty() || s == [Some(1)]);
     let attributes = match axis {
-        Some(axis) => vec![super::build::int("axis", axis)],
+        Some(axis) => vec![int("axis", axis)],
         None if scalar => vec![],
         None => return Err(op.unsupported("an operand has a scale for each row or column, or one of unknown shape")),
     };

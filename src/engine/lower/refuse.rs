@@ -20,11 +20,46 @@ const WRONG: &[Wrong] = &[
         reason: "shifting by all bits of an element or more gives an arbitrary number, and the amount is no constant below that",
     },
     Wrong {
+        op: "ConvTranspose",
+        when: |op| op.attribute("output_shape").is_some(),
+        reason: "the padding that output_shape asks for is computed wrongly",
+    },
+    Wrong {
+        op: "Dropout",
+        when: |op| op.output(1).is_some() && op.scope.opset() < 12,
+        reason: "the mask is not the one of this operator set version",
+    },
+    Wrong { op: "GRU", when: is_unusual, reason: UNUSUAL },
+    Wrong {
+        op: "GlobalLpPool",
+        when: |op| op.int("p", 2) != 2,
+        reason: "the signs of the elements are not dropped for a norm other than 2",
+    },
+    Wrong {
+        op: "GridSample",
+        when: |op| op.str("mode").is_some_and(|m| m.ends_with("cubic")) && op.str("padding_mode") == Some("border"),
+        reason: "cubic interpolation reads wrong elements at the border",
+    },
+    Wrong { op: "LSTM", when: is_unusual, reason: UNUSUAL },
+    Wrong {
+        op: "Pad",
+        when: |op| op.constant(1).is_some_and(|p| p.to_i64().is_ok_and(|p| p.iter().any(|&n| n < 0))),
+        reason: "negative padding overflows",
+    },
+    Wrong { op: "RNN", when: is_unusual, reason: UNUSUAL },
+    Wrong {
+        op: "Resize",
+        when: is_ambiguous_resize,
+        reason: "with aligned corners and a scale that does not give a whole size, implementations disagree on the result",
+    },
+    Wrong {
         op: "SpaceToDepth",
         when: |op| op.str("mode") == Some("CRD"),
         reason: "the CRD mode is computed like the DCR mode",
     },
 ];
+
+const UNUSUAL: &str = "clipping, coupled gates, and activations other than the usual ones are left out";
 
 /// Operators of ai.onnx.ml that were found right.
 const CLASSIC: &[&str] = &["ArrayFeatureExtractor"];
@@ -48,4 +83,28 @@ fn shifts_inside(op: &Op<'_>) -> bool {
     let Some(amounts) = op.constant(1) else { return false };
     let bits = i64::try_from(amounts.dtype().bits()).unwrap_or(0);
     amounts.to_i64().is_ok_and(|v| v.iter().all(|a| (0..bits).contains(a)))
+}
+
+/// A recurrent layer with an attribute that tract does not look at.
+fn is_unusual(op: &Op<'_>) -> bool {
+    let usual: &[&str] = match op.name() {
+        "RNN" => &["tanh"],
+        "GRU" => &["sigmoid", "tanh"],
+        _ => &["sigmoid", "tanh", "tanh"],
+    };
+    let given = op.attribute("activations").map_or(&[][..], |a| &a.strings);
+    let others = given.iter().zip(usual.iter().cycle()).any(|(g, u)| !g.eq_ignore_ascii_case(u.as_bytes()));
+    others || op.attribute("clip").is_some() || op.int("input_forget", 0) != 0
+}
+
+fn is_ambiguous_resize(op: &Op<'_>) -> bool {
+    if op.str("coordinate_transformation_mode") != Some("align_corners") || op.input(3).is_some() {
+        return false;
+    }
+    let slot = if op.scope.opset() < 11 { 1 } else { 2 };
+    let (Some(shape), Some(scales)) = (op.shape(0), op.constant(slot).and_then(|t| t.to_f64().ok())) else {
+        return true;
+    };
+    let whole = |(size, scale): (&Option<u64>, &f64)| size.is_some_and(|n| (n as f64 * scale).fract() == 0.0);
+    shape.len() != scales.len() || !shape.iter().zip(&scales).all(whole)
 }

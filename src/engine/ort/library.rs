@@ -47,7 +47,8 @@ fn in_packages(folder: &Path) -> Option<PathBuf> {
             _ => name.starts_with("libonnxruntime.so"),
         }
     };
-    let mut files: Vec<PathBuf> = std::fs::read_dir(capi).ok()?.flatten().map(|e| e.path()).filter(is_library).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(capi).ok()?.flatten().map(|e| e.path()).filter(is_library).collect();
     files.sort();
     files.pop()
 }

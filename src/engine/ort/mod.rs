@@ -102,9 +102,9 @@ fn environment(path: Option<&Path>) -> anyhow::Result<Environment> {
         Some(path) => path.to_owned(),
         None => library::find()?,
     };
-    let builder = ort::init_from(&path).map_err(|e| anyhow!("{e}")).with_context(|| {
-        format!("{} cannot be used as ONNX Runtime's library", path.display())
-    })?;
+    let builder = ort::init_from(&path)
+        .map_err(|e| anyhow!("{e}"))
+        .with_context(|| format!("{} cannot be used as ONNX Runtime's library", path.display()))?;
     let environment = builder.with_name("planish").with_telemetry(false).build().map_err(|e| anyhow!("{e}"))?;
     environment.set_log_level(LogLevel::Fatal);
     Ok(environment)

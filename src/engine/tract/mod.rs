@@ -3,6 +3,8 @@
 //! tract plans a model for inputs of fixed shapes, so the plan is made when a sample of new shapes comes, and kept. Where it
 //! cannot plan because the shape of something depends on the *content* of an input (the target of a `Reshape`, say), the
 //! small inputs become constants of the plan, which is then kept for this content.
+//!
+//! So whether tract can run a model is known when it is run. [`lower`](super::lower) prepares it for that.
 
 mod plan;
 mod quiet;
@@ -15,7 +17,7 @@ mod official;
 use planish_ir::{Model, Tensor};
 use planish_passes::{Engine, EngineError, Runnable, Tensors};
 
-use super::{lower, program::Program};
+use super::program::Program;
 use plan::Plans;
 
 /// The built-in engine.
@@ -29,9 +31,7 @@ impl Engine for Tract {
 
     fn load(&self, model: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
         let mut program = Program::new(model, outputs)?;
-        let mut message = std::mem::take(&mut program.message);
-        lower::for_tract(&mut message)?;
-        let plans = Plans::new(message);
+        let plans = Plans::new(std::mem::take(&mut program.message));
         Ok(Box::new(Loaded { program, plans }))
     }
 }

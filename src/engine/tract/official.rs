@@ -24,7 +24,8 @@ enum Fate {
 fn official_operator_tests() {
     let root = std::env::var("PLANISH_NODE_TESTS").unwrap();
     let only = std::env::var("PLANISH_NODE_ONLY").unwrap_or_default();
-    let mut names: Vec<_> = std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.retain(|n| n.contains(&only));
     names.sort();
     use rayon::prelude::*;
@@ -64,9 +65,10 @@ fn tensor(path: &Path) -> Option<Tensor> {
 
 fn run(folder: &Path) -> Fate {
     let bytes = bytes::Bytes::from(std::fs::read(folder.join("model.onnx")).unwrap());
-    let model: Model = match planish_proto::decode(bytes).map_err(|e| e.to_string()).and_then(|m| {
-        planish_ir::onnx::import(m, &|_| Err("no external data here".into())).map_err(|e| e.to_string())
-    }) {
+    let model: Model = match planish_proto::decode(bytes)
+        .map_err(|e| e.to_string())
+        .and_then(|m| planish_ir::onnx::import(m, &|_| Err("no external data here".into())).map_err(|e| e.to_string()))
+    {
         Ok(m) => m,
         Err(e) => return Fate::Outside(e),
     };
@@ -115,7 +117,11 @@ fn compare(wanted: &Tensor, actual: &Tensor, relative: f64, absolute: f64) -> Re
         return Err(format!("{actual:?} instead of {wanted:?}"));
     }
     let Ok(w) = wanted.to_f64() else {
-        return if wanted == actual { Ok(()) } else { Err(format!("{:?} instead of {:?}", actual.to_i64(), wanted.to_i64())) };
+        return if wanted == actual {
+            Ok(())
+        } else {
+            Err(format!("{:?} instead of {:?}", actual.to_i64(), wanted.to_i64()))
+        };
     };
     let largest = w.iter().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
     let relative = if wanted.dtype() == DType::F16 { relative.max(2e-3) } else { relative };

@@ -14,17 +14,19 @@ use super::{
     tensor::{from_tract, to_tract},
     weights::{FOLDER, Weights},
 };
-use crate::engine::program::{failed, prune};
+use crate::engine::{
+    lower::for_tract,
+    program::{failed, prune},
+};
 
 /// Plans kept at a time. Each holds a copy of the weights.
 const KEPT: usize = 4;
 /// An input up to this many elements may become a constant of a plan.
 const SMALL: u64 = 64;
 
-/// A lowered model and its plans so far.
+/// A model and its plans so far.
 pub(super) struct Plans {
     message: onnx::ModelProto,
-    weights: Weights,
     /// Least recently made first.
     made: Mutex<Vec<(Key, Slot)>>,
 }
@@ -49,10 +51,9 @@ struct Plan {
 }
 
 impl Plans {
-    /// A lowered message; its large weights are taken out and shared by all plans.
-    pub(super) fn new(mut message: onnx::ModelProto) -> Plans {
-        let weights = message.graph.as_mut().map(Weights::take).unwrap_or_default();
-        Plans { message, weights, made: Mutex::default() }
+    /// No plans yet. The message shares its weights with the model.
+    pub(super) fn new(message: onnx::ModelProto) -> Plans {
+        Plans { message, made: Mutex::default() }
     }
 
     /// The outputs of the message, in order.
@@ -70,7 +71,8 @@ impl Plans {
     }
 
     fn run_as(&self, inputs: &Tensors, content: impl Fn(&Tensor) -> Content) -> Result<Vec<Tensor>, EngineError> {
-        let describe = |(name, t): (&String, &Tensor)| (name.clone(), t.dtype(), Dims::from_slice(t.dims()), content(t));
+        let describe =
+            |(name, t): (&String, &Tensor)| (name.clone(), t.dtype(), Dims::from_slice(t.dims()), content(t));
         let key: Key = inputs.iter().map(describe).collect();
         let slot = self.slot(&key);
         let plan = slot.get_or_init(|| self.plan(&key).map(Arc::new)).clone()?;
@@ -93,12 +95,16 @@ impl Plans {
 
     fn plan(&self, key: &Key) -> Result<Plan, EngineError> {
         let mut message = self.message.clone();
+        if let Some(graph) = &mut message.graph {
+            specialize(graph, key);
+        }
+        for_tract(&mut message)?;
         let graph = message.graph.as_mut().ok_or_else(|| failed("the model has no graph".to_owned()))?;
-        specialize(graph, key);
+        let weights = Weights::take(graph);
         let inputs = graph.input.iter().filter_map(|i| i.name.clone()).collect();
         let wanted: Vec<String> = graph.output.iter().filter_map(|o| o.name.clone()).collect();
         let bytes = message.encode_to_vec();
-        let runnable = quietly(|| plan(&bytes, &wanted, &self.weights))?;
+        let runnable = quietly(|| plan(&bytes, &wanted, &weights))?;
         Ok(Plan { runnable, inputs })
     }
 }

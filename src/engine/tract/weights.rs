@@ -48,13 +48,7 @@ fn refer(tensor: &mut TensorProto, number: usize) {
 }
 
 impl ModelDataResolver for Weights {
-    fn read_bytes_from_path(
-        &self,
-        buf: &mut Vec<u8>,
-        _: &Path,
-        number: usize,
-        _: Option<usize>,
-    ) -> TractResult<()> {
+    fn read_bytes_from_path(&self, buf: &mut Vec<u8>, _: &Path, number: usize, _: Option<usize>) -> TractResult<()> {
         buf.extend_from_slice(self.0.get(number).context("there is no weight of this number")?);
         Ok(())
     }

@@ -1,0 +1,92 @@
+//! Forms of standard operators that tract does not take or takes for another one.
+
+use planish_ir::{DType, Dims, Tensor};
+use planish_passes::EngineError;
+use planish_proto::onnx::NodeProto;
+
+use super::{
+    build::{Builder, int, ints},
+    scope::Op,
+};
+use crate::engine::program::failed;
+
+pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    match (op.domain(), op.name()) {
+        ("", "MatMul") => dot_product(op, b),
+        ("", "Mod") => modulo(op, b),
+        ("", "Pad") => pad(op, b),
+        ("", "Squeeze") => squeeze(op, b),
+        _ => Ok(false),
+    }
+}
+
+/// tract multiplies no vector with a vector.
+fn dot_product(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (Some(1), Some(1), Some(y)) = (op.rank(0), op.rank(1), op.output(0)) else { return Ok(false) };
+    let row = reshaped(b, op.required(0)?, &[1, -1]);
+    let column = reshaped(b, op.required(1)?, &[-1, 1]);
+    let product = b.op("MatMul", &[&row, &column], vec![]);
+    let scalar = b.ints(&[]);
+    b.op_into("Reshape", &[&product, &scalar], vec![], &[y]);
+    Ok(true)
+}
+
+fn reshaped(b: &mut Builder<'_>, value: &str, shape: &[i64]) -> String {
+    let shape = b.ints(shape);
+    b.op("Reshape", &[value, &shape], vec![])
+}
+
+/// The remainder of signed integers has the sign of the divisor; tract gives it the sign of the dividend, which is what
+/// ONNX means by fmod.
+fn modulo(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (Some(dtype), Some(y)) = (op.dtype(0), op.output(0)) else { return Ok(false) };
+    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
+    if !signed || op.int("fmod", 0) != 0 {
+        return Ok(false);
+    }
+    let divisor = op.required(1)?;
+    let zero = Tensor::from_i64(Dims::new(), &[0]).map_err(|e| failed(e.to_string()))?;
+    let zero = b.constant(zero);
+    let zero = b.cast(&zero, dtype);
+    let remainder = b.op("Mod", &[op.required(0)?, divisor], vec![int("fmod", 1)]);
+    let left = b.op("Less", &[&remainder, &zero], vec![]);
+    let right = b.op("Less", &[divisor, &zero], vec![]);
+    let differ = b.op("Xor", &[&left, &right], vec![]);
+    let is_zero = b.op("Equal", &[&remainder, &zero], vec![]);
+    let some = b.op("Not", &[&is_zero], vec![]);
+    let wrong = b.op("And", &[&differ, &some], vec![]);
+    let shifted = b.op("Add", &[&remainder, divisor], vec![]);
+    b.op_into("Where", &[&wrong, &shifted, &remainder], vec![], &[y]);
+    Ok(true)
+}
+
+/// A value to pad with says nothing where another mode is asked for, but tract pads with it.
+fn pad(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let other = op.str("mode").is_some_and(|m| m != "constant");
+    if !other || op.input(2).is_none() {
+        return Ok(false);
+    }
+    let mut node: NodeProto = op.node.clone();
+    if let Some(value) = node.input.get_mut(2) {
+        value.clear();
+    }
+    b.node(node);
+    Ok(true)
+}
+
+/// tract wants to be told the axes.
+fn squeeze(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (None, None, Some(shape), Some(y)) = (op.input(1), op.attribute("axes"), op.shape(0), op.output(0)) else {
+        return Ok(false);
+    };
+    let Some(shape) = shape.into_iter().collect::<Option<Vec<u64>>>() else { return Ok(false) };
+    let ones: Vec<i64> = shape.iter().zip(0..).filter(|(d, _)| **d == 1).map(|(_, axis)| axis).collect();
+    let x = op.required(0)?;
+    if op.scope.opset() < 13 {
+        b.op_into("Squeeze", &[x], vec![ints("axes", &ones)], &[y]);
+    } else {
+        let axes = b.ints(&ones);
+        b.op_into("Squeeze", &[x, &axes], vec![], &[y]);
+    }
+    Ok(true)
+}

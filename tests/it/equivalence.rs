@@ -1,0 +1,152 @@
+//! Compiled models compute what the originals compute.
+//!
+//! Tolerances, by the class that the passes declare: `Exact` is bit equality; `Reassociated` allows an element to differ by
+//! 1e-4 of itself plus 1e-5 of the largest one; `Lossy` is held to a cosine. The engines run without optimizations of
+//! their own where they can, so that a difference is the compiler's.
+
+use std::path::Path;
+
+use planish::{
+    data::{Options, Source, Tensors},
+    engine::{ort::OnnxRuntime, tract::Tract},
+    equivalence::{Verdict, compare},
+    model_file::ModelFile,
+    pipeline::{Pipeline, Verify},
+};
+use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
+use planish_passes::{Driver, Engine, NoObserver, Outcome, PASSES, StepConfig};
+
+use crate::support::{fixture, models};
+
+/// Random samples that fit a fixture; two sizes of the batch, where it is open.
+fn samples(model: &Model, path: &Path) -> Vec<Tensors> {
+    let sizes: &[(&str, u64)] = match path.file_stem().unwrap().to_str().unwrap() {
+        "ppocr_cls" => &[("x.2", 48), ("x.3", 192)],
+        _ => &[],
+    };
+    let mut all = Vec::new();
+    for (seed, batch) in [(1, 1), (2, 3)] {
+        let mut options = Options { samples: Some(2 * batch), batch: Some(batch), ..Default::default() };
+        options.dims = sizes.iter().map(|&(n, s)| (n.to_owned(), s)).collect();
+        if path.ends_with("magika.onnx") {
+            options.ranges.insert("bytes".into(), (0, 257));
+        }
+        for dim in planish::sizes::dynamic_dims(model) {
+            options.dims.entry(dim).or_insert(batch);
+        }
+        all.extend(Source::Random { seed }.load(model, &options).unwrap().batches);
+    }
+    assert_eq!(all.len(), 4);
+    all
+}
+
+fn run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Outcome {
+    let driver = Driver {
+        engine: Some(&Tract),
+        samples,
+        release: &|_| {},
+        stop_after: None,
+        bindings: Default::default(),
+        observer: &NoObserver,
+    };
+    driver.run(model, steps).unwrap()
+}
+
+/// Without onnxruntime there is one witness less; `tests/run.sh` insists on it.
+fn engines() -> Vec<Box<dyn Engine>> {
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Tract)];
+    match OnnxRuntime::open(None) {
+        Ok(ort) => engines.push(Box::new(ort)),
+        Err(e) if std::env::var_os("PLANISH_REQUIRE_ONNXRUNTIME").is_some() => panic!("{e:#}"),
+        Err(e) => eprintln!("onnxruntime is not asked: {e:#}"),
+    }
+    engines
+}
+
+fn assert_close(verdict: &Verdict, what: &str) {
+    assert!(verdict.runs > 0 && verdict.failures.is_empty(), "{what}: {}", verdict.render());
+}
+
+#[test]
+fn every_pass_keeps_its_promise_on_every_fixture() {
+    let engines = engines();
+    for path in models() {
+        let original = ModelFile::open(&path).unwrap().model;
+        let samples = samples(&original, &path);
+        for entry in PASSES {
+            // Compression needs a gate of its own; see the presets.
+            let mut model = original.clone();
+            let step = entry.default_step().unwrap();
+            if entry.name == "int8-weights" && original.opset() < 13 {
+                continue;
+            }
+            let outcome = run(&mut model, &[step], &[]);
+            if outcome.patches == 0 || outcome.numerics() == Numerics::Lossy {
+                continue;
+            }
+            for engine in &engines {
+                let verdict =
+                    compare(&**engine, &original, &model, &samples, outcome.numerics(), &Verify::default()).unwrap();
+                assert_close(&verdict, &format!("{} on {} by {}", entry.name, path.display(), engine.name()));
+            }
+        }
+    }
+}
+
+#[test]
+fn presets_keep_the_outputs_of_every_fixture() {
+    let engines = engines();
+    for path in models() {
+        let original = ModelFile::open(&path).unwrap().model;
+        let samples = samples(&original, &path);
+        for (preset, min_cosine) in [("simplify", None), ("fp16", Some(0.999)), ("int8-weights", Some(0.995))] {
+            let preset = clap::ValueEnum::from_str(preset, true).unwrap();
+            let pipeline = Pipeline::preset(preset).unwrap();
+            let mut model = original.clone();
+            let outcome = run(&mut model, &pipeline.passes, &samples);
+            let bounds = Verify { min_cosine, ..Verify::default() };
+            for engine in &engines {
+                let verdict = compare(&**engine, &original, &model, &samples, outcome.numerics(), &bounds).unwrap();
+                assert_close(&verdict, &format!("{preset:?} on {} by {}", path.display(), engine.name()));
+            }
+        }
+    }
+}
+
+#[test]
+fn simplifying_twice_changes_nothing_the_second_time() {
+    for path in models() {
+        let mut model = ModelFile::open(&path).unwrap().model;
+        let steps = [StepConfig::default_of("simplify").unwrap()];
+        run(&mut model, &steps, &[]);
+        assert_eq!(run(&mut model, &steps, &[]).patches, 0, "{}", path.display());
+    }
+}
+
+#[test]
+fn the_checker_rejects_a_weight_scaled_by_one_percent() {
+    let path = fixture("models/mnist_cnn.onnx");
+    let original = ModelFile::open(&path).unwrap().model;
+    let samples = samples(&original, &path);
+    let weights: Vec<_> = original
+        .graph
+        .values()
+        .filter(|(_, v)| v.constant().is_some_and(|t| t.rank() == 4) && !v.users().is_empty())
+        .map(|(id, _)| id)
+        .collect();
+    assert!(weights.len() > 10);
+    // BatchNormalization behind a layer does not hide it, since its statistics are fixed.
+    for &weight in weights.iter().step_by(4) {
+        let t = original.graph.constant(weight).unwrap();
+        let scaled: Vec<f32> = t.iter_f32().unwrap().map(|w| w * 1.01).collect();
+        let mut patch = Patch::new(Numerics::Lossy, "scaled by 1.01");
+        let constant = patch.constant("scaled", Tensor::from_f32(t.dims(), &scaled).unwrap());
+        patch.replace(weight, constant);
+        let mut model = original.clone();
+        model.apply(&GraphPath::main(), patch).unwrap();
+        for class in [Numerics::Exact, Numerics::Reassociated] {
+            let verdict = compare(&Tract, &original, &model, &samples, class, &Verify::default()).unwrap();
+            assert!(!verdict.failures.is_empty(), "{} passed as {class:?}", original.graph.name_of(weight));
+        }
+    }
+}
