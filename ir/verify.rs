@@ -94,7 +94,12 @@ pub fn verify(model: &Model) -> Result<Verified<'_>, VerifyError> {
     let mut v = Verifier { found: Vec::new() };
     v.graph(&model.graph, "graph", &model.opsets, None, model);
     for f in &model.functions {
-        v.graph(&f.body, &format!("function {}", f.op), &f.opsets, None, model);
+        let place = format!("function {}", f.op);
+        v.graph(&f.body, &place, &f.opsets, None, model);
+        let constants = f.body.values().filter(|(_, v)| matches!(v.def, Def::Constant(_) | Def::SparseConstant(_)));
+        for (_, value) in constants {
+            v.report(|| place.clone(), format!("holds the constant {:?}; the body of a function cannot", value.name));
+        }
     }
     match v.found.is_empty() {
         true => Ok(Verified(model)),

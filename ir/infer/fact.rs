@@ -110,6 +110,11 @@ impl Fact {
         self.ty.as_ref()?.as_tensor()?.elements()
     }
 
+    /// Number of elements, if it is so small that they are followed.
+    pub fn small_count(&self) -> Option<usize> {
+        self.count().filter(|&n| n <= MAX_ELEMENTS).and_then(|n| usize::try_from(n).ok())
+    }
+
     /// What holds of a value that is either of the two.
     pub(crate) fn join(&self, other: &Fact) -> Fact {
         let (Some(a), Some(b)) = (&self.ty, &other.ty) else { return Fact::UNKNOWN };

@@ -6,6 +6,8 @@
 
 use std::cmp::Ordering;
 
+use half::{bf16, f16};
+
 use crate::{DType, Dim};
 
 /// A number in a small tensor. Booleans are 0 and 1.
@@ -205,6 +207,8 @@ impl Num {
                 return self.float().map_or(Num::Unknown, |x| Num::Float(f64::from(x as f32)));
             }
             DType::F64 => return self.float().map_or(Num::Unknown, Num::Float),
+            DType::F16 => return self.float().map_or(Num::Unknown, |x| Num::Float(f16::from_f64(x).to_f64())),
+            DType::BF16 => return self.float().map_or(Num::Unknown, |x| Num::Float(bf16::from_f64(x).to_f64())),
             DType::I32 => i64::from(i32::MIN)..=i64::from(i32::MAX),
             DType::I16 => i64::from(i16::MIN)..=i64::from(i16::MAX),
             DType::I8 => i64::from(i8::MIN)..=i64::from(i8::MAX),

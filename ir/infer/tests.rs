@@ -227,6 +227,20 @@ fn pads_are_followed_through_a_matrix() {
 }
 
 #[test]
+fn ranges_of_floats_are_counted_as_runtimes_do() {
+    let range = |start: f32, limit: f32, delta: f32| {
+        let mut d = Draft::new(17);
+        let slots = [start, limit, delta].map(|v| d.constant(Tensor::scalar_f32(v)));
+        let y = d.node("Range", &slots, none());
+        d.ty(y)
+    };
+    assert_eq!(range(0.0, 1.0, 0.25), "float[4]");
+    assert_eq!(range(1.0, 0.0, 0.25), "float[0]");
+    assert_eq!(range(0.0, f32::NAN, 1.0), "float[?]");
+    assert_eq!(range(0.0, 1.0, 0.0), "float[?]");
+}
+
+#[test]
 fn contradictions_name_the_node_and_do_not_stop_the_rest() {
     let mut d = Draft::new(17);
     let (a, b) = (d.input("a", &["2", "3"]), d.input("b", &["4", "5"]));

@@ -12,6 +12,15 @@ use crate::{Attr, Attrs, Def, Function, Graph, Node, OpName, Opsets, Tensor, Val
 
 /// Converts a model. The weights share their bytes with it.
 pub fn export(model: &Verified<'_>) -> onnx::ModelProto {
+    export_model(model, false)
+}
+
+/// Like [`export`], with the types of inner values that planish has inferred; for tools that do not infer any themselves.
+pub fn export_with_types(model: &Verified<'_>) -> onnx::ModelProto {
+    export_model(model, true)
+}
+
+fn export_model(model: &Verified<'_>, all_types: bool) -> onnx::ModelProto {
     let m = model.model();
     onnx::ModelProto {
         ir_version: Some(m.ir_version),
@@ -21,10 +30,10 @@ pub fn export(model: &Verified<'_>) -> onnx::ModelProto {
         domain: text_out(&m.domain),
         model_version: m.model_version,
         doc_string: text_out(&m.doc),
-        graph: Some(Scope { around: Vec::new() }.graph(&m.graph, &[])),
+        graph: Some(Scope { around: Vec::new(), all_types }.graph(&m.graph, &[])),
         metadata_props: metadata_out(&m.metadata),
         training_info: m.training.clone(),
-        functions: m.functions.iter().map(function_out).collect(),
+        functions: m.functions.iter().map(|f| function_out(f, all_types)).collect(),
         configuration: m.devices.clone(),
     }
 }
@@ -45,6 +54,8 @@ fn opsets_out(opsets: &Opsets) -> Vec<onnx::OperatorSetIdProto> {
 /// The names that the enclosing graphs use, outermost first.
 struct Scope {
     around: Vec<HashSet<String>>,
+    /// Write inferred types too.
+    all_types: bool,
 }
 
 impl Scope {
@@ -73,7 +84,9 @@ impl Scope {
                     ..tensor::tensor_out(Some(name(id)), t)
                 }),
                 Def::SparseConstant(t) => message.sparse_initializer.push(tensor::sparse_out(Some(name(id)), t)),
-                Def::Node { .. } if !v.is_output() && has_info(v) => message.value_info.push(value_info(name(id), v)),
+                Def::Node { .. } if !v.is_output() && self.has_info(v) => {
+                    message.value_info.push(value_info(name(id), v))
+                }
                 Def::Node { .. } | Def::Input { .. } | Def::Captured(_) => {}
             }
         }
@@ -88,6 +101,11 @@ impl Scope {
         message.node = self.nodes(g, &name);
         self.around.pop();
         message
+    }
+
+    /// An entry in `value_info` is worth its bytes only if it says something.
+    fn has_info(&self, v: &Value) -> bool {
+        (v.ty.is_some() && (self.all_types || !v.inferred)) || !v.doc.is_empty() || !v.metadata.is_empty()
     }
 
     fn nodes(&mut self, g: &Graph, name: &dyn Fn(ValueId) -> String) -> Vec<onnx::NodeProto> {
@@ -213,11 +231,6 @@ impl Scope {
     }
 }
 
-/// An entry in `value_info` is worth its bytes only if it says something.
-fn has_info(v: &Value) -> bool {
-    (v.ty.is_some() && !v.inferred) || !v.doc.is_empty() || !v.metadata.is_empty()
-}
-
 fn value_info(name: String, v: &Value) -> onnx::ValueInfoProto {
     onnx::ValueInfoProto {
         name: Some(name),
@@ -227,9 +240,12 @@ fn value_info(name: String, v: &Value) -> onnx::ValueInfoProto {
     }
 }
 
-fn function_out(f: &Function) -> onnx::FunctionProto {
-    let mut scope = Scope { around: Vec::new() };
+fn function_out(f: &Function, all_types: bool) -> onnx::FunctionProto {
+    let mut scope = Scope { around: Vec::new(), all_types };
     let body = scope.graph(&f.body, &[]);
+    // A function's inputs and outputs are bare names; what is known of their types stands among the others.
+    let typed = body.input.iter().chain(&body.output).filter(|i| i.r#type.is_some());
+    let value_info = body.value_info.iter().chain(typed).cloned().collect();
     let names = |infos: Vec<onnx::ValueInfoProto>| infos.into_iter().map(|i| i.name.unwrap_or_default()).collect();
     let OpName { domain, name, overload } = &f.op;
     onnx::FunctionProto {
@@ -243,7 +259,7 @@ fn function_out(f: &Function) -> onnx::FunctionProto {
         opset_import: opsets_out(&f.opsets),
         domain: Some(domain.clone()),
         overload: text_out(overload),
-        value_info: body.value_info,
+        value_info,
         metadata_props: metadata_out(&f.metadata),
     }
 }

@@ -185,6 +185,7 @@ impl Importer<'_> {
             infos.insert(info.name.clone().unwrap_or_default(), info);
         }
         let outputs: Vec<String> = message.output.into_iter().map(|o| o.name.unwrap_or_default()).collect();
+        self.scopes.declare(declared_types(&infos)?);
         self.nodes(message.node, &outputs)?;
         self.finish(outputs, infos)
     }
@@ -210,6 +211,7 @@ impl Importer<'_> {
                 self.scopes.graph().add_input(name, None, None);
             }
             let infos = message.value_info.into_iter().map(|i| (i.name.clone().unwrap_or_default(), i)).collect();
+            self.scopes.declare(declared_types(&infos)?);
             self.nodes(message.node, &message.output)?;
             self.finish(message.output, infos)
         };
@@ -293,19 +295,24 @@ impl Importer<'_> {
         }
         let mut captures = Vec::new();
         let mut attrs = crate::Attrs::new();
-        for a in message.attribute {
+        // Subgraphs number what they capture, so their order must not be that of the file.
+        let mut attributes = message.attribute;
+        attributes.sort_by(|a, b| a.name.cmp(&b.name));
+        for a in attributes {
             let (name, attr) = self.attribute(a, &mut captures)?;
             if attrs.set(name.clone(), attr).is_some() {
                 return Err(Problem::DuplicateAttribute(name).into());
             }
         }
-        let graph = self.scopes.graph();
         let mut outputs = smallvec::SmallVec::new();
         for name in message.output {
+            // A subgraph that captures the value takes its type over, so it is entered now.
+            let ty = self.scopes.declared(&name);
             // The producer is entered by `add_node`.
             let placeholder = Def::Captured(u32::MAX);
-            outputs.push((!name.is_empty()).then(|| graph.add_value(name, None, placeholder)));
+            outputs.push((!name.is_empty()).then(|| self.scopes.graph().add_value(name, ty, placeholder)));
         }
+        let graph = self.scopes.graph();
         Ok(graph.add_node(Node {
             name: message.name.unwrap_or_default(),
             op: OpName {
@@ -339,6 +346,20 @@ impl Importer<'_> {
             v.metadata = metadata_in(metadata);
         }
     }
+}
+
+/// The types in `value_info` and in the list of outputs; only for look-ups.
+fn declared_types(infos: &HashMap<String, onnx::ValueInfoProto>) -> Result<HashMap<String, Type>> {
+    let mut names: Vec<&String> = infos.keys().collect();
+    // Which of several mistakes is reported must not change from run to run.
+    names.sort_unstable();
+    let mut types = HashMap::new();
+    for name in names {
+        if let Some(ty) = infos.get(name).map(value_info).transpose()?.and_then(|(_, ty)| ty) {
+            types.insert(name.clone(), ty);
+        }
+    }
+    Ok(types)
 }
 
 fn value_info(message: &onnx::ValueInfoProto) -> Result<(String, Option<Type>)> {

@@ -5,7 +5,7 @@ mod import;
 mod tensor;
 mod types;
 
-pub use export::{export, export_tensor};
+pub use export::{export, export_tensor, export_with_types};
 pub use import::{ImportError, MAX_DEPTH, Problem, import};
 pub use tensor::import_tensor;
 

@@ -42,10 +42,10 @@ fn infer(call: &Call<'_>) -> Outcome {
     }
     let fact = call.like(0, Some(shape));
     // Vectors: parts whose length is known may be unknown themselves.
-    let elements = (first.len() == 1 && fact.count().is_some_and(|n| n <= crate::infer::MAX_ELEMENTS)).then(|| {
+    let elements = (first.len() == 1 && fact.small_count().is_some()).then(|| {
         let part = |i: usize| match call.elements(i) {
             Some(e) => Some(e.to_vec()),
-            None => Some(vec![Num::Unknown; usize::try_from(call.fact(i).count()?).ok()?]),
+            None => Some(vec![Num::Unknown; call.fact(i).small_count()?]),
         };
         (0..count).map(part).collect::<Option<Vec<_>>>().map(|parts| parts.concat())
     });

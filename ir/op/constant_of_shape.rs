@@ -7,7 +7,7 @@
 use super::{OpSpec, Traits, sig};
 use crate::{
     DType, Tensor,
-    infer::{Call, Fact, MAX_ELEMENTS, Num, Outcome},
+    infer::{Call, Fact, Num, Outcome},
 };
 
 pub(super) static SPEC: OpSpec = OpSpec::new("ConstantOfShape", &[sig(9, 1, 1)], Traits::PURE, infer);
@@ -21,8 +21,8 @@ fn infer(call: &Call<'_>) -> Outcome {
         Some(t) => t.single_i64().map(Num::Int).or_else(|| t.single_f64().map(Num::Float)),
         None => Some(Num::Float(0.0)),
     };
-    let elements = match (fill, fact.count()) {
-        (Some(n), Some(count)) if count <= MAX_ELEMENTS => Some(vec![n.fit(dtype); count as usize]),
+    let elements = match (fill, fact.small_count()) {
+        (Some(n), Some(count)) => Some(vec![n.fit(dtype); count]),
         _ => None,
     };
     Ok(vec![fact.with(elements)])

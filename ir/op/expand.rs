@@ -14,8 +14,8 @@ fn infer(call: &Call<'_>) -> Outcome {
     let (Some(input), Some(target)) = (call.shape(0), target) else { return Ok(vec![call.like(0, None)]) };
     let fact = call.like(0, Some(broadcast(input, &target)?));
     // One element fills the result.
-    let elements = match (call.elements(0), fact.count()) {
-        (Some([one]), Some(n)) if n <= crate::infer::MAX_ELEMENTS => Some(vec![one.clone(); n as usize]),
+    let elements = match (call.elements(0), fact.small_count()) {
+        (Some([one]), Some(n)) => Some(vec![one.clone(); n]),
         _ => None,
     };
     Ok(vec![fact.with(elements)])

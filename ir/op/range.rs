@@ -21,9 +21,13 @@ fn infer(call: &Call<'_>) -> Outcome {
     let size = match (&start, &limit, &delta) {
         (_, _, Num::Int(0)) => return Err("delta is 0".into()),
         (Num::Int(a), Num::Int(b), Num::Int(d)) => count(*a, *b, *d).map_or(Dim::Unknown, Dim::Known),
-        (Num::Float(a), Num::Float(b), Num::Float(d)) => {
-            let n = ((b - a) / d).ceil().max(0.0);
-            if n < 2f64.powi(32) { Dim::Known(n as u64) } else { Dim::Unknown }
+        (Num::Float(_), Num::Float(_), Num::Float(d)) => {
+            // Runtimes subtract in the element type and divide in double precision.
+            let span = call.dtype(0).map_or(Num::Unknown, |t| limit.sub(&start).fit(t));
+            match span.float().map(|s| (s / d).ceil()) {
+                Some(n) if n < 2f64.powi(32) => Dim::Known(n.max(0.0) as u64),
+                _ => Dim::Unknown,
+            }
         }
         (_, _, Num::Int(1)) => limit.sub(&start).dim(),
         _ => Dim::Unknown,

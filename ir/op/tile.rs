@@ -26,10 +26,8 @@ fn infer(call: &Call<'_>) -> Outcome {
     }
     let shape = input.iter().zip(&repeats).map(|(d, r)| d.mul(&r.dim())).collect();
     let fact = call.like(0, Some(shape));
-    let elements = match (call.elements(0), input, fact.count()) {
-        (Some(e), [_], Some(n)) if n <= crate::infer::MAX_ELEMENTS => {
-            Some(e.iter().cycle().take(n as usize).cloned().collect::<Vec<_>>())
-        }
+    let elements = match (call.elements(0), input, fact.small_count()) {
+        (Some(e), [_], Some(n)) => Some(e.iter().cycle().take(n).cloned().collect::<Vec<_>>()),
         _ => None,
     };
     Ok(vec![fact.with(elements)])

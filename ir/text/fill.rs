@@ -1,7 +1,7 @@
 //! Values for weights that a text leaves out.
 //!
-//! They depend on the name, type and dims alone, and are numerically tame: networks made of them neither explode nor vanish,
-//! and indices stay small.
+//! They depend on the name, type and dims alone, and are numerically tame: networks made of them neither explode nor
+//! vanish, and indices stay small.
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -40,9 +40,10 @@ impl Generator {
 
 /// Little-endian elements of a type that is no string; below 8 bits they are packed.
 ///
-/// Floats are uniform in ±√(3/fan_in), which gives variance 1/fan_in. The fan-in is the product of all dims but the first, or
-/// the larger of two dims; that of vectors and scalars counts as 3, so they are in ±1. Integers up to 8 bits are weights and get -8 to 7 (or their whole range),
-/// unsigned ones 0 to 15; wider ones are sizes and indices and get 0 to 3.
+/// Floats are uniform in ±√(3/fan_in), which gives variance 1/fan_in. The fan-in is the product of all dims but the
+/// first, or the larger of two dims; that of vectors and scalars counts as 3, so they are in ±1. Integers up to 8 bits
+/// are weights and get -8 to 7 (or their whole range), unsigned ones 0 to 15; wider ones are sizes and indices and get
+/// 0 to 3.
 pub(super) fn raw(name: &str, dtype: DType, dims: &[u64], elements: usize) -> Vec<u8> {
     use DType::*;
     let mut g = Generator::new(name);

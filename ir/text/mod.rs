@@ -1,7 +1,8 @@
 //! ONNX's textual syntax, printed and parsed.
 //!
-//! It is for people, tests and bug reports; the file form is the lossless one. What [`print()`] writes, `onnx.parser` reads, and
-//! what `onnx.printer` writes, [`parse()`] reads, with the exceptions below. The grammar is ONNX's `docs/Syntax.md`.
+//! It is for people, tests and bug reports; the file form is the lossless one. What [`print()`] writes, `onnx.parser`
+//! reads, and what `onnx.printer` writes, [`parse()`] reads, with the exceptions below. The grammar is ONNX's
+//! `docs/Syntax.md`.
 //!
 //! ```text
 //! <ir_version: 8, opset_import: ["" : 17]>
@@ -15,12 +16,13 @@
 //! }
 //! ```
 //!
-//! **Entries without a value** in the `<…>` of a graph mean one of two things, as they do for ONNX. If a node, an input,
-//! a weight with a value or an enclosing graph has the name, or nothing reads it, they declare a type. Otherwise they are a weight whose value is left
-//! out; [`Fill`] says what becomes of it. `float[8] w =` is always a weight, and the only form for the default of an input.
+//! **Entries without a value** in the `<…>` of a graph mean one of two things, as they do for ONNX. If a node, an
+//! input, a weight with a value or an enclosing graph has the name, or nothing reads it, they declare a type.
+//! Otherwise they are a weight whose value is left out; [`Fill`] says what becomes of it. `float[8] w =` is always a
+//! weight; for an input, it is a default whose value is left out.
 //!
-//! **Numbers of narrow types** are what `TensorProto.int32_data` would hold: the bit pattern of `float16`, `bfloat16` and the
-//! 8-bit floats, and packed bytes below 8 bits.
+//! **Numbers of narrow types** are what `TensorProto.int32_data` would hold: the bit pattern of `float16`, `bfloat16`
+//! and the 8-bit floats, and packed bytes below 8 bits.
 //!
 //! Extensions, which `onnx.parser` refuses or, where noted, takes for something else:
 //!
@@ -30,11 +32,12 @@
 //! * Operators, domains, overloads, attributes and subgraphs may have quoted names, as everything else has in ONNX.
 //! * `hex"c3ff"` is a string that is not UTF-8.
 //! * `sparse_tensor(float[3,4]) s = {float[2] {1.0, 2.0}, int64[2] {0, 5}}` is a sparse tensor: values, then indices.
-//! * Lists of tensors, graphs and types hold what they list (ONNX drops it). `a: 99 = @b` is a reference of unknown type.
+//! * Lists of tensors, graphs and types hold what they list (ONNX drops it). `a: 99 = @b` is a reference of unknown
+//!   type.
 //!
-//! What the syntax has no place for, and the text hence does not carry: documentation and metadata of graphs, nodes, values and
-//! functions (a model's are in its header, a function's documentation too), the payload of NaNs, quantization annotations,
-//! training methods, and multi-device placement.
+//! What the syntax has no place for, and the text hence does not carry: documentation and metadata of graphs, nodes,
+//! values and functions (a model's are in its header, a function's documentation too), the payload of NaNs,
+//! bytes of `bool` other than 0 and 1, quantization annotations, training methods, and multi-device placement.
 
 mod error;
 mod fill;

@@ -3,7 +3,10 @@
 use std::fs;
 
 use planish_ir::{onnx, text, verify};
-use planish_proto::Sources;
+use planish_proto::{
+    Sources,
+    onnx::{TypeProto, ValueInfoProto, tensor_shape_proto::dimension::Value as Size, type_proto::Value as Kind},
+};
 
 use crate::support::models;
 
@@ -32,10 +35,23 @@ fn nothing_is_lost_on_the_way() {
             n
         };
         assert_eq!(names(&a), names(&b), "{}", path.display());
-        assert_eq!((a.input, a.output), (b.input, b.output), "{}", path.display());
+        let interface = |values: Vec<ValueInfoProto>| values.into_iter().map(open_sizes).collect::<Vec<_>>();
+        assert_eq!(interface(a.input), interface(b.input), "{}", path.display());
+        assert_eq!(interface(a.output), interface(b.output), "{}", path.display());
         assert_eq!(a.initializer.len(), b.initializer.len());
         assert_eq!(before.metadata_props, after.metadata_props);
     }
+}
+
+/// Paddle writes -1 and "?" for sizes that are open; ONNX's way is to write nothing.
+fn open_sizes(mut value: ValueInfoProto) -> ValueInfoProto {
+    if let Some(TypeProto { value: Some(Kind::TensorType(t)), .. }) = &mut value.r#type {
+        for d in t.shape.iter_mut().flat_map(|s| &mut s.dim) {
+            let open = |v: &Size| matches!(v, Size::DimValue(-1)) || matches!(v, Size::DimParam(p) if p == "?");
+            d.value = d.value.take().filter(|v| !open(v));
+        }
+    }
+    value
 }
 
 #[test]
@@ -57,7 +73,9 @@ fn external_data_comes_back_as_it_was() {
         let out = folder.path().join(path.file_name().unwrap());
         let options = planish_proto::SaveOptions { external: planish_proto::External::Always, ..Default::default() };
         planish_proto::save(loaded.model.clone(), &loaded.sources, &out, &options).unwrap();
-        assert!(fs::metadata(&out).unwrap().len() < fs::metadata(&path).unwrap().len());
+        // Paddle's weights are attributes of Constant nodes, which stay inside.
+        let smaller = fs::metadata(&out).unwrap().len() < fs::metadata(&path).unwrap().len();
+        assert_eq!(smaller, !path.ends_with("ppocr_cls.onnx"), "{}", path.display());
         let again = planish_proto::open(&out).unwrap();
         let external = |t: &planish_proto::onnx::TensorProto| Ok(again.sources.external(t)?);
         let model = onnx::import(again.model, &external).unwrap();

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use planish_proto::onnx;
 
-use crate::{Def, Graph, ValueId};
+use crate::{Def, Graph, Type, ValueId};
 
 /// The graphs under construction, outermost first.
 #[derive(Default)]
@@ -17,6 +17,8 @@ struct Scope {
     graph: Graph,
     /// Values of the enclosing graph that the owner of this graph captures, its other subgraphs' included.
     captures: Vec<ValueId>,
+    /// Types that the file declares for values which nodes make; only for look-ups.
+    declared: HashMap<String, Type>,
     /// The number of each capture; only for look-ups.
     numbers: HashMap<ValueId, u32>,
 }
@@ -28,7 +30,19 @@ impl Scopes {
 
     pub(super) fn enter(&mut self, graph: Graph, captures: Vec<ValueId>) {
         let numbers = captures.iter().enumerate().map(|(k, &v)| (v, k as u32)).collect();
-        self.0.push(Scope { graph, captures, numbers });
+        self.0.push(Scope { graph, captures, declared: HashMap::new(), numbers });
+    }
+
+    /// Enters declared types for the innermost graph.
+    pub(super) fn declare(&mut self, types: HashMap<String, Type>) {
+        if let Some(scope) = self.0.last_mut() {
+            scope.declared = types;
+        }
+    }
+
+    /// The type that the file declares for a value of the innermost graph.
+    pub(super) fn declared(&self, name: &str) -> Option<Type> {
+        self.0.last()?.declared.get(name).cloned()
     }
 
     /// The innermost graph and its owner's captures.

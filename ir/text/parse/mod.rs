@@ -24,7 +24,8 @@ pub(super) use attr::kind_name;
 /// What to do about weights that a text leaves out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Fill {
-    /// Draw them from a generator seeded by their name: floats scaled such that networks stay numerically tame, small integers.
+    /// Draw them from a generator seeded by their name: floats scaled such that networks stay numerically tame, small
+    /// integers.
     #[default]
     Seeded,
     /// Fail.

@@ -9,8 +9,8 @@ use planish_proto::onnx::{
 use super::{Parser, Result, Token};
 use crate::{DType, text::is_type_word};
 
-/// Types nested deeper than this are refused. A file cannot nest them deeper either: the protobuf decoder stops at 100 messages,
-/// and a type is made of two.
+/// Types nested deeper than this are refused. A file cannot nest them deeper either: the protobuf decoder stops at 100
+/// messages, and a type is made of two.
 const MAX_DEPTH: usize = 64;
 
 const TYPE: &str = "a type, such as `float[N,3]`, `int64`, `seq(float)`, `map(string,float)`, `optional(float)` or \

@@ -16,7 +16,8 @@ use token::{Id, Quoted, Ty, Word};
 /// How to print.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrintOptions {
-    /// Say in comments what weights are whose values are not shown: digest, number of elements, share of zeros. This reads them.
+    /// Say in comments what weights are whose values are not shown: digest, number of elements, share of zeros. This
+    /// reads them.
     pub digests: bool,
     /// Show the values of all weights and the types of all values, so that parsing gives the same model back.
     pub full: bool,
@@ -137,7 +138,8 @@ impl Printer {
         self.out.push('\n');
     }
 
-    /// From the name of a graph to its closing brace. `captured` are the names of what its owner captures, if there is one.
+    /// From the name of a graph to its closing brace. `captured` are the names of what its owner captures, if there is
+    /// one.
     fn graph(&mut self, g: &Graph, captured: Option<&[String]>) {
         let names = self.scopes.enter(g, captured);
         self.put(format_args!("{} ", Id(&g.name)));

@@ -11,8 +11,8 @@ pub(super) struct Scopes {
 }
 
 impl Scopes {
-    /// Enters a graph; returns the name of each of its values by id. `captured` are the names that what it captures has outside;
-    /// if they are not known, it keeps its names from inside.
+    /// Enters a graph; returns the name of each of its values by id. `captured` are the names that what it captures
+    /// has outside; if they are not known, it keeps its names from inside.
     pub(super) fn enter(&mut self, g: &Graph, captured: Option<&[String]>) -> Vec<String> {
         let bound = g.values().next_back().map_or(0, |(id, _)| id.index() + 1);
         let mut names = vec![String::new(); bound];

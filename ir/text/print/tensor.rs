@@ -11,7 +11,8 @@ use crate::{DType, SparseTensor, Tensor};
 /// Tensors of at most this many elements always show their values.
 const SMALL: u64 = 16;
 
-/// Hexadecimal digits of a digest: 48 bits, so that among a thousand weights two look the same once in 500 million models.
+/// Hexadecimal digits of a digest: 48 bits, so that among a thousand weights two look the same once in 500 million
+/// models.
 const DIGITS: usize = 12;
 
 /// A weight or default in the `<…>` of a graph.

@@ -9,7 +9,8 @@ use crate::{
     text::{is_identifier, is_number_word, is_type_word},
 };
 
-/// A name where the syntax also takes types or numbers; quoted if it is no identifier, or could be taken for one of them.
+/// A name where the syntax also takes types or numbers; quoted if it is no identifier, or could be taken for one of
+/// them.
 #[derive(Clone, Copy)]
 pub(super) struct Id<'a>(pub(super) &'a str);
 

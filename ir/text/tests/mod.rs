@@ -33,8 +33,8 @@ fn assert_round_trip(model: &Model) {
     assert_eq!(reprint(&text), text);
 }
 
-/// The full form is valid, and no longer changes after the first round. That round may still move a type to where the value is
-/// made, and the change of a name that hides another one may change the order of nodes that no output needs.
+/// The full form is valid, and no longer changes after the first round. That round may still move a type to where the
+/// value is made, and the change of a name that hides another one may change the order of nodes that no output needs.
 fn assert_settles(model: &Model) {
     let once = reprint(&print_with(model, PrintOptions::full()));
     assert_eq!(reprint(&once), once);

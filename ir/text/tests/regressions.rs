@@ -1,4 +1,5 @@
-//! Inputs that once did harm, or easily could: `fixtures/regressions/text` holds texts, `fixtures/regressions/reader` files.
+//! Inputs that once did harm, or easily could: `fixtures/regressions/text` holds texts, `fixtures/regressions/reader`
+//! files.
 
 use std::{
     fs,

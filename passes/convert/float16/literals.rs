@@ -20,6 +20,9 @@ use crate::clean;
 /// What stands for a mask's large number.
 pub(super) const MASK: f32 = 32768.0;
 
+/// Codes are at most 448 in magnitude, so that products with this stay in range.
+const LARGEST_SCALE: f32 = 128.0;
+
 /// Where a constant is written down.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Source {
@@ -71,11 +74,12 @@ pub(super) fn literals(graph: &Graph) -> Literals {
 }
 
 /// A number that float16 cannot hold, if there is one. In a larger tensor a weight may become zero, since it then does
-/// not matter beside the others; with `strict`, every number must keep its full precision.
+/// not matter beside the others; with `strict`, every number must keep its full precision
+/// and leave room for its codes.
 fn misfit(tensor: &Tensor, strict: bool) -> Option<f32> {
     let smallest = if strict { f16::MIN_POSITIVE.to_f32() } else { f16::MIN_POSITIVE_SUBNORMAL.to_f32() / 2.0 };
     let look_for_small = strict || tensor.elements() == 1;
-    let too_large = |v: f32| v.is_finite() && f16::from_f32(v).is_infinite();
+    let too_large = |v: f32| v.is_finite() && (f16::from_f32(v).is_infinite() || strict && v.abs() > LARGEST_SCALE);
     let too_small = |v: f32| look_for_small && v != 0.0 && v.abs() <= smallest;
     tensor.iter_f32().ok()?.find(|&v| too_large(v) || too_small(v))
 }

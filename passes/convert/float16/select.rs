@@ -94,10 +94,10 @@ impl<'a> Selection<'a> {
         is_f32(self.graph, value) && self.half(id).is_some_and(|s| s.output_follows(slot))
     }
 
+    /// True if a place takes either form. A node that stays may do so for the digits of what it reads.
     fn is_free(&self, user: Use) -> bool {
         let Use::Node(id, Operand::Input(slot)) = user else { return false };
-        let Some(node) = self.graph.node(id) else { return false };
-        self.model.function(&node.op).is_none() && support(&node.op).is_some_and(|s| s.input_is_free(slot as usize))
+        self.half(id).is_some_and(|s| s.input_is_free(slot as usize))
     }
 
     fn keep(&mut self, id: NodeId, reason: impl Into<String>) -> bool {
@@ -141,11 +141,28 @@ impl<'a> Selection<'a> {
                 support.since()
             ));
         }
+        if node.op.is("BatchNormalization") && (node.attrs.int("training_mode") == Some(1) || node.outputs().len() > 1)
+        {
+            return Some("it is in training mode and keeps statistics".into());
+        }
+        if let Some(codes) = self.codes(node).filter(|t| !is_narrow(*t)) {
+            return Some(format!("its codes are {codes}, whose range is that of float16 or beyond"));
+        }
         let follows = |slot: &usize| support.input_follows(*slot);
         let inputs = node.inputs().iter().enumerate().filter(|(i, _)| follows(i)).filter_map(|(_, v)| *v);
         let unknown = |v: &ValueId| self.graph.ty(*v).and_then(Type::dtype).is_none();
         let odd = inputs.chain(node.outputs().iter().copied().flatten()).find(unknown)?;
         Some(format!("the type of {:?} is not known to be a tensor", self.graph.name_of(odd)))
+    }
+
+    /// Element type of the quantized side of a node.
+    fn codes(&self, node: &Node) -> Option<DType> {
+        let side = match node.op.name.as_str() {
+            "DequantizeLinear" => node.input(0),
+            "QuantizeLinear" => node.output(0),
+            _ => None,
+        };
+        self.graph.ty(side?)?.dtype()
     }
 
     /// Operators that grow; returns those of them whose results carry the growth on.
@@ -247,6 +264,7 @@ impl<'a> Selection<'a> {
                     results().all(|v| counted.contains(&v))
                         && results().any(|v| graph.users(v).any(|u| self.reads_full(u)))
                 }
+                None if node.op.is("Shape") || node.op.is("Size") => false,
                 // A comparison or a conversion to integers.
                 None => node.inputs().iter().flatten().any(|v| counted.contains(v) && constant(graph, *v).is_none()),
             };
@@ -292,6 +310,12 @@ impl<'a> Selection<'a> {
     fn touches_f32(&self, node: &Node) -> bool {
         node.operands().chain(node.outputs().iter().copied().flatten()).any(|v| is_f32(self.graph, v))
     }
+}
+
+/// True for codes of at most 448 in magnitude.
+const fn is_narrow(codes: DType) -> bool {
+    use DType::*;
+    matches!(codes, I8 | U8 | I4 | U4 | I2 | U2 | F4E2M1 | F8E4M3FN | F8E4M3FNUZ)
 }
 
 /// What a node does to the range of its inputs, as far as its constants say more than the operator alone.

@@ -137,10 +137,13 @@ fn place(graph: &Graph, user: Use) -> String {
     match user {
         Use::Output(_) => "it is a graph output".into(),
         Use::Node(id, operand) => {
-            let label = graph.node(id).map_or_else(|| id.to_string(), |n| match (n.name.as_str(), n.output(0)) {
-                ("", Some(made)) => format!("the {} that makes {:?}", n.op, graph.name_of(made)),
-                (name, _) => format!("{} {name:?}", n.op),
-            });
+            let label = graph.node(id).map_or_else(
+                || id.to_string(),
+                |n| match (n.name.as_str(), n.output(0)) {
+                    ("", Some(made)) => format!("the {} that makes {:?}", n.op, graph.name_of(made)),
+                    (name, _) => format!("{} {name:?}", n.op),
+                },
+            );
             match operand {
                 Operand::Input(slot) => format!("input {slot} of {label}"),
                 Operand::Capture(_) => format!("a subgraph of {label}"),

@@ -8,15 +8,17 @@
 //!    are dequantized become plain floats;
 //! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one that
 //!    it computes wrongly is refused, because a wrong reference is worse than none;
-//! 4. constants of 2 and 4 bits move into bytes ([`packed`]).
+//! 4. constants of 2 and 4 bits move into bytes ([`packed`]), and bfloat16 ones into f32 ([`half`]).
 //!
 //! The expansions follow the definitions of the operators and not any implementation of them.
 
 mod activation;
+mod attention;
 pub(super) mod build;
 mod constant;
 mod contrib;
 mod functions;
+pub(super) mod half;
 mod nbits;
 mod packed;
 mod qlinear;
@@ -28,7 +30,7 @@ mod scope;
 mod standard;
 
 use planish_ir::{
-    onnx::{export, import},
+    onnx::{export_with_types, import},
     verify,
 };
 use planish_passes::EngineError;
@@ -50,6 +52,8 @@ const RULES: &[Rule] = &[
     qlinear::expand,
     nbits::expand,
     contrib::expand,
+    attention::expand,
+    half::in_f32,
     activation::expand,
     recurrent::reverse,
     reduce::extremum,
@@ -62,6 +66,7 @@ const MAX_ROUNDS: usize = 8;
 /// Rewrites a model in place. Its graph comes out pruned and without types of inner values.
 pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
     functions::inline(message)?;
+    half::widen_bfloat16(message)?;
     annotate(message);
     let opset = message.opset_import.iter().find(|o| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx")));
     let mut scope = Scope::new(opset.and_then(|o| o.version).unwrap_or(1), message);
@@ -79,7 +84,7 @@ fn annotate(message: &mut ModelProto) {
     let Ok(mut model) = import(message.clone(), &|_| Err("nothing is stored elsewhere".into())) else { return };
     planish_ir::infer::annotate(&mut model);
     if let Ok(verified) = verify(&model) {
-        *message = export(&verified);
+        *message = export_with_types(&verified);
     }
 }
 

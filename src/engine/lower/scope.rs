@@ -86,6 +86,11 @@ impl Scope {
         }
     }
 
+    /// Element type of a value, if it is known.
+    pub(super) fn dtype(&self, name: &str) -> Option<DType> {
+        self.ty(name).map(|t| t.dtype)
+    }
+
     fn constant(&self, name: &str) -> Option<&Tensor> {
         self.levels.iter().rev().find_map(|l| l.constants.get(name))
     }
@@ -174,7 +179,7 @@ impl<'a> Op<'a> {
 
     /// Element type of the value at an input slot, if it is known.
     pub(super) fn dtype(&self, slot: usize) -> Option<DType> {
-        self.scope.ty(self.input(slot)?).map(|t| t.dtype)
+        self.scope.dtype(self.input(slot)?)
     }
 
     /// Sizes of the value at an input slot, as far as they are known.

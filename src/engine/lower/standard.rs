@@ -12,12 +12,23 @@ use crate::engine::program::failed;
 
 pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     match (op.domain(), op.name()) {
+        ("", "Gemm") => half_gemm(op, b),
         ("", "MatMul") => dot_product(op, b),
         ("", "Mod") => modulo(op, b),
         ("", "Pad") => pad(op, b),
         ("", "Squeeze") => squeeze(op, b),
         _ => Ok(false),
     }
+}
+
+/// tract gives the product of half precision matrices in single precision, and then finds that it does not fit.
+fn half_gemm(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (Some(dtype @ (DType::F16 | DType::BF16)), Some(y)) = (op.dtype(0), op.output(0)) else { return Ok(false) };
+    let inputs: Vec<String> = (0..3).filter_map(|i| op.input(i)).map(|v| b.cast(v, DType::F32)).collect();
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let product = b.op("Gemm", &inputs, op.node.attribute.clone());
+    b.op_into("Cast", &[&product], vec![int("to", dtype.code().into())], &[y]);
+    Ok(true)
 }
 
 /// tract multiplies no vector with a vector.
@@ -39,9 +50,13 @@ fn reshaped(b: &mut Builder<'_>, value: &str, shape: &[i64]) -> String {
 /// The remainder of signed integers has the sign of the divisor; tract gives it the sign of the dividend, which is what
 /// ONNX means by fmod.
 fn modulo(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
-    let (Some(dtype), Some(y)) = (op.dtype(0), op.output(0)) else { return Ok(false) };
-    let signed = matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
-    if !signed || op.int("fmod", 0) != 0 {
+    if op.int("fmod", 0) != 0 {
+        return Ok(false);
+    }
+    let (Some(dtype), Some(y)) = (op.dtype(0), op.output(0)) else {
+        return Err(op.unsupported("the type of its inputs is not known, on which its result depends"));
+    };
+    if !matches!(dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64) {
         return Ok(false);
     }
     let divisor = op.required(1)?;

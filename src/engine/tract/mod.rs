@@ -17,8 +17,9 @@ mod official;
 use planish_ir::{Model, Tensor};
 use planish_passes::{Engine, EngineError, Runnable, Tensors};
 
-use super::program::Program;
+use super::program::{Program, failed};
 use plan::Plans;
+use tensor::narrowed;
 
 /// The built-in engine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,7 +45,9 @@ struct Loaded {
 impl Runnable for Loaded {
     fn run(&self, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
         self.program.check_inputs(inputs)?;
-        let computed = self.plans.run(inputs)?;
+        let computed = self.plans.run(inputs)?.into_iter().zip(&self.program.computed);
+        let narrowed = computed.map(|(t, (_, ty))| narrowed(t, ty.as_ref())).collect::<Result<Vec<_>, _>>();
+        let computed = narrowed.map_err(|e| failed(e.to_string()))?;
         self.program.hand_out(inputs, &computed)
     }
 }

@@ -1,8 +1,10 @@
 //! Tensors to and from tract.
 
 use anyhow::{Context, bail};
-use planish_ir::{DType, Dims, Tensor};
+use planish_ir::{DType, Dims, Tensor, TensorError, Type};
 use tract_onnx::prelude::{DatumType, IntoTValue, TValue, Tensor as TractTensor, TractResult};
+
+use crate::engine::lower::half::widened;
 
 /// The element type in tract; `None` if it has no such type.
 pub(super) fn datum_type(dtype: DType) -> Option<DatumType> {
@@ -23,8 +25,11 @@ pub(super) fn datum_type(dtype: DType) -> Option<DatumType> {
     })
 }
 
-/// Copies a tensor into tract's aligned memory.
+/// Copies a tensor into tract's aligned memory; bfloat16 becomes f32.
 pub(super) fn to_tract(t: &Tensor) -> TractResult<TValue> {
+    if t.dtype() == DType::BF16 {
+        return to_tract(&widened(t)?);
+    }
     let datum = datum_type(t.dtype()).with_context(|| format!("tract has no {} tensors", t.dtype()))?;
     let shape: Vec<usize> = t.dims().iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>()?;
     let bytes = t.raw().context("tract has no string tensors here")?;
@@ -38,6 +43,14 @@ pub(super) fn to_tract(t: &Tensor) -> TractResult<TValue> {
         copy.as_bytes_mut().copy_from_slice(bytes);
     }
     Ok(copy.into_tvalue())
+}
+
+/// A computed value in the type that the model gives it, where tract ran it in f32 for want of bfloat16.
+pub(super) fn narrowed(t: Tensor, declared: Option<&Type>) -> Result<Tensor, TensorError> {
+    if t.dtype() != DType::F32 || declared.and_then(Type::dtype) != Some(DType::BF16) {
+        return Ok(t);
+    }
+    Tensor::from_f64_as(DType::BF16, t.dims(), &t.to_f64()?)
 }
 
 /// Copies a tensor out of tract. Symbolic sizes, which tract computes shapes with, are int64.

@@ -1,0 +1,189 @@
+//! `Attention` (opset 23 on) as the products, sums and softmax that it stands for.
+
+use planish_ir::{DType, Tensor};
+use planish_passes::EngineError;
+
+use super::{
+    build::{Builder, int, ints},
+    scope::Op,
+};
+use crate::engine::program::failed;
+
+/// Sizes of the axes: batch, heads of the queries and of keys and values, queries, elements of a query head.
+struct Sizes {
+    batch: i64,
+    heads: i64,
+    key_heads: i64,
+    queries: i64,
+    past: i64,
+    keys: i64,
+    depth: i64,
+    value_depth: i64,
+    /// Heads lie within the last of three axes, and have to be split off.
+    flat: bool,
+}
+
+/// `softmax(softcap(scale * Q Kᵀ) + bias) V`, where the bias holds the mask and the causal order.
+pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    if !op.is("Attention") {
+        return Ok(false);
+    }
+    let sizes = sizes(op)?;
+    let dtype = op.dtype(0).unwrap_or(DType::F32);
+    let q = heads(b, op.required(0)?, &sizes, sizes.heads, sizes.depth);
+    let k = with_past(op, b, 1, &sizes, sizes.depth)?;
+    let v = with_past(op, b, 2, &sizes, sizes.value_depth)?;
+    let [q, k, v] = [q, k, v].map(|t| if dtype == DType::F32 { t } else { b.cast(&t, DType::F32) });
+    let (k, v) = (repeated(b, &k, &sizes, sizes.depth), repeated(b, &v, &sizes, sizes.value_depth));
+
+    // Half of the scale on either side, as the definition has it, keeps the product small.
+    let scale = f64::from(op.float("scale", (sizes.depth as f64).sqrt().recip() as f32)).sqrt();
+    let scale = b.float(DType::F32, scale)?;
+    let q = b.op("Mul", &[&q, &scale], vec![]);
+    let k = b.op("Transpose", &[&k], vec![ints("perm", &[0, 1, 3, 2])]);
+    let k = b.op("Mul", &[&k, &scale], vec![]);
+    let mut scores = b.op("MatMul", &[&q, &k], vec![]);
+    let softcap = op.float("softcap", 0.0);
+    if softcap != 0.0 {
+        let cap = b.float(DType::F32, f64::from(softcap))?;
+        scores = b.op("Div", &[&scores, &cap], vec![]);
+        scores = b.op("Tanh", &[&scores], vec![]);
+        scores = b.op("Mul", &[&scores, &cap], vec![]);
+    }
+    let mut weights = match bias(op, b, &sizes)? {
+        None => b.op("Softmax", &[&scores], vec![int("axis", -1)]),
+        Some(bias) => {
+            scores = b.op("Add", &[&scores, &bias], vec![]);
+            let softmax = b.op("Softmax", &[&scores], vec![int("axis", -1)]);
+            without_masked_rows(op, b, &softmax, &bias)?
+        }
+    };
+    weights = b.op("MatMul", &[&weights, &v], vec![]);
+    if sizes.flat {
+        weights = b.op("Transpose", &[&weights], vec![ints("perm", &[0, 2, 1, 3])]);
+        let shape = b.ints(&[sizes.batch, sizes.queries, sizes.heads * sizes.value_depth]);
+        weights = b.op("Reshape", &[&weights, &shape], vec![]);
+    }
+    let y = op.output(0).ok_or_else(|| op.unsupported("its output is left out"))?;
+    b.op_into("Cast", &[&weights], vec![int("to", i64::from(dtype.code()))], &[y]);
+    Ok(true)
+}
+
+fn sizes(op: &Op<'_>) -> Result<Sizes, EngineError> {
+    if op.output(3).is_some() {
+        return Err(op.unsupported("its scores are asked for"));
+    }
+    if op.input(6).is_some() || op.attribute("left_window_size").is_some() || op.attribute("right_window_size").is_some() {
+        return Err(op.unsupported("its keys are padded or windowed"));
+    }
+    let shape = |slot: usize| -> Result<Vec<i64>, EngineError> {
+        let dims: Option<Vec<i64>> =
+            op.shape(slot).and_then(|s| s.into_iter().map(|d| d.and_then(|d| i64::try_from(d).ok())).collect());
+        dims.ok_or_else(|| op.unsupported(format!("the shape of its input {slot} is not known")))
+    };
+    let past = match op.input(4) {
+        Some(_) => shape(4)?.get(2).copied().unwrap_or(0),
+        None => 0,
+    };
+    if past > 0 && op.int("is_causal", 0) != 0 && op.scope.opset() < 24 {
+        return Err(op.unsupported("which keys of the past a query sees is not defined before opset 24"));
+    }
+    let (heads, key_heads) = (op.int("q_num_heads", 0), op.int("kv_num_heads", 0));
+    let per_head = |size: i64, heads: i64| size.checked_div(heads).unwrap_or(0);
+    let sizes = match (shape(0)?.as_slice(), shape(1)?.as_slice(), shape(2)?.as_slice()) {
+        (&[batch, heads, queries, depth], &[_, key_heads, keys, _], &[.., value_depth]) => {
+            Sizes { batch, heads, key_heads, queries, past, keys: past + keys, depth, value_depth, flat: false }
+        }
+        (&[batch, queries, width], &[_, keys, _], &[.., value_width]) => Sizes {
+            batch,
+            heads,
+            key_heads,
+            queries,
+            past,
+            keys: past + keys,
+            depth: per_head(width, heads),
+            value_depth: per_head(value_width, key_heads),
+            flat: true,
+        },
+        _ => return Err(op.unsupported("its inputs have neither three nor four axes")),
+    };
+    if sizes.key_heads <= 0 || sizes.heads % sizes.key_heads != 0 {
+        return Err(op.unsupported("the number of query heads is no multiple of that of key heads"));
+    }
+    Ok(sizes)
+}
+
+/// `[batch, heads, length, depth]`.
+fn heads(b: &mut Builder<'_>, value: &str, sizes: &Sizes, heads: i64, depth: i64) -> String {
+    if !sizes.flat {
+        return value.to_owned();
+    }
+    let shape = b.ints(&[0, 0, heads, depth]);
+    let split = b.op("Reshape", &[value, &shape], vec![]);
+    b.op("Transpose", &[&split], vec![ints("perm", &[0, 2, 1, 3])])
+}
+
+/// Keys (slot 1) or values (slot 2) behind those of the past (slots 4 and 5), which are handed out as well.
+fn with_past(op: &Op<'_>, b: &mut Builder<'_>, slot: usize, sizes: &Sizes, depth: i64) -> Result<String, EngineError> {
+    let own = heads(b, op.required(slot)?, sizes, sizes.key_heads, depth);
+    let all = match op.input(slot + 3) {
+        Some(past) => b.op("Concat", &[past, &own], vec![int("axis", 2)]),
+        None => own,
+    };
+    if let Some(present) = op.output(slot) {
+        b.op_into("Identity", &[&all], vec![], &[present]);
+    }
+    Ok(all)
+}
+
+/// Each key head serves several query heads that follow each other.
+fn repeated(b: &mut Builder<'_>, value: &str, s: &Sizes, depth: i64) -> String {
+    if s.heads == s.key_heads {
+        return value.to_owned();
+    }
+    let apart = b.ints(&[s.batch, s.key_heads, 1, s.keys, depth]);
+    let apart = b.op("Reshape", &[value, &apart], vec![]);
+    let shape = b.ints(&[s.batch, s.key_heads, s.heads / s.key_heads, s.keys, depth]);
+    let expanded = b.op("Expand", &[&apart, &shape], vec![]);
+    let shape = b.ints(&[s.batch, s.heads, s.keys, depth]);
+    b.op("Reshape", &[&expanded, &shape], vec![])
+}
+
+/// What is added to the scores.
+fn bias(op: &Op<'_>, b: &mut Builder<'_>, s: &Sizes) -> Result<Option<String>, EngineError> {
+    let mask = match op.input(3) {
+        None => None,
+        Some(_) if op.shape(3).and_then(|s| s.last().copied().flatten()) != u64::try_from(s.keys).ok() => {
+            return Err(op.unsupported("its mask does not cover all keys"));
+        }
+        Some(mask) if op.dtype(3) == Some(DType::Bool) => {
+            let (zero, masked) = (b.float(DType::F32, 0.0)?, b.float(DType::F32, f64::NEG_INFINITY)?);
+            Some(b.op("Where", &[mask, &zero, &masked], vec![]))
+        }
+        Some(mask) => Some(b.cast(mask, DType::F32)),
+    };
+    if op.int("is_causal", 0) == 0 {
+        return Ok(mask);
+    }
+    let rows = (0..s.queries).flat_map(|q| (0..s.keys).map(move |k| (q, k)));
+    let values: Vec<f32> = rows.map(|(q, k)| if k > q + s.past { f32::NEG_INFINITY } else { 0.0 }).collect();
+    let dims = [s.queries.unsigned_abs(), s.keys.unsigned_abs()];
+    let causal = b.constant(Tensor::from_f32(dims.as_slice(), &values).map_err(|e| failed(e.to_string()))?);
+    Ok(Some(match mask {
+        Some(mask) => b.op("Add", &[&mask, &causal], vec![]),
+        None => causal,
+    }))
+}
+
+/// A query that sees no key gets weights of zero, where softmax has none to give.
+fn without_masked_rows(op: &Op<'_>, b: &mut Builder<'_>, softmax: &str, bias: &str) -> Result<String, EngineError> {
+    let (zero, masked) = (b.float(DType::F32, 0.0)?, b.float(DType::F32, f64::NEG_INFINITY)?);
+    let largest = if op.scope.opset() < 18 {
+        b.op("ReduceMax", &[bias], vec![ints("axes", &[-1]), int("keepdims", 1)])
+    } else {
+        let axes = b.ints(&[-1]);
+        b.op("ReduceMax", &[bias, &axes], vec![int("keepdims", 1)])
+    };
+    let none = b.op("Equal", &[&largest, &masked], vec![]);
+    Ok(b.op("Where", &[&none, &zero, softmax], vec![]))
+}
