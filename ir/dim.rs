@@ -3,7 +3,7 @@
 //! Two dims compare equal only when they are provably the same size; [`Dim::Unknown`] is therefore not equal to itself
 //! under [`Dim::same`], although it is under `==`, which compares the representation.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// Names with multiplicity, sorted: the product that they stand for.
 type Monomial = Vec<String>;
@@ -19,9 +19,12 @@ pub enum Dim {
     Unknown,
 }
 
-/// Sum of coefficient times monomial. The empty monomial is the constant term; no coefficient is zero.
+/// Sum of coefficient times monomial. The empty monomial is the constant term; no coefficient is zero. Shared, because most
+/// operators hand sizes on as they are.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Poly(BTreeMap<Monomial, i64>);
+pub struct Poly(Arc<Terms>);
+
+type Terms = BTreeMap<Monomial, i64>;
 
 /// Bound on the terms of one polynomial. Longer ones are of no use to a rewrite and would let a small hostile file
 /// (a chain of `Concat` and `Mul` over shapes) grow without bound; they become [`Dim::Unknown`].
@@ -41,7 +44,7 @@ impl Dim {
         if matches!(name, "" | "?" | "-1" | "None") {
             return Dim::Unknown;
         }
-        Dim::Symbolic(Poly(BTreeMap::from([(vec![name.to_owned()], 1)])))
+        Dim::Symbolic(Poly::new(BTreeMap::from([(vec![name.to_owned()], 1)])))
     }
 
     /// The fixed size, if it is one.
@@ -69,7 +72,7 @@ impl Dim {
     pub fn bind(&self, sizes: &BTreeMap<String, u64>) -> Dim {
         let Dim::Symbolic(poly) = self else { return self.clone() };
         let mut sum = Dim::Known(0);
-        for (names, &coefficient) in &poly.0 {
+        for (names, &coefficient) in poly.0.iter() {
             let mut term = Dim::from_i64(coefficient);
             for name in names {
                 let factor = sizes.get(name).map_or_else(|| Dim::symbol(name), |&n| Dim::Known(n));
@@ -92,8 +95,9 @@ impl Dim {
     /// Sum. `Unknown` if either is unknown or the result leaves the 64-bit range.
     pub fn add(&self, other: &Dim) -> Dim {
         let (Some(mut a), Some(b)) = (self.poly(), other.poly()) else { return Dim::Unknown };
-        for (names, c) in b.0 {
-            let entry = a.0.entry(names).or_insert(0);
+        let terms = Arc::make_mut(&mut a.0);
+        for (names, &c) in b.0.iter() {
+            let entry = terms.entry(names.clone()).or_insert(0);
             let Some(sum) = entry.checked_add(c) else { return Dim::Unknown };
             *entry = sum;
         }
@@ -113,23 +117,23 @@ impl Dim {
     /// Quotient where it is exact: every coefficient is divisible, and every monomial contains the divisor's names.
     pub fn div_exact(&self, divisor: &Dim) -> Option<Dim> {
         let (a, b) = (self.poly()?, divisor.poly()?);
-        let mut terms = b.0.into_iter();
-        let (names, c) = terms.next()?;
+        let mut terms = b.0.iter();
+        let (names, &c) = terms.next()?;
         if terms.next().is_some() {
             return (self.same(divisor)).then_some(Dim::Known(1));
         }
         let mut quotient = BTreeMap::new();
-        for (mut monomial, coefficient) in a.0 {
+        for (mut monomial, coefficient) in Arc::unwrap_or_clone(a.0) {
             if coefficient.checked_rem(c)? != 0 {
                 return None;
             }
-            for name in &names {
+            for name in names {
                 let at = monomial.iter().position(|n| n == name)?;
                 monomial.remove(at);
             }
             quotient.insert(monomial, coefficient.checked_div(c)?);
         }
-        Some(Poly(quotient).into_dim())
+        Some(Poly::new(quotient).into_dim())
     }
 
     /// Quotient rounded down. What does not divide becomes a name of its own, `floor((H + 1)/2)`, in a form in which equal
@@ -140,7 +144,7 @@ impl Dim {
         }
         let (Some(poly), Ok(divisor)) = (self.poly(), i64::try_from(by)) else { return Dim::Unknown };
         let (mut whole, mut rest) = (BTreeMap::new(), BTreeMap::new());
-        for (names, c) in poly.0 {
+        for (names, c) in Arc::unwrap_or_clone(poly.0) {
             let (Some(q), Some(r)) = (c.checked_div_euclid(divisor), c.checked_rem_euclid(divisor)) else {
                 return Dim::Unknown;
             };
@@ -148,7 +152,7 @@ impl Dim {
             rest.insert(names, r);
         }
         // A constant rest is less than the divisor.
-        let rest = match Poly(rest).into_dim() {
+        let rest = match Poly::new(rest).into_dim() {
             Dim::Symbolic(rest) => {
                 let name = format!("{FLOOR}({})/{by})", Dim::Symbolic(rest));
                 if name.len() > MAX_QUOTIENT {
@@ -159,7 +163,7 @@ impl Dim {
             Dim::Known(_) => Dim::Known(0),
             Dim::Unknown => return Dim::Unknown,
         };
-        Poly(whole).into_dim_signed().add(&rest).non_negative()
+        Poly::new(whole).into_dim_signed().add(&rest).non_negative()
     }
 
     /// True if a name in it could be mistaken for a quotient that [`Dim::floor_div`] forms.
@@ -190,12 +194,12 @@ impl Dim {
 
     /// A constant, which may be negative as an intermediate result.
     pub(crate) fn from_i64(n: i64) -> Dim {
-        Poly(BTreeMap::from([(Vec::new(), n)])).into_dim_signed()
+        Poly::new(BTreeMap::from([(Vec::new(), n)])).into_dim_signed()
     }
 
     fn poly(&self) -> Option<Poly> {
         match self {
-            Dim::Known(n) => Some(Poly(BTreeMap::from([(Vec::new(), i64::try_from(*n).ok()?)]))),
+            Dim::Known(n) => Some(Poly::new(BTreeMap::from([(Vec::new(), i64::try_from(*n).ok()?)]))),
             Dim::Symbolic(p) => Some(p.clone()),
             Dim::Unknown => None,
         }
@@ -205,8 +209,8 @@ impl Dim {
     pub(crate) fn mul_signed(&self, other: &Dim) -> Dim {
         let (Some(a), Some(b)) = (self.poly(), other.poly()) else { return Dim::Unknown };
         let mut product: BTreeMap<Monomial, i64> = BTreeMap::new();
-        for (x, cx) in &a.0 {
-            for (y, cy) in &b.0 {
+        for (x, cx) in a.0.iter() {
+            for (y, cy) in b.0.iter() {
                 let mut names: Monomial = x.iter().chain(y).cloned().collect();
                 names.sort_unstable();
                 let Some(c) = cx.checked_mul(*cy) else { return Dim::Unknown };
@@ -215,7 +219,7 @@ impl Dim {
                 *entry = sum;
             }
         }
-        Poly(product).into_dim_signed()
+        Poly::new(product).into_dim_signed()
     }
 
     /// A polynomial that is a negative constant is no size.
@@ -228,6 +232,10 @@ impl Dim {
 }
 
 impl Poly {
+    fn new(terms: Terms) -> Poly {
+        Poly(Arc::new(terms))
+    }
+
     /// The value if no name occurs.
     fn constant(&self) -> Option<i64> {
         match self.0.len() {
@@ -243,7 +251,9 @@ impl Poly {
 
     /// Negative constants stay polynomials here, because they occur as intermediate results of [`Dim::sub`].
     fn into_dim_signed(mut self) -> Dim {
-        self.0.retain(|_, c| *c != 0);
+        if self.0.values().any(|&c| c == 0) {
+            Arc::make_mut(&mut self.0).retain(|_, c| *c != 0);
+        }
         if self.0.len() > MAX_TERMS || self.0.keys().any(|m| m.len() > MAX_DEGREE) {
             return Dim::Unknown;
         }

@@ -140,7 +140,7 @@ pub fn infer(model: &Model, bindings: &Bindings) -> Inferred {
 }
 
 /// Infers a model and stores what is new in its values: types of values that have none, and sizes that are declared
-/// neither as a number nor by a name.
+/// neither as a number nor by a name. An open size of a main graph's input is named after its place, such as `x.0`.
 pub fn annotate(model: &mut Model) {
     let inferred = infer(model, &Bindings::new());
     annotate::store(&mut model.graph, &inferred.graph);

@@ -10,7 +10,7 @@
 //! Numerics   Exact
 //! Reference  –
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use planish_ir::{DType, Def, Graph, GraphPath, Model, Numerics, OpName, Patch, Tensor, Use, ValueId};
 use rayon::prelude::*;
@@ -201,20 +201,39 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// Compares everything, in blocks of rows so that little of the other matrix is resident at a time.
+    /// Compares everything.
     fn is_transpose_of(&self, other: &Matrix<'_>, cx: &Context<'_>) -> bool {
-        const BLOCK: usize = 1024;
-        let blocks = self.rows.div_ceil(BLOCK);
-        let same = (0..blocks).all(|block| {
-            let rows = block * BLOCK..((block + 1) * BLOCK).min(self.rows);
-            let same = (0..self.columns).into_par_iter().all(|c| rows.clone().all(|r| self.at(r, c) == other.at(c, r)));
+        match self.tensor.dtype().bits() {
+            8 => self.compare::<1>(other, cx),
+            16 => self.compare::<2>(other, cx),
+            32 => self.compare::<4>(other, cx),
+            64 => self.compare::<8>(other, cx),
+            _ => false,
+        }
+    }
+
+    /// Compares elements of `N` bytes in tiles, which fit the cache in both orders; a band of tiles is let go before the
+    /// next is read, so that little of both matrices is resident at a time.
+    fn compare<const N: usize>(&self, other: &Matrix<'_>, cx: &Context<'_>) -> bool {
+        const TILE: usize = 32;
+        const BAND: usize = 32 * TILE;
+        let (a, b) = (self.bytes.as_chunks::<N>().0, other.bytes.as_chunks::<N>().0);
+        let tile = |rows: &Range<usize>, columns: Range<usize>| {
+            rows.clone().all(|r| {
+                let row = &a[r * self.columns..][columns.clone()];
+                row.iter().zip(columns.clone()).all(|(x, c)| *x == b[c * self.rows + r])
+            })
+        };
+        (0..self.rows).step_by(BAND).all(|top| {
+            let bottom = (top + BAND).min(self.rows);
+            let same = (0..self.columns.div_ceil(TILE)).into_par_iter().all(|i| {
+                let columns = i * TILE..((i + 1) * TILE).min(self.columns);
+                (top..bottom).step_by(TILE).all(|r| tile(&(r..(r + TILE).min(bottom)), columns.clone()))
+            });
             (cx.release)(self.tensor);
             (cx.release)(other.tensor);
             same
-        });
-        (cx.release)(self.tensor);
-        (cx.release)(other.tensor);
-        same
+        })
     }
 
     fn at(&self, row: usize, column: usize) -> &[u8] {

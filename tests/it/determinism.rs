@@ -35,17 +35,21 @@ fn threads_do_not_matter() {
 fn the_order_of_nodes_in_the_file_does_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     let (shuffled, out) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
+    let mut shuffled_models = 0;
     for model in models() {
+        let mut moved = 0;
         let reference = without_provenance(&compile(&model, &out, "simplify", "0"));
         for seed in 1..=3u64 {
             let mut message = planish_proto::open(&model).unwrap().model;
-            let moved = shuffle(message.graph.as_mut().unwrap(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            assert!(moved > 0, "{}: nothing moved", model.display());
+            moved += shuffle(message.graph.as_mut().unwrap(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             planish_proto::save(message, &Sources::default(), &shuffled, &Default::default()).unwrap();
             let other = without_provenance(&compile(&shuffled, &out, "simplify", "0"));
             assert!(reference == other, "{} seed {seed}", model.display());
         }
+        shuffled_models += usize::from(moved > 0);
     }
+    // The small CNN is one chain of nodes; the others have several valid orders.
+    assert!(shuffled_models >= 3, "the test would pass on anything");
 }
 
 /// The model without the hash of its input, which differs because the input file does.

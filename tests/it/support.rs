@@ -13,6 +13,21 @@ pub(crate) fn models() -> Vec<PathBuf> {
     paths
 }
 
+/// The textual graphs in `fixtures/graphs`, by name.
+pub(crate) fn graphs() -> Vec<(String, planish_ir::Model)> {
+    let mut graphs = Vec::new();
+    for entry in std::fs::read_dir(fixture("graphs")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let model = planish_ir::text::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        planish_ir::verify(&model).unwrap();
+        graphs.push((path.file_stem().unwrap().to_string_lossy().into_owned(), model));
+    }
+    graphs.sort_by(|a, b| a.0.cmp(&b.0));
+    assert!(graphs.len() >= 4);
+    graphs
+}
+
 /// A path in `fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     root().join("fixtures").join(name)

@@ -16,6 +16,7 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
         ("", "MatMul") => dot_product(op, b),
         ("", "Mod") => modulo(op, b),
         ("", "Pad") => pad(op, b),
+        ("", "Range") => range(op, b),
         ("", "Squeeze") => squeeze(op, b),
         _ => Ok(false),
     }
@@ -75,15 +76,31 @@ fn modulo(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// A value to pad with says nothing where another mode is asked for, but tract pads with it.
+/// A value to pad with says nothing where another mode is asked for, but tract pads with it; and it wants a true scalar.
 fn pad(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let Some(value) = op.input(2) else { return Ok(false) };
     let other = op.str("mode").is_some_and(|m| m != "constant");
-    if !other || op.input(2).is_none() {
+    if !other && op.rank(2) != Some(1) {
+        return Ok(false);
+    }
+    let value = if other { String::new() } else { reshaped(b, value, &[]) };
+    let mut node: NodeProto = op.node.clone();
+    if let Some(slot) = node.input.get_mut(2) {
+        *slot = value;
+    }
+    b.node(node);
+    Ok(true)
+}
+
+/// Some exporters give its bounds as vectors of one element, which other engines take.
+fn range(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let vectors: Vec<bool> = (0..op.node.input.len()).map(|slot| op.rank(slot) == Some(1)).collect();
+    if !vectors.contains(&true) {
         return Ok(false);
     }
     let mut node: NodeProto = op.node.clone();
-    if let Some(value) = node.input.get_mut(2) {
-        value.clear();
+    for (name, _) in node.input.iter_mut().zip(&vectors).filter(|(_, v)| **v) {
+        *name = reshaped(b, name, &[]);
     }
     b.node(node);
     Ok(true)
