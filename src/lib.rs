@@ -5,6 +5,7 @@
 //! [`metrics`]) and the report ([`report`]). What a graph is lives in `planish-ir`, what is done to it in
 //! `planish-passes`, and the file format in `planish-proto`.
 
+pub mod blame;
 pub mod cli;
 pub mod commands;
 pub mod data;

@@ -7,7 +7,10 @@ use planish_ir::Numerics;
 use planish_passes::{Outcome, PassReport, Size};
 use serde::Serialize;
 
-use crate::equivalence::Verdict;
+use crate::{
+    blame::{self, Suspect},
+    equivalence::Verdict,
+};
 
 /// Everything that is reported. Contains no times, so that equal runs give equal reports.
 #[derive(Debug, Serialize)]
@@ -30,6 +33,9 @@ pub struct Report {
     pub verification: Option<Verdict>,
     /// Why nothing could be verified.
     pub not_verified: Option<String>,
+    /// After a failed comparison: the layers that add most error.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blame: Vec<Suspect>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -194,6 +200,9 @@ impl Report {
             (Some(v), _) => text += &v.render(),
             (None, Some(why)) => text += &format!("NOT VERIFIED: {why}\n"),
             (None, None) => text += "not verified: verification is off\n",
+        }
+        if !self.blame.is_empty() {
+            text += &format!("layers that add most error, on the first sample:\n{}", blame::render(&self.blame));
         }
         let (before, after) = self.file_bytes;
         if let (Some(output), Some(after)) = (&self.output, after) {

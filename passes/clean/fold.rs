@@ -52,6 +52,10 @@ impl Transform for FoldConstants {
             let (Some(graph), Some(facts)) = (model.graph_at(&path), facts_at(inferred.graph(), &path)) else { continue };
             let known = known_from_shapes(graph, facts, &path, &mut changes);
             let foldable = self.foldable(graph, facts, &known, &path, &mut changes);
+            if foldable.too_large > 0 {
+                let (n, cap) = (foldable.too_large, self.max_bytes);
+                changes.notes.push(format!("{n} results above max_bytes = {cap} are left to be computed"));
+            }
             match (cx.engine, foldable.frontier.is_empty()) {
                 (_, true) => {}
                 (Some(e), false) => engine::fold(e, model, &path, &foldable, &mut changes),
@@ -106,8 +110,16 @@ fn integers(facts: &GraphFacts, id: ValueId) -> Option<Tensor> {
 struct Foldable {
     /// The nodes, in topological order.
     nodes: Vec<NodeId>,
+    /// How many more nodes could be folded if their results were smaller.
+    too_large: usize,
     /// The values that others read, with the class that folding them has.
     frontier: Vec<(ValueId, Numerics)>,
+}
+
+/// Why a result is not stored.
+enum TooLarge {
+    Unknown,
+    Bytes(u64),
 }
 
 impl FoldConstants {
@@ -121,6 +133,7 @@ impl FoldConstants {
     ) -> Foldable {
         let mut classes: BTreeMap<ValueId, Numerics> = BTreeMap::new();
         let mut nodes = Vec::new();
+        let mut too_large = 0;
         // A verified graph has no cycle.
         for id in graph.topological_order().unwrap_or_default() {
             let Some(node) = graph.node(id) else { continue };
@@ -130,22 +143,30 @@ impl FoldConstants {
                     nodes.push(id);
                     classes.extend(node.outputs().iter().flatten().map(|&v| (v, class)));
                 }
-                Err(skip) => changes.skipped.push((path.clone(), id, skip)),
+                Err(TooLarge::Unknown) => {
+                    let skip = Skip::because("the size of its result is not known before it runs");
+                    changes.skipped.push((path.clone(), id, skip));
+                }
+                Err(TooLarge::Bytes(bytes)) => {
+                    too_large += 1;
+                    let cap = self.max_bytes;
+                    let skip = Skip::because(format!("its result has {bytes} bytes, above max_bytes = {cap}"));
+                    changes.skipped.push((path.clone(), id, skip));
+                }
             }
         }
         let folded: BTreeSet<NodeId> = nodes.iter().copied().collect();
         let outside = |u: Use| !matches!(u, Use::Node(n, planish_ir::Operand::Input(_)) if folded.contains(&n));
         let frontier = classes.into_iter().filter(|(v, _)| !known.contains(v) && graph.users(*v).any(outside));
-        Foldable { nodes, frontier: frontier.collect() }
+        Foldable { nodes, too_large, frontier: frontier.collect() }
     }
 
     /// Whether the result is small enough to be stored.
-    fn fits(&self, graph: &Graph, facts: &GraphFacts, node: &Node) -> Result<(), Skip> {
+    fn fits(&self, graph: &Graph, facts: &GraphFacts, node: &Node) -> Result<(), TooLarge> {
         let mut result: u64 = 0;
         for &output in node.outputs().iter().flatten() {
             let size = facts.ty(output).and_then(Type::as_tensor).and_then(|t| t.dtype.byte_len(t.elements()?));
-            let size = size.ok_or_else(|| Skip::because("the size of its result is not known before it runs"))?;
-            result = result.saturating_add(size);
+            result = result.saturating_add(size.ok_or(TooLarge::Unknown)?);
         }
         if result <= self.max_bytes {
             return Ok(());
@@ -160,10 +181,7 @@ impl FoldConstants {
             .fold(0, u64::saturating_add);
         match result <= freed {
             true => Ok(()),
-            false => Err(Skip::because(format!(
-                "its result has {result} bytes, above max_bytes = {} and the {freed} bytes that it would free",
-                self.max_bytes
-            ))),
+            false => Err(TooLarge::Bytes(result)),
         }
     }
 }

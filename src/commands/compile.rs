@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{open_engine, print, print_json, write_file};
 use crate::{
+    blame,
     cli::Compile,
     data::{Samples, Source},
     engine::tract::Tract,
@@ -42,6 +43,14 @@ pub fn run(args: &Compile) -> Result {
     };
     let failed = not_verified.is_some() || verification.as_ref().is_some_and(|v| !v.failures.is_empty());
     notes.extend(samples.notes.iter().cloned());
+    let blame = match (&engine, &verification, samples.batches.first()) {
+        (Some(engine), Some(_), Some(sample)) if failed => {
+            progress.say("looking for the layer to blame");
+            // The figures stand without it; an engine that cannot hand out inner values is no second failure.
+            blame::suspects(&**engine, &file.model, &model, sample, 3).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
 
     let mut report = Report {
         planish: env!("CARGO_PKG_VERSION").to_owned(),
@@ -53,6 +62,7 @@ pub fn run(args: &Compile) -> Result {
         passes: Report::passes(&outcome),
         verification,
         not_verified,
+        blame,
         notes,
     };
     if !failed || args.keep_failed {
@@ -223,7 +233,11 @@ fn publish(args: &Compile, pipeline: &Pipeline, report: &Report) -> Result {
 
 fn gate_failure(report: &Report, kept: bool) -> Failure {
     let what = match (&report.verification, &report.not_verified) {
-        (Some(v), _) => format!("the result is not as close to the original as asked: {}", v.failures.join("; ")),
+        (Some(v), _) => {
+            let layer = report.blame.first().map(|s| format!("; most of the error arises in {:?} ({})", s.node, s.op));
+            let failures = v.failures.join("; ");
+            format!("the result is not as close to the original as asked: {failures}{}", layer.unwrap_or_default())
+        }
         (None, Some(why)) => format!("the result could not be verified: {why}; choose another engine with --verify, or --verify off"),
         (None, None) => "the gate failed".to_owned(),
     };
