@@ -7,11 +7,11 @@
 use std::collections::VecDeque;
 
 use planish_ir::{
-    Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, Tensor, VerifyError, cost, infer, verify,
+    Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, VerifyError, cost, infer, verify,
 };
 
 use crate::{
-    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Tensors, Transform, registry,
+    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Tensors, Transform, Weights, registry,
 };
 
 /// Settings of a run.
@@ -20,8 +20,8 @@ pub struct Driver<'a> {
     pub engine: Option<&'a dyn Engine>,
     /// Calibration samples for passes that look at activations.
     pub samples: &'a [Tensors],
-    /// Lets go of the mapped pages of a weight.
-    pub release: &'a (dyn Fn(&Tensor) + Sync),
+    /// Reads large weights.
+    pub weights: &'a dyn Weights,
     /// End after the patch with this number.
     pub stop_after: Option<u64>,
     /// Sizes of symbolic dims, for the costs in the reports.
@@ -310,8 +310,8 @@ impl Run<'_> {
     }
 
     fn transform(&mut self, model: &mut Model, transform: &dyn Transform, progress: &mut Progress) -> Result<(), DriverError> {
-        let Driver { engine, samples, release, .. } = *self.driver;
-        let cx = Context { engine, samples, release };
+        let Driver { engine, samples, weights, .. } = *self.driver;
+        let cx = Context { engine, samples, weights };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
         let Changes { patches, opsets, ir_version, skipped, notes } = changes;

@@ -6,9 +6,9 @@
 
 use std::borrow::Cow;
 
-use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Opsets, Patch, Tensor};
+use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Opsets, Patch};
 
-use crate::{Engine, EngineError, Tensors};
+use crate::{Engine, EngineError, InMemory, Tensors, Weights};
 
 /// A configured pass. Its type is also its configuration in a pipeline file.
 pub trait Pass: Send + Sync {
@@ -73,14 +73,14 @@ pub struct Context<'a> {
     pub engine: Option<&'a dyn Engine>,
     /// Calibration samples: tensors by the name of the model's inputs. Empty if the user gave none.
     pub samples: &'a [Tensors],
-    /// Is told which weights a pass has read and will not read again soon, so that mapped pages can be let go.
-    pub release: &'a (dyn Fn(&Tensor) + Sync),
+    /// Reads large weights.
+    pub weights: &'a dyn Weights,
 }
 
 impl Context<'_> {
     /// Without engine and samples.
     pub const fn bare() -> Context<'static> {
-        Context { engine: None, samples: &[], release: &|_| {} }
+        Context { engine: None, samples: &[], weights: &InMemory }
     }
 }
 
@@ -124,6 +124,14 @@ pub enum PassError {
     /// The engine failed.
     #[error("the engine failed: {0}")]
     Engine(#[from] EngineError),
+    /// The file behind a weight could not be read.
+    #[error("the weight {weight:?} cannot be read: {source}")]
+    Read {
+        /// Name of the weight.
+        weight: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A tensor could not be read or built.
     #[error("in {place}: {source}")]
     Tensor {

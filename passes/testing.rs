@@ -50,7 +50,7 @@ fn run(model: &mut Model, steps: &[StepConfig], observer: &dyn Observer) -> Vec<
     let driver = Driver {
         engine: None,
         samples: &[],
-        release: &|_| {},
+        weights: &crate::InMemory,
         stop_after: None,
         bindings: Default::default(),
         observer,

@@ -71,6 +71,19 @@ impl MappedFile {
         }
     }
 
+    /// Hand the whole file to `each` in order, in pieces, each of which is given back before the next is read. Faster than
+    /// reading into a buffer, because nothing is copied.
+    pub fn scan(&self, mut each: impl FnMut(&[u8])) {
+        const PIECE: usize = 4 << 20;
+        let mut start: u64 = 0;
+        for piece in self.map.chunks(PIECE) {
+            each(piece);
+            let end = start + piece.len() as u64;
+            self.release(start..end);
+            start = end;
+        }
+    }
+
     /// Fill `buffer` from `offset` on, through the file instead of the mapping, whose pages therefore stay out of memory.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

@@ -123,6 +123,23 @@ impl Sources {
         Ok(())
     }
 
+    /// Fill `buffer` with what `bytes` holds, which must be as long, without leaving it in memory.
+    ///
+    /// # Errors
+    /// If the lengths differ, or the file cannot be read.
+    pub fn read_into(&self, bytes: &[u8], buffer: &mut [u8]) -> io::Result<()> {
+        if bytes.len() != buffer.len() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        match self.locate(bytes) {
+            Some((file, offset)) => file.read_at(offset, buffer),
+            None => {
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
     fn data_file(&self, tensor: &TensorProto, location: &str) -> Result<Arc<MappedFile>> {
         let path = location::resolve(location, &self.folders).map_err(|source| Error::Location {
             tensor: tensor.name().to_owned(),

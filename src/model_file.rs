@@ -7,6 +7,7 @@ use std::{
 };
 
 use planish_ir::{Model, Tensor, onnx, verify};
+use planish_passes::{Weights, part};
 use planish_proto::{External, MappedFile, SaveOptions, Sources, Written};
 
 use crate::{
@@ -35,13 +36,6 @@ impl ModelFile {
         Ok(ModelFile { model, sources: loaded.sources, path: loaded.path })
     }
 
-    /// Lets go of the mapped pages of a weight.
-    pub fn release(&self, tensor: &Tensor) {
-        if let Some(raw) = tensor.raw() {
-            self.sources.release(raw);
-        }
-    }
-
     /// BLAKE3 of the files that the model was read from, the model's own first, as `b3sum` prints them.
     pub fn hashes(&self) -> Result<Vec<String>> {
         let mut files = vec![MappedFile::open(&self.path).or_fail(Kind::File)?];
@@ -51,7 +45,20 @@ impl ModelFile {
                 files.push(file);
             }
         }
-        files.iter().map(|f| hash_file(f.path()).or_fail_with(Kind::File, || format!("cannot read {}", f.path().display()))).collect()
+        Ok(files.iter().map(|f| hash(f)).collect())
+    }
+}
+
+/// Through the file, so that nothing stays resident.
+impl Weights for ModelFile {
+    fn read(&self, tensor: &Tensor, offset: usize, buffer: &mut [u8]) -> io::Result<()> {
+        self.sources.read_into(part(tensor, offset, buffer.len())?, buffer)
+    }
+
+    fn release(&self, tensor: &Tensor) {
+        if let Some(raw) = tensor.raw() {
+            self.sources.release(raw);
+        }
     }
 }
 
@@ -59,17 +66,17 @@ fn same_file(a: &Arc<MappedFile>, b: &Arc<MappedFile>) -> bool {
     a.path().canonicalize().ok() == b.path().canonicalize().ok()
 }
 
-/// Reads through a buffer rather than through a mapping, so that nothing stays resident.
-pub fn hash_file(path: &Path) -> io::Result<String> {
+/// BLAKE3 of a file, as `b3sum` prints it.
+pub fn hash_file(path: &Path) -> Result<String> {
+    Ok(hash(&*MappedFile::open(path).or_fail(Kind::File)?))
+}
+
+fn hash(file: &MappedFile) -> String {
     let mut hasher = blake3::Hasher::new();
-    let mut file = std::fs::File::open(path)?;
-    let mut buffer = vec![0u8; 4 << 20];
-    loop {
-        match io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok(hasher.finalize().to_hex().to_string()),
-            n => hasher.update_rayon(&buffer[..n]),
-        };
-    }
+    file.scan(|piece| {
+        hasher.update_rayon(piece);
+    });
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Verifies a model and writes it in one step: whatever happens, the old file or the new one is there.

@@ -10,9 +10,9 @@
 //! Numerics   Exact
 //! Reference  –
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::BTreeMap, io};
 
-use planish_ir::{DType, Def, Graph, GraphPath, Model, Numerics, OpName, Patch, Tensor, Use, ValueId};
+use planish_ir::{DType, Def, Graph, GraphPath, Model, Numerics, OpName, Operand, Patch, Tensor, Use, ValueId};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,8 +44,8 @@ impl Transform for DedupInitializers {
                 .filter(|(_, v)| matches!(v.def(), Def::Constant(_)) && !v.is_output() && !v.users().is_empty())
                 .filter_map(|(id, v)| Some((id, v.constant()?)))
                 .collect();
-            let kept = equal(graph, &path, constants, cx, &mut changes);
-            transposed(graph, &path, &kept, cx, &mut changes);
+            let kept = equal(graph, &path, constants, cx, &mut changes)?;
+            transposed(graph, &path, &kept, cx, &mut changes)?;
         }
         Ok(changes)
     }
@@ -58,37 +58,46 @@ fn equal<'a>(
     constants: Vec<(ValueId, &'a Tensor)>,
     cx: &Context<'_>,
     changes: &mut Changes,
-) -> Vec<(ValueId, &'a Tensor)> {
+) -> Result<Vec<(ValueId, &'a Tensor)>, PassError> {
     type Key<'a> = (DType, &'a [u64]);
     let mut alike: BTreeMap<Key<'a>, Vec<(ValueId, &Tensor)>> = BTreeMap::new();
     for (id, t) in constants {
         alike.entry((t.dtype(), t.dims())).or_default().push((id, t));
     }
     // One group after another would leave cores idle: many models have one large group and thousands of small ones.
-    let merged: Vec<Vec<(ValueId, &Tensor, Option<ValueId>)>> = alike
+    type Merged<'a> = Vec<(ValueId, &'a Tensor, Option<ValueId>)>;
+    let unreadable = |id: ValueId, source| PassError::Read { weight: graph.name_of(id), source };
+    let merged: Result<Vec<Merged<'a>>, PassError> = alike
         .into_values()
         .collect::<Vec<_>>()
         .into_par_iter()
         .map(|group| {
             if group.len() == 1 {
-                return group.into_iter().map(|(id, t)| (id, t, None)).collect();
+                return Ok(group.into_iter().map(|(id, t)| (id, t, None)).collect());
             }
             let mut kept: BTreeMap<[u8; 32], Vec<(ValueId, &Tensor)>> = BTreeMap::new();
             let mut result = Vec::with_capacity(group.len());
             for (id, t) in group {
-                let candidates = kept.entry(sample(t, cx)).or_default();
-                let twin = candidates.iter().find(|(_, k)| same_content(k, t, cx)).map(|(k, _)| *k);
+                let key = sample(t, cx).map_err(|e| unreadable(id, e))?;
+                let candidates = kept.entry(key).or_default();
+                let mut twin = None;
+                for &(k, other) in candidates.iter() {
+                    if same_content(other, t, cx).map_err(|e| unreadable(id, e))? {
+                        twin = Some(k);
+                        break;
+                    }
+                }
                 if twin.is_none() {
                     candidates.push((id, t));
                 }
                 result.push((id, t, twin));
             }
-            result
+            Ok(result)
         })
         .collect();
     let mut kept = Vec::new();
     let mut replaced = Vec::new();
-    for (id, t, twin) in merged.into_iter().flatten() {
+    for (id, t, twin) in merged?.into_iter().flatten() {
         match twin {
             None => kept.push((id, t)),
             Some(twin) => replaced.push((id, twin)),
@@ -102,7 +111,7 @@ fn equal<'a>(
         patch.replace(old, new);
         changes.patches.push((path.clone(), patch));
     }
-    kept
+    Ok(kept)
 }
 
 fn transposed(
@@ -111,12 +120,16 @@ fn transposed(
     kept: &[(ValueId, &Tensor)],
     cx: &Context<'_>,
     changes: &mut Changes,
-) {
+) -> Result<(), PassError> {
     let matrices: Vec<Matrix<'_>> = kept.iter().filter_map(|&(id, t)| Matrix::of(graph, id, t)).collect();
     let mut gone = vec![false; matrices.len()];
     for (i, a) in matrices.iter().enumerate() {
         for (j, b) in matrices.iter().enumerate().skip(i + 1) {
-            if gone[i] || gone[j] || !a.may_be_transpose_of(b) || !a.is_transpose_of(b, cx) {
+            let unreadable = |source| PassError::Read { weight: graph.name_of(a.id), source };
+            if gone[i] || gone[j] || !a.may_be_transpose_of(b, cx).map_err(unreadable)? {
+                continue;
+            }
+            if !a.is_transpose_of(b, cx).map_err(unreadable)? {
                 continue;
             }
             // A Gather reads rows as they lie; it must not read them out of a computed transpose.
@@ -134,113 +147,142 @@ fn transposed(
             changes.patches.push((path.clone(), patch));
         }
     }
+    Ok(())
 }
 
 /// Digest of the whole content, or of pieces at fixed places of a large one: nearly all weights of one shape differ in
 /// the first piece already, and need not be read from the disk.
-fn sample(t: &Tensor, cx: &Context<'_>) -> [u8; 32] {
+fn sample(t: &Tensor, cx: &Context<'_>) -> io::Result<[u8; 32]> {
     const WHOLE: usize = 4096;
     const PIECES: usize = 8;
     const PIECE: usize = 64;
     let mut hasher = blake3::Hasher::new();
     match t.raw() {
-        None => return *t.digest().as_bytes(),
+        None => return Ok(*t.digest().as_bytes()),
         Some(b) if b.len() <= WHOLE => {
             hasher.update(b);
         }
         Some(b) => {
+            let mut piece = [0; PIECE];
             for i in 0..PIECES {
-                let at = (b.len() - PIECE) / (PIECES - 1) * i;
-                hasher.update(&b[at..at + PIECE]);
+                cx.weights.read(t, (b.len() - PIECE) / (PIECES - 1) * i, &mut piece)?;
+                hasher.update(&piece);
             }
-            (cx.release)(t);
         }
     }
-    *hasher.finalize().as_bytes()
+    Ok(*hasher.finalize().as_bytes())
 }
 
-fn same_content(a: &Tensor, b: &Tensor, cx: &Context<'_>) -> bool {
-    let same = a == b;
-    (cx.release)(a);
-    (cx.release)(b);
-    same
+fn same_content(a: &Tensor, b: &Tensor, cx: &Context<'_>) -> io::Result<bool> {
+    const CHUNK: usize = 1 << 20;
+    let (Some(x), Some(y)) = (a.raw(), b.raw()) else { return Ok(a == b) };
+    if x.len() != y.len() {
+        return Ok(false);
+    }
+    let size = CHUNK.min(x.len());
+    let (mut left, mut right) = (vec![0; size], vec![0; size]);
+    for offset in (0..x.len()).step_by(CHUNK) {
+        let n = CHUNK.min(x.len() - offset);
+        cx.weights.read(a, offset, &mut left[..n])?;
+        cx.weights.read(b, offset, &mut right[..n])?;
+        if left[..n] != right[..n] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A large matrix of whole-byte elements.
 struct Matrix<'a> {
     id: ValueId,
     tensor: &'a Tensor,
-    bytes: &'a [u8],
     rows: usize,
     columns: usize,
+    /// Bytes of an element.
+    size: usize,
     is_gathered: bool,
 }
 
 impl<'a> Matrix<'a> {
     fn of(graph: &Graph, id: ValueId, tensor: &'a Tensor) -> Option<Matrix<'a>> {
         let &[rows, columns] = tensor.dims() else { return None };
-        let bytes = tensor.raw()?;
-        if tensor.byte_len() < TRANSPOSED_MIN_BYTES || tensor.dtype().bits() % 8 != 0 || rows < 2 || columns < 2 {
+        let bits = tensor.dtype().bits();
+        if tensor.byte_len() < TRANSPOSED_MIN_BYTES || bits == 0 || bits % 8 != 0 || rows < 2 || columns < 2 {
             return None;
         }
         let is_gathered = graph.users(id).any(|u| match u {
-            Use::Node(n, planish_ir::Operand::Input(0)) => graph.node(n).is_some_and(|n| n.op.is("Gather")),
+            Use::Node(n, Operand::Input(0)) => graph.node(n).is_some_and(|n| n.op.is("Gather")),
             _ => false,
         });
-        let (rows, columns) = (usize::try_from(rows).ok()?, usize::try_from(columns).ok()?);
-        Some(Matrix { id, tensor, bytes, rows, columns, is_gathered })
+        let to_usize = |n: u64| usize::try_from(n).ok();
+        let (rows, columns, size) = (to_usize(rows)?, to_usize(columns)?, to_usize(bits / 8)?);
+        Some(Matrix { id, tensor, rows, columns, size, is_gathered })
     }
 
-    fn may_be_transpose_of(&self, other: &Matrix<'_>) -> bool {
-        let same_form = self.tensor.dtype() == other.tensor.dtype()
-            && (self.rows, self.columns) == (other.columns, other.rows);
-        // A few elements, at places that differ in row and column.
-        same_form && (0..16).all(|k| {
-            let (r, c) = (self.rows * k / 16, self.columns * ((k * 7 + 3) % 16) / 16);
-            self.at(r, c) == other.at(c, r)
-        })
-    }
-
-    /// Compares everything.
-    fn is_transpose_of(&self, other: &Matrix<'_>, cx: &Context<'_>) -> bool {
-        match self.tensor.dtype().bits() {
-            8 => self.compare::<1>(other, cx),
-            16 => self.compare::<2>(other, cx),
-            32 => self.compare::<4>(other, cx),
-            64 => self.compare::<8>(other, cx),
-            _ => false,
+    /// True unless the dims or a few elements, at places that differ in row and column, exclude it.
+    fn may_be_transpose_of(&self, other: &Matrix<'_>, cx: &Context<'_>) -> io::Result<bool> {
+        const PLACES: usize = 16;
+        if self.tensor.dtype() != other.tensor.dtype() || (self.rows, self.columns) != (other.columns, other.rows) {
+            return Ok(false);
         }
+        let (mut a, mut b) = (vec![0; self.size], vec![0; self.size]);
+        for k in 0..PLACES {
+            let (r, c) = (self.rows * k / PLACES, self.columns * ((k * 7 + 3) % PLACES) / PLACES);
+            self.read(r, c, &mut a, cx)?;
+            other.read(c, r, &mut b, cx)?;
+            if a != b {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
-    /// Compares elements of `N` bytes in tiles, which fit the cache in both orders; a band of tiles is let go before the
-    /// next is read, so that little of both matrices is resident at a time.
-    fn compare<const N: usize>(&self, other: &Matrix<'_>, cx: &Context<'_>) -> bool {
-        const TILE: usize = 32;
-        const BAND: usize = 32 * TILE;
-        let (a, b) = (self.bytes.as_chunks::<N>().0, other.bytes.as_chunks::<N>().0);
-        let tile = |rows: &Range<usize>, columns: Range<usize>| {
-            rows.clone().all(|r| {
-                let row = &a[r * self.columns..][columns.clone()];
-                row.iter().zip(columns.clone()).all(|(x, c)| *x == b[c * self.rows + r])
+    /// Compares everything, band of rows after band of rows: what is in memory is one band of this matrix, and the same
+    /// elements of the other.
+    fn is_transpose_of(&self, other: &Matrix<'_>, cx: &Context<'_>) -> io::Result<bool> {
+        const BAND_BYTES: usize = 4 << 20;
+        let row_bytes = self.columns * self.size;
+        let band = (BAND_BYTES / row_bytes).clamp(1, self.rows);
+        let mut ours = vec![0; band * row_bytes];
+        let mut theirs = vec![0; band * row_bytes];
+        for top in (0..self.rows).step_by(band) {
+            let rows = band.min(self.rows - top);
+            let ours = &mut ours[..rows * row_bytes];
+            self.read(top, 0, ours, cx)?;
+            let column_bytes = rows * self.size;
+            let theirs = &mut theirs[..self.columns * column_bytes];
+            theirs
+                .par_chunks_mut(column_bytes)
+                .enumerate()
+                .try_for_each(|(c, column)| other.read(c, top, column, cx))?;
+            if !is_transposed(ours, theirs, rows, self.columns, self.size) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads consecutive elements from one place on.
+    fn read(&self, row: usize, column: usize, buffer: &mut [u8], cx: &Context<'_>) -> io::Result<()> {
+        cx.weights.read(self.tensor, (row * self.columns + column) * self.size, buffer)
+    }
+}
+
+/// True if `a`, `[rows, columns]`, is the transpose of `b`, `[columns, rows]`; elements have `size` bytes.
+fn is_transposed(a: &[u8], b: &[u8], rows: usize, columns: usize, size: usize) -> bool {
+    // Tiles fit the cache in both orders.
+    const TILE: usize = 32;
+    (0..columns.div_ceil(TILE)).into_par_iter().all(|i| {
+        let tile = i * TILE..((i + 1) * TILE).min(columns);
+        (0..rows).step_by(TILE).all(|top| {
+            (top..(top + TILE).min(rows)).all(|r| {
+                tile.clone().all(|c| {
+                    let (x, y) = ((r * columns + c) * size, (c * rows + r) * size);
+                    a[x..x + size] == b[y..y + size]
+                })
             })
-        };
-        (0..self.rows).step_by(BAND).all(|top| {
-            let bottom = (top + BAND).min(self.rows);
-            let same = (0..self.columns.div_ceil(TILE)).into_par_iter().all(|i| {
-                let columns = i * TILE..((i + 1) * TILE).min(self.columns);
-                (top..bottom).step_by(TILE).all(|r| tile(&(r..(r + TILE).min(bottom)), columns.clone()))
-            });
-            (cx.release)(self.tensor);
-            (cx.release)(other.tensor);
-            same
         })
-    }
-
-    fn at(&self, row: usize, column: usize) -> &[u8] {
-        let size = self.bytes.len() / (self.rows * self.columns);
-        let at = (row * self.columns + column) * size;
-        &self.bytes[at..at + size]
-    }
+    })
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ impl Transform for Float16 {
             )));
         }
         let mut changes = Changes::default();
-        let literals = literals::literals(&model.graph);
+        let literals = literals::literals(&model.graph, cx.weights);
         let wide = match measure::wide(model, cx, &literals.masked) {
             Ok(wide) => wide,
             Err(e) => {
@@ -66,14 +66,14 @@ impl Transform for Float16 {
         if converted == 0 {
             return Ok(changes);
         }
-        changes.patches.push((GraphPath::main(), rewrite::rewrite(&model.graph, &selection, &literals)?));
+        changes.patches.push((GraphPath::main(), rewrite::rewrite(&model.graph, &selection, &literals, cx.weights)?));
         for (id, reason) in selection.stays_full() {
             changes.skipped.push((GraphPath::main(), id, Skip::because(reason.to_owned())));
         }
         changes.notes.push(format!("{converted} nodes in float16, {} stay in float32", changes.skipped.len()));
         if !wide.is_empty() {
             let limit = measure::limit();
-            changes.notes.push(format!("{} values exceed {limit} on the samples and stay in float32", wide.len()));
+            changes.notes.push(format!("values above {limit} on the samples, kept in float32: {}", wide.len()));
         }
         changes.notes.extend(self.without_match(&model.graph));
         Ok(changes)
@@ -91,8 +91,13 @@ impl Float16 {
 
 #[cfg(test)]
 mod tests {
+    use planish_ir::Tensor;
+
     use super::*;
-    use crate::testing::{check, check_with, refusals};
+    use crate::{
+        Engine, EngineError, Runnable, Tensors,
+        testing::{check, check_with, refusals},
+    };
 
     #[test]
     fn casts_stand_at_the_interface_and_are_shared() {
@@ -295,6 +300,38 @@ mod tests {
     }
 
     #[test]
+    fn counts_for_integers_are_exact() {
+        insta::assert_snapshot!(check::<Float16>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,8] x, int64 n) => (float[N,8] y, int64 h)
+            <float[8,8] w, float half = {0.5}> {
+                f = Cast <to = 1> (n)
+                m = Mul (f, half)
+                h = Cast <to = 7> (m)
+                a = MatMul (x, w)
+                y = Mul (a, m)
+            }"#
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x, int64 n) => (float[N,8] y, int64 h)
+        <
+          float16[8,8] w,  # 8cc7e85b3276, 64 elements
+          float half = {0.5}
+        >
+        {
+          x_float16 = Cast <to = 10> (x)
+          a = MatMul (x_float16, w)
+          f = Cast <to = 1> (n)
+          m = Mul (f, half)
+          m_float16 = Cast <to = 10> (m)
+          y_1 = Mul (a, m_float16)
+          y = Cast <to = 1> (y_1)
+          h = Cast <to = 7> (m)
+        }
+        "#);
+    }
+
+    #[test]
     fn sizes_and_element_types_follow_the_slot() {
         insta::assert_snapshot!(check::<Float16>(
             r#"<ir_version: 8, opset_import: ["" : 17]>
@@ -395,6 +432,55 @@ mod tests {
           [last] y = MatMul (b, w)
         }
         "#);
+    }
+
+    /// An engine for which every value is 1, but `a` is 60000.
+    struct Ranges;
+
+    impl Engine for Ranges {
+        fn name(&self) -> &str {
+            "ranges"
+        }
+
+        fn load(&self, _: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
+            Ok(Box::new(Loaded(outputs.to_vec())))
+        }
+    }
+
+    struct Loaded(Vec<String>);
+
+    impl Runnable for Loaded {
+        fn run(&self, _: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+            Ok(self.0.iter().map(|name| Tensor::scalar_f32(if name == "a" { 6e4 } else { 1.0 })).collect())
+        }
+    }
+
+    #[test]
+    fn what_comes_close_to_the_limit_on_samples_stays() {
+        let model = planish_ir::text::parse(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,8] x) => (float[N,8] y)
+            <float[8,8] w> {
+                n = MatMul (x, w)
+                a = MatMul (n, w)
+                p = Softmax (a)
+                y = MatMul (p, w)
+            }"#,
+        );
+        let mut model = model.unwrap();
+        planish_ir::infer::annotate(&mut model);
+        let samples = [Tensors::new()];
+        let cx = Context { engine: Some(&Ranges), samples: &samples, ..Context::bare() };
+        let changes = Float16::default().transform(&model, &cx).unwrap();
+        let kept: Vec<String> = changes.skipped.iter().map(|(_, id, skip)| format!("{id} {skip:?}")).collect();
+        insta::assert_snapshot!(kept.join("\n"), @r#"
+        n1 Refused("\"a\" reaches 6e4 on the samples")
+        n2 Refused("\"a\" reaches 6e4 on the samples")
+        "#);
+        insta::assert_snapshot!(changes.notes.join("\n"), @"
+        2 nodes in float16, 2 stay in float32
+        values above 32752 on the samples, kept in float32: 1
+        ");
     }
 
     #[test]

@@ -9,8 +9,12 @@
 //! Numerics   Lossy: each weight moves by at most half a step of its channel; the report gives the signal-to-noise ratio
 //! Reference  ONNX DequantizeLinear-13; Jacob et al., CVPR 2018, section 2.1
 //!
+//! The file gets almost four times smaller. How fast it runs is for the runtime to decide: some widen the weights once, when
+//! they load the model, others at every run.
+//!
 //! The channels are those of the outputs. A table has its scales per column, which are the same for every row, so that
-//! they stay constant behind the look-up; on word embeddings this loses no more than scales per row.
+//! they stay constant behind the look-up; on word embeddings this loses no more than scales per row. A weight may be
+//! transposed on its way.
 
 mod sites;
 
@@ -53,7 +57,7 @@ impl Pass for Int8Weights {
 }
 
 impl Transform for Int8Weights {
-    fn transform(&self, model: &Model, _: &Context<'_>) -> Result<Changes, PassError> {
+    fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let opset = model.opset();
         if opset < MIN_OPSET {
             return Err(PassError::Precondition(format!(
@@ -69,6 +73,7 @@ impl Transform for Int8Weights {
             let quantize = |w: Weight| {
                 let quantized: Result<Vec<PerChannel>, Unfit> =
                     w.readers.keys().map(|&axis| per_channel(&w.tensor, axis, self.symmetric)).collect();
+                cx.weights.release(&w.tensor);
                 (w, quantized)
             };
             let results: Vec<_> = weights.into_par_iter().map(quantize).collect();
@@ -263,6 +268,33 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_also_multiplied_with_is_stored_once() {
+        insta::assert_snapshot!(check_with(small(),
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (int64[N] i) => (float[N,8] y)
+            <float[8,4] t> {
+                r = Gather (t, i)
+                c = Transpose (t)
+                y = MatMul (r, c)
+            }"#
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (int64[N] i) => (float[N,8] y)
+        <
+          int8[8,4] t_int8,  # bf4013ade976, 32 elements
+          float[4] t_scale = {0.0038994383, 0.004583556, 0.0035773944, 0.004460475}
+        >
+        {
+          r_1 = Gather (t_int8, i)
+          r = DequantizeLinear <axis = -1> (r_1, t_scale)
+          t_dequantized = DequantizeLinear <axis = 1> (t_int8, t_scale)
+          c = Transpose (t_dequantized)
+          y = MatMul (r, c)
+        }
+        "#);
+    }
+
+    #[test]
     fn zero_points_if_they_are_wanted() {
         let pass = Int8Weights { symmetric: false, ..small() };
         insta::assert_snapshot!(check_with(pass,
@@ -315,7 +347,7 @@ mod tests {
         let x = "float[32,32] x";
         insta::assert_snapshot!(refusal(x, "float[32,8]", "float[32,8] w", "y = MatMul (x, w)"), @r#""w" has 256 elements, and `min_elements` is 1024"#);
         insta::assert_snapshot!(refusal(x, "float[32,32]", "float[32,32] w = {inf}", "y = MatMul (x, w)"), @r#""w": it holds inf, for which there is no scale"#);
-        insta::assert_snapshot!(refusal(x, "float[32,32]", matrix, "a = MatMul (x, w)\n r = Relu (w)\n y = Add (a, r)"), @r#""w" is also read where it has to be float: input 0 of Relu """#);
+        insta::assert_snapshot!(refusal(x, "float[32,32]", matrix, "a = MatMul (x, w)\n r = Relu (w)\n y = Add (a, r)"), @r#""w" is also read where it has to be float: input 0 of the Relu that makes "r""#);
         insta::assert_snapshot!(refusal("int64[2] x", "float[32,2]", matrix, "[pick] y = Gather <axis = 1> (w, x)"), @r#""pick" picks along the last axis"#);
         insta::assert_snapshot!(
             refusal("float[1,32,4,4] x", "float[1,64,4,4]", "float[32,32,1,1] w", "[up] y = ConvTranspose <group = 2> (x, w)"), @r#""up" has 2 groups, of which axis 1 holds only one"#

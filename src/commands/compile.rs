@@ -112,13 +112,12 @@ fn pipeline(args: &Compile) -> Result<Pipeline> {
 
 fn compile(args: &Compile, pipeline: &Pipeline, file: &ModelFile, sizes: &Sizes, progress: &Progress) -> Result<Compiled> {
     let samples = samples(args, pipeline, &file.model)?;
-    let release = |t: &planish_ir::Tensor| file.release(t);
     let calibrated = pipeline.calibration.is_some();
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
         engine: Some(&Tract),
         samples: if calibrated { &samples.batches } else { &[] },
-        release: &release,
+        weights: file,
         stop_after: args.stop_after,
         bindings: sizes.bindings.clone(),
         observer: progress,
@@ -195,9 +194,7 @@ struct Provenance<'a> {
 /// Writes the provenance into the model's metadata and returns it: it determines the result.
 fn record(model: &mut Model, report: &Report, pipeline: &Pipeline) -> Result<String> {
     let calibration = pipeline.calibration.as_ref().and_then(|c| c.npz.as_deref());
-    let calibration_blake3 = calibration
-        .map(|path| hash_file(path).or_fail_with(Kind::Config, || format!("cannot read {}", path.display())))
-        .transpose()?;
+    let calibration_blake3 = calibration.map(hash_file).transpose()?;
     let provenance = Provenance {
         planish: &report.planish,
         input_blake3: &report.input_blake3,

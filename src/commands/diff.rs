@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{Model, OpName, Tensor, Type, cost};
+use planish_passes::Weights;
 use serde::Serialize;
 
 use super::{print, print_json};

@@ -94,7 +94,8 @@ impl Program {
         Ok(())
     }
 
-    /// The wanted values in the order asked for, from those that were computed.
+    /// The wanted values in the order asked for, from those that were computed. Fails if the engine made another type than
+    /// the model declares. Declared sizes are not held against it: exporters get them wrong too often.
     pub(super) fn hand_out(&self, given: &Tensors, computed: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
         for ((name, ty), tensor) in self.computed.iter().zip(computed) {
             let actual = type_of(tensor);

@@ -14,7 +14,7 @@ use planish::{
     pipeline::{Pipeline, Verify},
 };
 use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
-use planish_passes::{Driver, DriverError, Engine, NoObserver, Outcome, PASSES, StepConfig};
+use planish_passes::{Driver, DriverError, Engine, InMemory, NoObserver, Outcome, PASSES, StepConfig};
 
 use crate::support::{fixture, graphs, models};
 
@@ -48,7 +48,7 @@ fn try_run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Resu
     let driver = Driver {
         engine: Some(&Tract),
         samples,
-        release: &|_| {},
+        weights: &InMemory,
         stop_after: None,
         bindings: Default::default(),
         observer: &NoObserver,

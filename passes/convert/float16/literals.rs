@@ -48,13 +48,15 @@ pub(super) fn constant(graph: &Graph, value: ValueId) -> Option<Tensor> {
     clean::constant_of(graph, value).filter(|t| t.dtype() == DType::F32)
 }
 
-/// Looks at every constant of the graph.
-pub(super) fn literals(graph: &Graph) -> Literals {
+/// Looks at every constant of the graph; `weights` is told of each when it was read.
+pub(super) fn literals(graph: &Graph, weights: &dyn crate::Weights) -> Literals {
     let constants: Vec<(ValueId, Tensor)> =
         graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
     let values = constants.par_iter().filter_map(|(id, t)| {
         let strict = graph.users(*id).any(|u| is_quantization_scale(graph, u));
-        Some((Source::Value(*id), misfit(t, strict)?))
+        let misfit = misfit(t, strict);
+        weights.release(t);
+        Some((Source::Value(*id), misfit?))
     });
     let mut found: Vec<(Source, f32)> = values.collect();
     for (id, node) in graph.nodes().filter(|(_, n)| !n.op.is("Constant")) {
@@ -74,8 +76,7 @@ pub(super) fn literals(graph: &Graph) -> Literals {
 }
 
 /// A number that float16 cannot hold, if there is one. In a larger tensor a weight may become zero, since it then does
-/// not matter beside the others; with `strict`, every number must keep its full precision
-/// and leave room for its codes.
+/// not matter beside the others; with `strict`, every number must keep its precision and leave room for its codes.
 fn misfit(tensor: &Tensor, strict: bool) -> Option<f32> {
     let smallest = if strict { f16::MIN_POSITIVE.to_f32() } else { f16::MIN_POSITIVE_SUBNORMAL.to_f32() / 2.0 };
     let look_for_small = strict || tensor.elements() == 1;

@@ -18,10 +18,15 @@ use super::{
 use crate::PassError;
 
 /// Brings the graph into the form that the selection describes.
-pub(super) fn rewrite(graph: &Graph, selection: &Selection<'_>, literals: &Literals) -> Result<Patch, PassError> {
+pub(super) fn rewrite(
+    graph: &Graph,
+    selection: &Selection<'_>,
+    literals: &Literals,
+    weights: &dyn crate::Weights,
+) -> Result<Patch, PassError> {
     let patch = Patch::new(Numerics::Lossy, "float32 becomes float16");
     let mut run = Rewrite { graph, selection, patch, inputs: Vec::new(), types: Vec::new() };
-    run.constants(literals)?;
+    run.constants(literals, weights)?;
     for (id, _) in graph.values().filter(|(id, _)| is_f32(graph, *id)) {
         match (constant(graph, id), selection.made_half(id)) {
             (Some(_), _) => {}
@@ -61,7 +66,7 @@ struct Converted {
 }
 
 impl Rewrite<'_> {
-    fn constants(&mut self, literals: &Literals) -> Result<(), PassError> {
+    fn constants(&mut self, literals: &Literals, weights: &dyn crate::Weights) -> Result<(), PassError> {
         let (graph, selection) = (self.graph, self.selection);
         let constants: Vec<(ValueId, Tensor)> =
             graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
@@ -75,6 +80,7 @@ impl Rewrite<'_> {
                 true => Some(to_half(clamped.as_ref().unwrap_or(tensor)).map_err(failed)?),
                 false => None,
             };
+            weights.release(tensor);
             Ok(Converted { value: *value, clamped, half })
         };
         let converted: Vec<Converted> = constants.par_iter().map(convert).collect::<Result<_, _>>()?;

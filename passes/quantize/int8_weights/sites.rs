@@ -82,7 +82,17 @@ fn readers(
         let (axis, reader) = reader(graph, user, tensor, config).ok_or_else(needs_floats)??;
         by_axis.entry(axis).or_default().push(reader);
     }
-    Ok(by_axis)
+    Ok(merge(by_axis))
+}
+
+/// A table of words that also turns states into words, as in language models, is most of the model: it is stored once.
+/// The look-up has no choice of the axis, and any other reader can have its scales along any.
+fn merge(by_axis: BTreeMap<usize, Vec<Reader>>) -> BTreeMap<usize, Vec<Reader>> {
+    let picked = by_axis.iter().find(|(_, readers)| readers.iter().any(|r| r.picks)).map(|(axis, _)| *axis);
+    match picked {
+        Some(axis) => BTreeMap::from([(axis, by_axis.into_values().flatten().collect())]),
+        None => by_axis,
+    }
 }
 
 /// First opset version at which `DequantizeLinear` has float16 scales.
@@ -92,7 +102,10 @@ const FLOAT16_OPSET: i64 = 19;
 fn reader(graph: &Graph, user: Use, tensor: &Tensor, config: &Int8Weights) -> Option<Result<(usize, Reader), Skip>> {
     let Use::Node(id, Operand::Input(slot)) = user else { return None };
     let (node, slot) = (graph.node(id)?, slot as usize);
-    let axis = channel_axis(node, slot, tensor.rank())?;
+    let axis = match node.op.is("Transpose") {
+        true => axis_behind(graph, node, tensor.rank(), config)?,
+        false => channel_axis(node, slot, tensor.rank())?,
+    };
     if config.exclude.contains(&node.name) {
         return Some(Err(Skip::because(format!("{:?} is listed in `exclude`", node.name))));
     }
@@ -131,6 +144,30 @@ fn channel_axis(node: &Node, slot: usize, rank: usize) -> Option<Result<usize, S
         },
         _ => None,
     }
+}
+
+/// The axis of the channels of a weight that is transposed first, if all who read the result agree on it.
+fn axis_behind(graph: &Graph, transpose: &Node, rank: usize, config: &Int8Weights) -> Option<Result<usize, Skip>> {
+    let from = |axis: usize| match transpose.attrs.ints("perm") {
+        Some(perm) => usize::try_from(*perm.get(axis)?).ok(),
+        None => rank.checked_sub(axis + 1),
+    };
+    let mut agreed = None;
+    for user in graph.users(transpose.output(0)?) {
+        let Use::Node(id, Operand::Input(slot)) = user else { return None };
+        let node = graph.node(id).filter(|n| !n.op.is("Gather"))?;
+        if config.exclude.contains(&node.name) {
+            return Some(Err(Skip::because(format!("{:?} is listed in `exclude`", node.name))));
+        }
+        let axis = match channel_axis(node, slot as usize, rank)? {
+            Ok(axis) => from(axis)?,
+            refusal => return Some(refusal),
+        };
+        if *agreed.get_or_insert(axis) != axis {
+            return None;
+        }
+    }
+    agreed.map(Ok)
 }
 
 fn place(graph: &Graph, user: Use) -> String {

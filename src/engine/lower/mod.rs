@@ -28,6 +28,8 @@ mod reduce;
 mod refuse;
 mod scope;
 mod standard;
+#[cfg(test)]
+mod tests;
 
 use planish_ir::{
     onnx::{export_with_types, import},

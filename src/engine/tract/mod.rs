@@ -55,7 +55,7 @@ impl Runnable for Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::tests::{model, node, run, runs_and_hands_out_inner_values};
+    use crate::engine::tests::{floats, model, run, runs_and_hands_out_inner_values};
 
     #[test]
     fn it_runs_what_is_asked() {
@@ -63,25 +63,11 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_of_another_domain_is_not_taken_for_its_namesake() {
-        let m = model(17, &["x"], vec![node("my.domain::Relu", &["x"], &["y"], vec![])], &[]);
-        let error = run(&Tract, &m, &[("x", &[1.0])]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "node \"y\" (my.domain::Relu) is not supported: the engine does not have this operator"
-        );
-    }
-
-    #[test]
     fn what_depends_on_the_content_of_an_input_is_planned_for_it() {
         // The repeats come as data; tract wants to know the shape of the result before it runs.
-        let nodes = vec![
-            node("Cast", &["n"], &["repeats"], vec![crate::engine::lower::build::int("to", 7)]),
-            node("Tile", &["x", "repeats"], &["y"], vec![]),
-        ];
-        let m = model(17, &["x", "n"], nodes, &[]);
-        let repeats = |n: f32| run(&Tract, &m, &[("x", &[1.0, 2.0]), ("n", &[n])]).unwrap();
-        assert_eq!(repeats(2.0), [1.0, 2.0, 1.0, 2.0]);
-        assert_eq!(repeats(1.0), [1.0, 2.0]);
+        let m = model(17, "g (float[2] x, int64[1] n) => (float[m] y) { y = Tile(x, n) }");
+        let repeats = |n| run(&Tract, &m, &[("x", floats(&[2], &[1.0, 2.0])), ("n", Tensor::ints(&[n]))]).unwrap();
+        assert_eq!(repeats(2), [1.0, 2.0, 1.0, 2.0]);
+        assert_eq!(repeats(1), [1.0, 2.0]);
     }
 }

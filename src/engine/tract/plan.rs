@@ -19,14 +19,17 @@ use crate::engine::{
     program::{failed, prune},
 };
 
-/// Plans kept at a time. Each holds a copy of the weights.
-const KEPT: usize = 4;
+/// Plans kept at a time, and bytes of weights that they may hold together. Each has a copy of its own; one is always kept.
+const KEPT: u64 = 8;
+const KEPT_BYTES: u64 = 512 << 20;
 /// An input up to this many elements may become a constant of a plan.
 const SMALL: u64 = 64;
 
 /// A model and its plans so far.
 pub(super) struct Plans {
     message: onnx::ModelProto,
+    /// How many are kept.
+    kept: usize,
     /// Least recently made first.
     made: Mutex<Vec<(Key, Slot)>>,
 }
@@ -53,7 +56,9 @@ struct Plan {
 impl Plans {
     /// No plans yet. The message shares its weights with the model.
     pub(super) fn new(message: onnx::ModelProto) -> Plans {
-        Plans { message, made: Mutex::default() }
+        let weights: u64 = message.graph.iter().flat_map(|g| &g.initializer).map(bytes).sum();
+        let kept = (KEPT_BYTES / weights.max(1)).clamp(1, KEPT);
+        Plans { message, kept: usize::try_from(kept).unwrap_or(1), made: Mutex::default() }
     }
 
     /// The outputs of the message, in order.
@@ -85,7 +90,7 @@ impl Plans {
         if let Some((_, slot)) = made.iter().find(|(k, _)| k == key) {
             return Arc::clone(slot);
         }
-        if made.len() >= KEPT {
+        if made.len() >= self.kept {
             made.remove(0);
         }
         let slot = Slot::default();
@@ -117,6 +122,10 @@ impl Plan {
             outputs.iter().map(|t| from_tract(t)).collect::<TractResult<Vec<_>>>()
         })
     }
+}
+
+fn bytes(t: &onnx::TensorProto) -> u64 {
+    t.raw_data.as_ref().map_or(0, |b| b.len() as u64)
 }
 
 fn is_small(t: &Tensor) -> bool {

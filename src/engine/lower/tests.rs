@@ -1,0 +1,144 @@
+//! Expansions, run and held against the definition worked out by hand. The official operator tests cover the rest.
+
+use planish_ir::Tensor;
+use planish_passes::EngineError;
+
+use crate::engine::{
+    tests::{floats, model, run},
+    tract::Tract,
+};
+
+fn close(actual: &[f64], wanted: &[f64]) {
+    assert_eq!(actual.len(), wanted.len(), "{actual:?}");
+    for (a, w) in actual.iter().zip(wanted) {
+        assert!((a - w).abs() <= 1e-5 * w.abs().max(1.0), "{actual:?} instead of {wanted:?}");
+    }
+}
+
+#[test]
+fn functions_are_inlined_with_their_attributes() {
+    let m = model(
+        17,
+        "g (float[n] x) => (float[n] y) {
+            a, unused = my.domain.scaled <factor: float = 3.0> (x)
+            y, z = my.domain.scaled(a)
+        }
+        <domain: \"my.domain\", opset_import: [\"\" : 17]>
+        scaled <factor: float = 2.0> (v) => (out, v) {
+            factor = Constant <value_float: float = @factor> ()
+            out = Mul(v, factor)
+        }",
+    );
+    assert_eq!(run(&Tract, &m, &[("x", floats(&[2], &[1.0, -2.0]))]).unwrap(), [6.0, -12.0]);
+}
+
+#[test]
+fn blocks_of_four_bits_are_dequantized() {
+    let m = model(
+        21,
+        "g (float[1,4] x) => (float[1,2] y) <
+            int4[4,2] w = {1, -8, 2, 7, 3, 0, -1, 4},
+            float[2,2] s = {1.0, 2.0, 0.5, 10.0}
+        > {
+            f = DequantizeLinear <axis: int = 0, block_size: int = 2> (w, s)
+            y = MatMul(x, f)
+        }",
+    );
+    // Columns (1, 2, 1.5, -0.5) and (-16, 14, 0, 40).
+    close(&run(&Tract, &m, &[("x", floats(&[1, 4], &[1.0, 1.0, 2.0, 2.0]))]).unwrap(), &[5.0, 78.0]);
+}
+
+#[test]
+fn quantization_rounds_to_even_and_saturates() {
+    let m = model(
+        13,
+        "g (float[6] x) => (float[6] y) <float s = {0.5}, int8 z = {10}> {
+            q = QuantizeLinear(x, s, z)
+            y = DequantizeLinear(q, s, z)
+        }",
+    );
+    let x = floats(&[6], &[0.25, 0.75, -0.25, 100.0, -100.0, 1.1]);
+    close(&run(&Tract, &m, &[("x", x)]).unwrap(), &[0.0, 1.0, 0.0, 58.5, -69.0, 1.0]);
+}
+
+#[test]
+fn packed_weights_of_mat_mul_n_bits_are_unpacked() {
+    // One row of 16 elements, two per byte: 0 to 15, minus the zero point 8, times 0.5.
+    let bytes: Vec<String> = (0..8).map(|i| (2 * i + 16 * (2 * i + 1)).to_string()).collect();
+    let m = model(
+        17,
+        &format!(
+            "g (float[1,16] x) => (float[1,1] y) <uint8[1,1,8] w = {{{}}}, float[1] s = {{0.5}}> {{
+                y = com.microsoft.MatMulNBits <K: int = 16, N: int = 1, bits: int = 4, block_size: int = 16> (x, w, s)
+            }}",
+            bytes.join(", ")
+        ),
+    );
+    let x: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let wanted: f64 = (0..16).map(|i| f64::from(i) * f64::from(i - 8) * 0.5).sum();
+    close(&run(&Tract, &m, &[("x", floats(&[1, 16], &x))]).unwrap(), &[wanted]);
+}
+
+#[test]
+fn fused_operators_are_taken_apart() {
+    let m = model(
+        17,
+        "g (float[1,1,2] x) => (float[1,1,2] y) <float[1,1,1] w = {2.0}, float[1] b = {-1.0}> {
+            y = com.microsoft.FusedConv <activation: string = \"Clip\", activation_params: floats = [0.0, 4.0]> (x, w, b)
+        }",
+    );
+    close(&run(&Tract, &m, &[("x", floats(&[1, 1, 2], &[-3.0, 9.0]))]).unwrap(), &[0.0, 4.0]);
+    let m = model(17, "g (float[2] x) => (float[2] y) { y = com.microsoft.Gelu(x) }");
+    close(&run(&Tract, &m, &[("x", floats(&[2], &[1.0, -1.0]))]).unwrap(), &[0.841_345, -0.158_655]);
+}
+
+#[test]
+fn integers_do_not_saturate_in_between() {
+    // 255 * 127 * 2 leaves 16 bits, in which some processors add such products.
+    let m = model(
+        17,
+        "g (uint8[1,2] x) => (int32[1,1] y) <int8[2,1] w = {127, 127}> { y = MatMulInteger(x, w) }",
+    );
+    let x = Tensor::from_raw(planish_ir::DType::U8, [1, 2].as_slice(), vec![255, 255].into()).unwrap();
+    assert_eq!(run(&Tract, &m, &[("x", x)]).unwrap(), [64770.0]);
+}
+
+#[test]
+fn bfloat16_is_computed_and_handed_out() {
+    let m = model(17, "g (bfloat16[2] x) => (bfloat16[2] y) <bfloat16 c = {1.5}> { y = Mul(x, c) }");
+    let x = Tensor::from_f64_as(planish_ir::DType::BF16, [2].as_slice(), &[2.0, -4.0]).unwrap();
+    assert_eq!(run(&Tract, &m, &[("x", x)]).unwrap(), [3.0, -6.0]);
+}
+
+#[test]
+fn attention_with_a_mask_and_a_past_is_taken_apart() {
+    let m = model(
+        24,
+        "g (float[1,1,2,1] q) => (float[1,1,2,1] y) <
+            float[1,1,1,1] k = {0.0}, float[1,1,1,1] v = {4.0}, float[1,1,1,1] pk = {0.0}, float[1,1,1,1] pv = {2.0},
+            bool[2,2] mask = {1, 1, 0, 0}
+        > {
+            y, present_k, present_v = Attention(q, k, v, mask, pk, pv)
+        }",
+    );
+    // Equal scores give the mean of both values; the second query sees nothing.
+    close(&run(&Tract, &m, &[("q", floats(&[1, 1, 2, 1], &[1.0, 1.0]))]).unwrap(), &[3.0, 0.0]);
+}
+
+#[test]
+fn what_tract_gets_wrong_is_refused() {
+    let m = model(
+        13,
+        "g (float[2] x) => (float[2] y) <float[1,1,2,2] unused> {
+            y = GlobalLpPool <p: int = 3> (x)
+        }",
+    );
+    let error = run(&Tract, &m, &[("x", floats(&[2], &[1.0, 2.0]))]).unwrap_err();
+    assert!(matches!(&error, EngineError::Refused { op, .. } if op == "GlobalLpPool"), "{error}");
+    let m = model(17, "g (float[2] x) => (float[2] y) { y = my.domain.Relu(x) }");
+    let error = run(&Tract, &m, &[("x", floats(&[2], &[1.0, 2.0]))]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "node \"y\" (my.domain::Relu) is not supported: the engine does not have this operator"
+    );
+}
