@@ -4,7 +4,7 @@
 //! Whoever opens the old file, or has it mapped, keeps the old bytes.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -80,6 +80,28 @@ impl Pending {
 
     pub(crate) fn file(&mut self) -> &mut File {
         self.temp.as_file_mut()
+    }
+
+    /// Replace the last occurrence of `old` by `new`, which is as long. It has to be in the last megabytes.
+    pub(crate) fn replace(&mut self, old: &[u8], new: &[u8]) -> io::Result<()> {
+        let invalid = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
+        if old.is_empty() || old.len() != new.len() {
+            return invalid("a late value has another length than its placeholder");
+        }
+        let file = self.temp.as_file_mut();
+        let size = file.metadata()?.len();
+        // Nearly always it is at the very end.
+        for length in [1_u64 << 14, 1 << 18, 1 << 24] {
+            let start = size.saturating_sub(length);
+            let mut tail = Vec::new();
+            file.seek(SeekFrom::Start(start))?;
+            file.read_to_end(&mut tail)?;
+            if let Some(place) = tail.windows(old.len()).rposition(|window| window == old) {
+                file.seek(SeekFrom::Start(start.saturating_add(place as u64)))?;
+                return file.write_all(new);
+            }
+        }
+        invalid("the place of a late value is not in the tail of the message")
     }
 
     /// Wait until the content is on the disk.

@@ -33,4 +33,4 @@ pub use location::LocationError;
 pub use mapped::MappedFile;
 pub use read::{Loaded, decode, open};
 pub use sources::Sources;
-pub use write::{External, SaveOptions, Written, save};
+pub use write::{External, Late, SaveOptions, Written, save, save_with};

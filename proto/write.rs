@@ -50,6 +50,14 @@ impl Default for SaveOptions {
     }
 }
 
+/// A value in the message's tail (its metadata) that becomes known while the rest is being written.
+pub struct Late<'a> {
+    /// What stands in the message in its place; as long as the value, and nowhere else in the tail.
+    pub placeholder: &'a [u8],
+    /// Waits for the value.
+    pub value: &'a dyn Fn() -> Vec<u8>,
+}
+
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
@@ -69,10 +77,24 @@ pub struct Written {
 /// If external data cannot be had, the model does not fit into one file and may not use or does not fit with a second one, the
 /// place cannot be written to, or writing fails. Whatever was at `path` is then untouched.
 pub fn save(
+    model: ModelProto,
+    sources: &Sources,
+    path: impl AsRef<Path>,
+    options: &SaveOptions,
+) -> Result<Written> {
+    save_with(model, sources, path, options, None)
+}
+
+/// [`save`], with a value that is entered last.
+///
+/// # Errors
+/// Those of [`save`], and if the placeholder is not in the message's tail.
+pub fn save_with(
     mut model: ModelProto,
     sources: &Sources,
     path: impl AsRef<Path>,
     options: &SaveOptions,
+    late: Option<Late<'_>>,
 ) -> Result<Written> {
     let target = Target::resolve(path.as_ref())?;
     external::inline(&mut model, sources)?;
@@ -95,9 +117,6 @@ pub fn save(
         let mut stream = Stream::new(pending.file(), sources);
         fill(&mut stream);
         written.bytes += stream.finish().map_err(Error::io("write", &place.path))?;
-        if options.sync {
-            pending.sync()?;
-        }
         written.files.insert(0, place.path.clone());
         Ok(pending)
     };
@@ -105,7 +124,13 @@ pub fn save(
         Some((content, place)) => Some(start(&place, &|stream| content.write(stream))?),
         None => None,
     };
-    let message = start(&target, &|stream| stream.message(&model))?;
+    let mut message = start(&target, &|stream| stream.message(&model))?;
+    if let Some(late) = late {
+        message.replace(late.placeholder, &(late.value)()).map_err(Error::io("write", &target.path))?;
+    }
+    if options.sync {
+        data.iter().chain([&message]).try_for_each(Pending::sync)?;
+    }
 
     commit(data, message)?;
     if options.sync {

@@ -16,5 +16,6 @@ pub mod metrics;
 pub mod model_file;
 pub mod pipeline;
 pub mod progress;
+pub mod provenance;
 pub mod report;
 pub mod sizes;

@@ -8,7 +8,7 @@ use std::{
 
 use planish_ir::{Model, Tensor, onnx, verify};
 use planish_passes::{Weights, part};
-use planish_proto::{External, MappedFile, SaveOptions, Sources, Written};
+use planish_proto::{External, Late, MappedFile, SaveOptions, Sources, Written};
 
 use crate::{
     cli::ExternalData,
@@ -36,16 +36,16 @@ impl ModelFile {
         Ok(ModelFile { model, sources: loaded.sources, path: loaded.path })
     }
 
-    /// BLAKE3 of the files that the model was read from, the model's own first, as `b3sum` prints them.
-    pub fn hashes(&self) -> Result<Vec<String>> {
+    /// The files that the model was read from, its own first.
+    pub fn files(&self) -> Result<Vec<Arc<MappedFile>>> {
         let mut files = vec![MappedFile::open(&self.path).or_fail(Kind::File)?];
         for (_, v) in self.model.graph.values() {
             let Some((file, _)) = v.constant().and_then(Tensor::raw).and_then(|b| self.sources.locate(b)) else { continue };
-            if !files.iter().any(|f| same_file(f, &file)) {
+            if !files.iter().any(|f| f.path() == file.path()) {
                 files.push(file);
             }
         }
-        Ok(files.iter().map(|f| hash(f)).collect())
+        Ok(files)
     }
 }
 
@@ -62,19 +62,16 @@ impl Weights for ModelFile {
     }
 }
 
-fn same_file(a: &Arc<MappedFile>, b: &Arc<MappedFile>) -> bool {
-    a.path().canonicalize().ok() == b.path().canonicalize().ok()
-}
-
 /// BLAKE3 of a file, as `b3sum` prints it.
 pub fn hash_file(path: &Path) -> Result<String> {
     Ok(hash(&*MappedFile::open(path).or_fail(Kind::File)?))
 }
 
-fn hash(file: &MappedFile) -> String {
+/// BLAKE3 of a mapped file.
+pub fn hash(file: &MappedFile) -> String {
     let mut hasher = blake3::Hasher::new();
     file.scan(|piece| {
-        hasher.update_rayon(piece);
+        hasher.update(piece);
     });
     hasher.finalize().to_hex().to_string()
 }
@@ -82,7 +79,15 @@ fn hash(file: &MappedFile) -> String {
 /// Verifies a model and writes it in one step: whatever happens, the old file or the new one is there.
 ///
 /// `identity` determines the content; a data file beside the model is named by it.
-pub fn save(model: &Model, sources: &Sources, path: &Path, external: ExternalData, identity: &str, sync: bool) -> Result<Written> {
+pub fn save(
+    model: &Model,
+    sources: &Sources,
+    path: &Path,
+    external: ExternalData,
+    identity: &str,
+    sync: bool,
+    late: Option<Late<'_>>,
+) -> Result<Written> {
     let verified = verify(model).or_fail(Kind::Internal)?;
     let message = onnx::export(&verified);
     let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
@@ -97,5 +102,5 @@ pub fn save(model: &Model, sources: &Sources, path: &Path, external: ExternalDat
         sync,
         ..SaveOptions::default()
     };
-    planish_proto::save(message, sources, path, &options).or_fail(Kind::File)
+    planish_proto::save_with(message, sources, path, &options, late).or_fail(Kind::File)
 }

@@ -171,6 +171,11 @@ impl Report {
         outcome.passes.iter().map(Into::into).collect()
     }
 
+    /// True if the result is not as close to the original as asked, or could not be verified.
+    pub fn failed(&self) -> bool {
+        self.not_verified.is_some() || self.verification.as_ref().is_some_and(|v| !v.failures.is_empty())
+    }
+
     /// Tables for a terminal.
     pub fn render(&self) -> String {
         let mut t = table(&["pass", "patches", "nodes", "parameters", "weights", "MACs", "numerics"]);

@@ -5,7 +5,7 @@
 //! Shape rule: the shape stays. A quantized tensor has the type of the zero point, or of `output_dtype`, or else uint8; a
 //! dequantized one that of the scale, or of `output_dtype`. The dynamic scale and zero point are scalars.
 
-use super::{OpSpec, Traits, sig};
+use super::{Folding, OpSpec, Traits, sig};
 use crate::{
     DType,
     infer::{Call, Fact, Outcome},
@@ -15,7 +15,10 @@ pub(super) static QUANTIZE: OpSpec = OpSpec::new("QuantizeLinear", &[sig(10, 2, 
     let default = c.dtype_attr("output_dtype").or(Some(DType::U8));
     convert(c, if c.has(2) { c.dtype(2) } else { default })
 });
-pub(super) static DEQUANTIZE: OpSpec = OpSpec::new("DequantizeLinear", &[sig(10, 2, 3)], Traits::ROUNDING, |c| {
+/// Folding a constant's dequantization would undo the quantization.
+const STAYS: Traits = Traits { folding: Folding::Never, ..Traits::ROUNDING };
+
+pub(super) static DEQUANTIZE: OpSpec = OpSpec::new("DequantizeLinear", &[sig(10, 2, 3)], STAYS, |c| {
     convert(c, c.dtype_attr("output_dtype").or_else(|| c.dtype(1)))
 });
 pub(super) static DYNAMIC: OpSpec =

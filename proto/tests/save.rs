@@ -10,7 +10,8 @@ use planish_proto::onnx::tensor_proto::{DataLocation, DataType};
 use planish_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TrainingInfoProto,
 };
-use planish_proto::{Bytes, External, SaveOptions, Sources, open, save};
+use planish_proto::onnx::StringStringEntryProto;
+use planish_proto::{Bytes, External, Late, SaveOptions, Sources, open, save, save_with};
 use prost::Message;
 
 /// A byte tensor of `len` elements that differ from those of other names.
@@ -323,4 +324,24 @@ fn more_than_two_gigabytes_need_a_data_file() {
     assert!(error.to_string().contains("fold constants"), "{error}");
     let written = save(model, &Sources::default(), &path, &SaveOptions::default()).unwrap();
     assert_eq!(written.files[1].metadata().unwrap().len(), 1 << 26);
+}
+
+#[test]
+fn a_late_value_takes_the_place_of_its_placeholder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let with = |hash: &str| {
+        let entry = StringStringEntryProto { key: Some("hash".into()), value: Some(hash.into()) };
+        ModelProto { metadata_props: vec![entry], ..model_with_everything() }
+    };
+    let late = |placeholder: &'static [u8]| Late { placeholder, value: &|| b"known".to_vec() };
+    let options = SaveOptions::default();
+    save_with(with("later"), &Sources::default(), &path, &options, Some(late(b"later"))).unwrap();
+    assert_eq!(open(&path).unwrap().model, with("known"));
+
+    // A place that is not there, or does not fit, leaves the file as it was.
+    for placeholder in [b"never".as_slice(), b"too long"] {
+        save_with(with("later"), &Sources::default(), &path, &options, Some(late(placeholder))).unwrap_err();
+    }
+    assert_eq!(open(&path).unwrap().model, with("known"));
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use planish_ir::Model;
 use planish_passes::{Driver, DriverError, Engine, Outcome, Size, Tensors};
-use serde::Serialize;
 
 use super::{open_engine, print, print_json, write_file};
 use crate::{
@@ -14,9 +13,10 @@ use crate::{
     engine::tract::Tract,
     equivalence::{self, Verdict},
     failure::{Failure, Kind, OrFail, Result},
-    model_file::{self, ModelFile, hash_file},
+    model_file::ModelFile,
     pipeline::{EngineChoice, Pipeline},
     progress::Progress,
+    provenance::{self, Destination, Hashes},
     report::Report,
     sizes::Sizes,
 };
@@ -32,53 +32,65 @@ pub fn run(args: &Compile) -> Result {
 
     let sizes = Sizes::complete(&file.model, &args.run.dims);
 
-    // The files are hashed while the passes run: both take time, and neither needs the other.
-    let (hashes, compiled) = rayon::join(|| file.hashes(), || compile(args, &pipeline, &file, &sizes, &progress));
-    let (hashes, Compiled { mut model, outcome, samples, mut notes }) = (hashes?, compiled?);
-
-    progress.say("verifying");
-    let (verification, not_verified) = match (&engine, outcome.patches) {
-        (None, _) => (None, None),
-        (Some(engine), _) => verify(&**engine, &file.model, &model, &samples, &outcome, &pipeline),
-    };
-    let failed = not_verified.is_some() || verification.as_ref().is_some_and(|v| !v.failures.is_empty());
-    notes.extend(samples.notes.iter().cloned());
-    let blame = match (&engine, &verification, samples.batches.first()) {
-        (Some(engine), Some(_), Some(sample)) if failed => {
-            progress.say("looking for the layer to blame");
-            // The figures stand without it; an engine that cannot hand out inner values is no second failure.
-            blame::suspects(&**engine, &file.model, &model, sample, 3).unwrap_or_default()
+    // Hashing takes as long as everything else, and needs nothing of it.
+    let files = file.files()?;
+    let report = std::thread::scope(|scope| {
+        let hashes = Hashes::start(scope, files);
+        let compiled = compile(args, &pipeline, &file, &sizes, &progress)?;
+        let mut report = judge(args, &pipeline, &file, &sizes, engine.as_deref(), &compiled, &progress);
+        if !report.failed() || args.keep_failed {
+            progress.say("writing");
+            let to = Destination { path: &args.output, external: args.external_data, sync: args.sync };
+            let mut model = compiled.model;
+            let written = provenance::write(&mut model, &file, &hashes, &pipeline, to)?;
+            report.output = Some(args.output.clone());
+            report.file_bytes.1 = Some(written.bytes);
         }
-        _ => Vec::new(),
-    };
-
-    let mut report = Report {
-        planish: env!("CARGO_PKG_VERSION").to_owned(),
-        input: args.model.clone(),
-        input_blake3: hashes,
-        output: None,
-        file_bytes: (file_bytes(&file), None),
-        size: (Size::of(&file.model, &sizes.bindings).into(), Size::of(&model, &sizes.bindings).into()),
-        passes: Report::passes(&outcome),
-        verification,
-        not_verified,
-        blame,
-        notes,
-    };
-    if !failed || args.keep_failed {
-        progress.say("writing");
-        let identity = record(&mut model, &report, &pipeline)?;
-        let written =
-            model_file::save(&model, &file.sources, &args.output, args.external_data, &identity, args.sync)?;
-        report.output = Some(args.output.clone());
-        report.file_bytes.1 = Some(written.bytes);
-    }
+        report.input_blake3 = hashes.wait().to_vec();
+        Ok(report)
+    })?;
     drop(progress);
     publish(args, &pipeline, &report)?;
-    match failed {
+    match report.failed() {
         false => Ok(()),
         true => Err(gate_failure(&report, args.keep_failed)),
     }
+}
+
+/// Verifies a compiled model and puts together what is known of it.
+fn judge(
+    args: &Compile,
+    pipeline: &Pipeline,
+    file: &ModelFile,
+    sizes: &Sizes,
+    engine: Option<&dyn Engine>,
+    compiled: &Compiled,
+    progress: &Progress,
+) -> Report {
+    let Compiled { model, outcome, samples, notes } = compiled;
+    let mut report = Report {
+        planish: env!("CARGO_PKG_VERSION").to_owned(),
+        input: args.model.clone(),
+        input_blake3: Vec::new(),
+        output: None,
+        file_bytes: (file_bytes(file), None),
+        size: (Size::of(&file.model, &sizes.bindings).into(), Size::of(model, &sizes.bindings).into()),
+        passes: Report::passes(outcome),
+        verification: None,
+        not_verified: None,
+        blame: Vec::new(),
+        notes: notes.iter().chain(&samples.notes).cloned().collect(),
+    };
+    if let Some(engine) = engine {
+        progress.say("verifying");
+        (report.verification, report.not_verified) = verify(engine, &file.model, model, samples, outcome, pipeline);
+        if let (true, Some(_), Some(sample)) = (report.failed(), &report.verification, samples.batches.first()) {
+            progress.say("looking for the layer to blame");
+            // The figures stand without it; an engine that cannot hand out inner values is no second failure.
+            report.blame = blame::suspects(engine, &file.model, model, sample, 3).unwrap_or_default();
+        }
+    }
+    report
 }
 
 /// A model after all passes.
@@ -179,31 +191,6 @@ fn verify(
 fn first_runs(batches: &[Tensors], samples: u64) -> &[Tensors] {
     let n = usize::try_from(samples).unwrap_or(usize::MAX).min(batches.len());
     &batches[..n]
-}
-
-/// Where a compiled model comes from, as it says itself.
-#[derive(Serialize)]
-struct Provenance<'a> {
-    planish: &'a str,
-    input_blake3: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    calibration_blake3: Option<String>,
-    pipeline: &'a Pipeline,
-}
-
-/// Writes the provenance into the model's metadata and returns it: it determines the result.
-fn record(model: &mut Model, report: &Report, pipeline: &Pipeline) -> Result<String> {
-    let calibration = pipeline.calibration.as_ref().and_then(|c| c.npz.as_deref());
-    let calibration_blake3 = calibration.map(hash_file).transpose()?;
-    let provenance = Provenance {
-        planish: &report.planish,
-        input_blake3: &report.input_blake3,
-        calibration_blake3,
-        pipeline,
-    };
-    let text = serde_json::to_string(&provenance).or_fail(Kind::Internal)?;
-    model.metadata.insert("planish".to_owned(), text.clone());
-    Ok(text)
 }
 
 fn file_bytes(file: &ModelFile) -> u64 {

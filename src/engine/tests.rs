@@ -5,9 +5,7 @@ use planish_passes::{Engine, EngineError, Tensors};
 
 /// A model in ONNX's textual syntax, without its header: `g (float[n] x) => (float[n] y) { y = Relu(x) }`.
 pub(super) fn model(opset: i64, body: &str) -> Model {
-    let header = format!(
-        "<ir_version: 10, opset_import: [\"\" : {opset}, \"com.microsoft\" : 1, \"my.domain\" : 1]>"
-    );
+    let header = format!("<ir_version: 10, opset_import: [\"\" : {opset}, \"com.microsoft\" : 1, \"my.domain\" : 1]>");
     text::parse(&format!("{header}\n{body}")).unwrap()
 }
 

@@ -100,14 +100,9 @@ impl<'a> Selection<'a> {
         self.half(id).is_some_and(|s| s.input_is_free(slot as usize))
     }
 
-    fn keep(&mut self, id: NodeId, reason: impl Into<String>) -> bool {
-        match self.full.entry(id) {
-            std::collections::btree_map::Entry::Vacant(e) => {
-                e.insert(reason.into());
-                true
-            }
-            std::collections::btree_map::Entry::Occupied(_) => false,
-        }
+    /// The first reason counts.
+    fn keep(&mut self, id: NodeId, reason: impl Into<String>) {
+        self.full.entry(id).or_insert_with(|| reason.into());
     }
 
     fn keep_what_must(&mut self, keep: &[String]) {
@@ -128,7 +123,7 @@ impl<'a> Selection<'a> {
             return Some("it holds a subgraph".into());
         }
         if self.model.function(&node.op).is_some() {
-            return Some(format!("{} is a function of the model; `inline-functions` opens it", node.op));
+            return Some(format!("{} is a function of the model, into which this pass does not look", node.op));
         }
         let Some(support) = support(&node.op) else {
             return Some(format!("{} is not known to work in float16", node.op));

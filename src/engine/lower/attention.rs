@@ -73,7 +73,10 @@ fn sizes(op: &Op<'_>) -> Result<Sizes, EngineError> {
     if op.output(3).is_some() {
         return Err(op.unsupported("its scores are asked for"));
     }
-    if op.input(6).is_some() || op.attribute("left_window_size").is_some() || op.attribute("right_window_size").is_some() {
+    if op.input(6).is_some()
+        || op.attribute("left_window_size").is_some()
+        || op.attribute("right_window_size").is_some()
+    {
         return Err(op.unsupported("its keys are padded or windowed"));
     }
     let shape = |slot: usize| -> Result<Vec<i64>, EngineError> {

@@ -21,12 +21,60 @@ use crate::engine::program::failed;
 
 /// Operators that move, compare, select or round to nothing new: float16 is good enough for them.
 const EXACT: &[&str] = &[
-    "Abs", "Cast", "CastLike", "Clip", "Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace",
-    "DequantizeLinear", "Dropout", "Equal", "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND",
-    "GlobalMaxPool", "Greater", "GreaterOrEqual", "Identity", "If", "IsInf", "IsNaN", "Less", "LessOrEqual", "Loop", "Max",
-    "MaxPool", "Min", "Neg", "NonZero", "OneHot", "Pad", "QuantizeLinear", "Relu", "Reshape", "Scan", "ScatterElements",
-    "ScatterND", "Shape", "Sign", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose",
-    "Trilu", "Unsqueeze", "Where",
+    "Abs",
+    "Cast",
+    "CastLike",
+    "Clip",
+    "Compress",
+    "Concat",
+    "Constant",
+    "ConstantOfShape",
+    "DepthToSpace",
+    "DequantizeLinear",
+    "Dropout",
+    "Equal",
+    "Expand",
+    "EyeLike",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "GlobalMaxPool",
+    "Greater",
+    "GreaterOrEqual",
+    "Identity",
+    "If",
+    "IsInf",
+    "IsNaN",
+    "Less",
+    "LessOrEqual",
+    "Loop",
+    "Max",
+    "MaxPool",
+    "Min",
+    "Neg",
+    "NonZero",
+    "OneHot",
+    "Pad",
+    "QuantizeLinear",
+    "Relu",
+    "Reshape",
+    "Scan",
+    "ScatterElements",
+    "ScatterND",
+    "Shape",
+    "Sign",
+    "Size",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "TopK",
+    "Transpose",
+    "Trilu",
+    "Unsqueeze",
+    "Where",
 ];
 
 /// A float16 operator that computes is run in f32 between casts.
@@ -78,7 +126,8 @@ fn widen_graph(graph: &mut GraphProto) -> Result<(), EngineError> {
     }
     graph.initializer.iter_mut().try_for_each(widen_tensor)?;
     for a in graph.node.iter_mut().flat_map(|n| &mut n.attribute) {
-        let names_type = matches!(a.name.as_deref(), Some("to" | "dtype" | "output_dtype" | "stash_type" | "softmax_precision"));
+        let names_type =
+            matches!(a.name.as_deref(), Some("to" | "dtype" | "output_dtype" | "stash_type" | "softmax_precision"));
         if names_type && a.i == Some(i64::from(DType::BF16.code())) {
             a.i = Some(i64::from(DType::F32.code()));
         }
@@ -101,7 +150,6 @@ fn widen_tensor(t: &mut TensorProto) -> Result<(), EngineError> {
 /// A bfloat16 tensor in f32.
 pub(in crate::engine) fn widened(t: &Tensor) -> Result<Tensor, EngineError> {
     let raw = t.raw().map_or(&[][..], |b| b);
-    let bytes: Bytes =
-        raw.as_chunks().0.iter().flat_map(|&c| bf16::from_le_bytes(c).to_f32().to_le_bytes()).collect();
+    let bytes: Bytes = raw.as_chunks().0.iter().flat_map(|&c| bf16::from_le_bytes(c).to_f32().to_le_bytes()).collect();
     Tensor::from_raw(DType::F32, t.dims(), bytes).map_err(|e| failed(e.to_string()))
 }

@@ -8,7 +8,8 @@
 //!    are dequantized become plain floats;
 //! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one that
 //!    it computes wrongly is refused, because a wrong reference is worse than none;
-//! 4. constants of 2 and 4 bits move into bytes ([`packed`]), and bfloat16 ones into f32 ([`half`]).
+//! 4. constants that tract cannot read get a form that it can: sparse ones ([`sparse`]), those of 2 and 4 bits
+//!    ([`packed`]), and bfloat16 ([`half`]).
 //!
 //! The expansions follow the definitions of the operators and not any implementation of them.
 
@@ -20,13 +21,14 @@ mod contrib;
 mod functions;
 pub(super) mod half;
 mod nbits;
-mod packed;
+pub(super) mod packed;
 mod qlinear;
 mod quantize;
 mod recurrent;
 mod reduce;
 mod refuse;
 mod scope;
+mod sparse;
 mod standard;
 #[cfg(test)]
 mod tests;
@@ -91,6 +93,7 @@ fn annotate(message: &mut ModelProto) {
 }
 
 fn lower_graph(graph: &mut GraphProto, scope: &mut Scope) -> Result<(), EngineError> {
+    sparse::densify(graph)?;
     scope.enter(graph);
     let mut lowered = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node) {

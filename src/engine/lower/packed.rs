@@ -3,15 +3,15 @@
 //! Integers below a byte live in bytes. Small floats (4 and 8 bits) only occur as constants that are dequantized.
 
 use bytes::Bytes;
-use planish_ir::{DType, Tensor, onnx::import_tensor};
+use planish_ir::{DType, Tensor, TensorError, onnx::import_tensor};
 use planish_passes::EngineError;
-use planish_proto::onnx::GraphProto;
+use planish_proto::onnx::{GraphProto, TypeProto, type_proto};
 
 use super::build::initializer;
 use crate::engine::program::failed;
 
 /// The type in which integers of a type live: the type itself, or the byte that is wide enough.
-pub(super) const fn container(dtype: DType) -> DType {
+pub(in crate::engine) const fn container(dtype: DType) -> DType {
     match dtype {
         DType::U4 | DType::U2 => DType::U8,
         DType::I4 | DType::I2 => DType::I8,
@@ -90,8 +90,15 @@ fn small_float(byte: u8, layout: &Layout) -> f64 {
     if byte & 0x80 == 0 { value } else { -value }
 }
 
-/// Moves the constants of a graph and its subgraphs that tract cannot read into types that it can.
+/// Moves the inputs of a graph, and its and its subgraphs' constants, that tract cannot read into types that it can.
 pub(super) fn widen(graph: &mut GraphProto) -> Result<(), EngineError> {
+    for input in &mut graph.input {
+        if let Some(TypeProto { value: Some(type_proto::Value::TensorType(t)), .. }) = &mut input.r#type
+            && let Some(dtype) = t.elem_type.and_then(DType::from_code)
+        {
+            t.elem_type = Some(container(dtype).code());
+        }
+    }
     for t in &mut graph.initializer {
         let dtype = t.data_type.and_then(DType::from_code);
         if dtype.is_none_or(|d| container(d) == d) {
@@ -107,7 +114,8 @@ pub(super) fn widen(graph: &mut GraphProto) -> Result<(), EngineError> {
     Ok(())
 }
 
-fn widened(t: &Tensor) -> Result<Tensor, EngineError> {
+/// A tensor with each element in the byte that it lives in.
+pub(in crate::engine) fn widened(t: &Tensor) -> Result<Tensor, EngineError> {
     let values = elements(t)?;
     let bytes: Bytes = match container(t.dtype()) {
         DType::U8 => values.iter().map(|&v| v as u8).collect(),
@@ -115,6 +123,15 @@ fn widened(t: &Tensor) -> Result<Tensor, EngineError> {
         _ => return Ok(t.clone()),
     };
     Tensor::from_raw(container(t.dtype()), t.dims(), bytes).map_err(|e| failed(e.to_string()))
+}
+
+/// The reverse of [`widened`]: a tensor of bytes, packed into elements of a type that lives in them.
+pub(in crate::engine) fn narrowed(t: &Tensor, to: DType) -> Result<Tensor, TensorError> {
+    let bits = to.bits() as usize;
+    let mask = ((1u16 << bits) - 1) as u8;
+    let pack = |elements: &[u8]| elements.iter().rev().fold(0u8, |byte, e| (byte << bits) | (e & mask));
+    let bytes: Bytes = t.raw().map_or(&[][..], |b| b).chunks(8 / bits).map(pack).collect();
+    Tensor::from_raw(to, t.dims(), bytes)
 }
 
 #[cfg(test)]
@@ -132,6 +149,12 @@ mod tests {
         assert_eq!(decode(DType::U4, 3, &[0x8F, 0x07]), [15.0, 8.0, 7.0]);
         assert_eq!(decode(DType::I2, 4, &[0b11_10_01_00]), [0.0, 1.0, -2.0, -1.0]);
         assert_eq!(decode(DType::F4E2M1, 4, &[0x71, 0xF2]), [0.5, 6.0, 1.0, -6.0]);
+    }
+
+    #[test]
+    fn bytes_are_packed_again() {
+        let packed = Tensor::from_raw(DType::I4, [3].as_slice(), Bytes::from_static(&[0x8F, 0x07])).unwrap();
+        assert_eq!(narrowed(&widened(&packed).unwrap(), DType::I4).unwrap(), packed);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 
 use planish_passes::EngineError;
 
-use super::scope::Op;
+use super::{packed::container, scope::Op};
 
 /// A form of an operator that tract computes wrongly. Each was found by comparing with the definition.
 struct Wrong {
@@ -18,6 +18,11 @@ const WRONG: &[Wrong] = &[
         op: "BitShift",
         when: |op| !shifts_inside(op),
         reason: "shifting by all bits of an element or more gives an arbitrary number, and the amount is no constant below that",
+    },
+    Wrong {
+        op: "CastLike",
+        when: |op| op.dtype(1).is_some_and(|d| container(d) != d),
+        reason: "elements below a byte are held in bytes here, which a cast does not wrap around",
     },
     Wrong {
         op: "ConvTranspose",

@@ -13,6 +13,7 @@ use crate::engine::program::failed;
 pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     match (op.domain(), op.name()) {
         ("", "Gemm") => half_gemm(op, b),
+        ("", "Compress") => compress(op, b),
         ("", "MatMul") => dot_product(op, b),
         ("", "Mod") => modulo(op, b),
         ("", "Pad") => pad(op, b),
@@ -29,6 +30,20 @@ fn half_gemm(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let product = b.op("Gemm", &inputs, op.node.attribute.clone());
     b.op_into("Cast", &[&product], vec![int("to", dtype.code().into())], &[y]);
+    Ok(true)
+}
+
+/// With a constant condition, the entries that are kept are known.
+fn compress(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (Some(condition), Some(y)) = (op.constant(1).and_then(Tensor::raw), op.output(0)) else { return Ok(false) };
+    let kept: Vec<i64> = condition.iter().zip(0..).filter(|(c, _)| **c != 0).map(|(_, i)| i).collect();
+    let x = op.required(0)?;
+    let (x, axis) = match op.attribute("axis") {
+        Some(_) => (x.to_owned(), op.int("axis", 0)),
+        None => (reshaped(b, x, &[-1]), 0),
+    };
+    let kept = b.ints(&kept);
+    b.op_into("Gather", &[&x, &kept], vec![int("axis", axis)], &[y]);
     Ok(true)
 }
 

@@ -95,10 +95,7 @@ fn fused_operators_are_taken_apart() {
 #[test]
 fn integers_do_not_saturate_in_between() {
     // 255 * 127 * 2 leaves 16 bits, in which some processors add such products.
-    let m = model(
-        17,
-        "g (uint8[1,2] x) => (int32[1,1] y) <int8[2,1] w = {127, 127}> { y = MatMulInteger(x, w) }",
-    );
+    let m = model(17, "g (uint8[1,2] x) => (int32[1,1] y) <int8[2,1] w = {127, 127}> { y = MatMulInteger(x, w) }");
     let x = Tensor::from_raw(planish_ir::DType::U8, [1, 2].as_slice(), vec![255, 255].into()).unwrap();
     assert_eq!(run(&Tract, &m, &[("x", x)]).unwrap(), [64770.0]);
 }
@@ -108,6 +105,24 @@ fn bfloat16_is_computed_and_handed_out() {
     let m = model(17, "g (bfloat16[2] x) => (bfloat16[2] y) <bfloat16 c = {1.5}> { y = Mul(x, c) }");
     let x = Tensor::from_f64_as(planish_ir::DType::BF16, [2].as_slice(), &[2.0, -4.0]).unwrap();
     assert_eq!(run(&Tract, &m, &[("x", x)]).unwrap(), [3.0, -6.0]);
+}
+
+#[test]
+fn sparse_constants_are_made_dense() {
+    let m = model(
+        17,
+        "g (float[2,2] x) => (float[2,2] y) <
+            sparse_tensor(float[2,2]) s = {float[2] {1.0, 2.0}, int64[2] {0, 3}},
+            sparse_tensor(float[2,2]) t = {float[1] {5.0}, int64[1,2] {1, 0}}
+        > {
+            a = Add(x, s)
+            y = Add(a, t)
+        }",
+    );
+    assert_eq!(
+        run(&Tract, &m, &[("x", floats(&[2, 2], &[10.0, 20.0, 30.0, 40.0]))]).unwrap(),
+        [11.0, 20.0, 35.0, 42.0]
+    );
 }
 
 #[test]

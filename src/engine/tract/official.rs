@@ -1,4 +1,9 @@
-//! The official operator tests, as far as the engine takes them on.
+//! The official operator tests, as far as the engine takes them on. What it takes on, it must get right.
+//!
+//! ONNX generates them (`onnx.backend.test.case.node.collect_testcases`). The test wants a folder for each, named like it, with
+//! `model.onnx`, `test_data_set_N/input_K.pb` and `output_K.pb` (tensors), and `tol.txt` (relative and absolute tolerance), all
+//! of them in the folder that PLANISH_NODE_TESTS names. PLANISH_NODE_ONLY selects by a part of the name, and PLANISH_NODE_REPORT
+//! names a file for the outcome of each.
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -22,7 +22,7 @@ use crate::engine::{
 /// Plans kept at a time, and bytes of weights that they may hold together. Each has a copy of its own; one is always kept.
 const KEPT: u64 = 8;
 const KEPT_BYTES: u64 = 512 << 20;
-/// An input up to this many elements may become a constant of a plan.
+/// A scalar or vector of up to this many elements may become a constant of a plan: it may be a shape, axes or a bound.
 const SMALL: u64 = 64;
 
 /// A model and its plans so far.
@@ -34,8 +34,14 @@ pub(super) struct Plans {
     made: Mutex<Vec<(Key, Slot)>>,
 }
 
-/// What a plan was made for: the inputs by name.
-type Key = Vec<(String, DType, Dims, Content)>;
+/// What a plan was made for.
+#[derive(Clone, PartialEq)]
+struct Key {
+    /// By name.
+    inputs: Vec<(String, DType, Dims, Content)>,
+    /// tract's rewriting of a model now and then makes one that fails; without it, it runs, slower.
+    optimized: bool,
+}
 
 /// What a plan takes for granted about an input.
 #[derive(Clone, PartialEq)]
@@ -78,9 +84,20 @@ impl Plans {
     fn run_as(&self, inputs: &Tensors, content: impl Fn(&Tensor) -> Content) -> Result<Vec<Tensor>, EngineError> {
         let describe =
             |(name, t): (&String, &Tensor)| (name.clone(), t.dtype(), Dims::from_slice(t.dims()), content(t));
-        let key: Key = inputs.iter().map(describe).collect();
-        let slot = self.slot(&key);
-        let plan = slot.get_or_init(|| self.plan(&key).map(Arc::new)).clone()?;
+        let key = Key { inputs: inputs.iter().map(describe).collect(), optimized: true };
+        match self.run_by(&key, inputs) {
+            Err(EngineError::Failed { message }) => {
+                let plain = self.run_by(&Key { optimized: false, ..key }, inputs);
+                // Why the usual way failed says more.
+                plain.map_err(|_| EngineError::Failed { message })
+            }
+            result => result,
+        }
+    }
+
+    fn run_by(&self, key: &Key, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+        let slot = self.slot(key);
+        let plan = slot.get_or_init(|| self.plan(key).map(Arc::new)).clone()?;
         plan.run(inputs)
     }
 
@@ -101,7 +118,7 @@ impl Plans {
     fn plan(&self, key: &Key) -> Result<Plan, EngineError> {
         let mut message = self.message.clone();
         if let Some(graph) = &mut message.graph {
-            specialize(graph, key);
+            specialize(graph, &key.inputs);
         }
         for_tract(&mut message)?;
         let graph = message.graph.as_mut().ok_or_else(|| failed("the model has no graph".to_owned()))?;
@@ -109,7 +126,7 @@ impl Plans {
         let inputs = graph.input.iter().filter_map(|i| i.name.clone()).collect();
         let wanted: Vec<String> = graph.output.iter().filter_map(|o| o.name.clone()).collect();
         let bytes = message.encode_to_vec();
-        let runnable = quietly(|| plan(&bytes, &wanted, &weights))?;
+        let runnable = quietly(|| plan(&bytes, &wanted, &weights, key.optimized))?;
         Ok(Plan { runnable, inputs })
     }
 }
@@ -129,12 +146,12 @@ fn bytes(t: &onnx::TensorProto) -> u64 {
 }
 
 fn is_small(t: &Tensor) -> bool {
-    t.elements() <= SMALL
+    t.rank() <= 1 && t.elements() <= SMALL
 }
 
-/// Fixes the inputs of a graph to what a key says. An input that is not in the key keeps its default.
-fn specialize(graph: &mut onnx::GraphProto, key: &Key) {
-    for (name, dtype, dims, content) in key {
+/// Fixes the inputs of a graph to what a key says. An input that is not in it keeps its default.
+fn specialize(graph: &mut onnx::GraphProto, inputs: &[(String, DType, Dims, Content)]) {
+    for (name, dtype, dims, content) in inputs {
         graph.initializer.retain(|t| t.name.as_ref() != Some(name));
         match content {
             Content::Exactly(t) => {
@@ -148,7 +165,7 @@ fn specialize(graph: &mut onnx::GraphProto, key: &Key) {
             }
         }
     }
-    graph.input.retain(|i| key.iter().any(|(name, ..)| i.name.as_ref() == Some(name)));
+    graph.input.retain(|i| inputs.iter().any(|(name, ..)| i.name.as_ref() == Some(name)));
     prune(graph);
 }
 
@@ -163,7 +180,12 @@ fn tensor_type(dtype: DType, dims: &[u64]) -> onnx::TypeProto {
     onnx::TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() }
 }
 
-fn plan(message: &[u8], outputs: &[String], weights: &Weights) -> TractResult<Arc<TypedRunnableModel>> {
+fn plan(
+    message: &[u8],
+    outputs: &[String],
+    weights: &Weights,
+    optimized: bool,
+) -> TractResult<Arc<TypedRunnableModel>> {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     onnx.provider = Arc::new(weights.clone());
     let message = onnx.proto_model_for_read(&mut &*message)?;
@@ -172,5 +194,8 @@ fn plan(message: &[u8], outputs: &[String], weights: &Weights) -> TractResult<Ar
     // Named outlets, because labels get lost where tract merges nodes.
     let outlets: Vec<_> = outputs.iter().filter_map(|name| parsed.outlets_by_name.get(name).copied()).collect();
     model.select_output_outlets(&outlets)?;
-    model.into_optimized()?.into_runnable()
+    match optimized {
+        true => model.into_optimized()?.into_runnable(),
+        false => model.into_typed()?.into_runnable(),
+    }
 }

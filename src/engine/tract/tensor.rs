@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use planish_ir::{DType, Dims, Tensor, TensorError, Type};
 use tract_onnx::prelude::{DatumType, IntoTValue, TValue, Tensor as TractTensor, TractResult};
 
-use crate::engine::lower::half::widened;
+use crate::engine::lower::{half, packed};
 
 /// The element type in tract; `None` if it has no such type.
 pub(super) fn datum_type(dtype: DType) -> Option<DatumType> {
@@ -25,10 +25,13 @@ pub(super) fn datum_type(dtype: DType) -> Option<DatumType> {
     })
 }
 
-/// Copies a tensor into tract's aligned memory; bfloat16 becomes f32.
+/// Copies a tensor into tract's aligned memory, bfloat16 as f32 and elements below a byte as bytes.
 pub(super) fn to_tract(t: &Tensor) -> TractResult<TValue> {
     if t.dtype() == DType::BF16 {
-        return to_tract(&widened(t)?);
+        return to_tract(&half::widened(t)?);
+    }
+    if packed::container(t.dtype()) != t.dtype() {
+        return to_tract(&packed::widened(t)?);
     }
     let datum = datum_type(t.dtype()).with_context(|| format!("tract has no {} tensors", t.dtype()))?;
     let shape: Vec<usize> = t.dims().iter().map(|&d| usize::try_from(d)).collect::<Result<_, _>>()?;
@@ -45,12 +48,13 @@ pub(super) fn to_tract(t: &Tensor) -> TractResult<TValue> {
     Ok(copy.into_tvalue())
 }
 
-/// A computed value in the type that the model gives it, where tract ran it in f32 for want of bfloat16.
+/// A computed value in the type that the model gives it, where tract ran it in another one for want of that.
 pub(super) fn narrowed(t: Tensor, declared: Option<&Type>) -> Result<Tensor, TensorError> {
-    if t.dtype() != DType::F32 || declared.and_then(Type::dtype) != Some(DType::BF16) {
-        return Ok(t);
+    match (t.dtype(), declared.and_then(Type::dtype)) {
+        (DType::F32, Some(DType::BF16)) => Tensor::from_f64_as(DType::BF16, t.dims(), &t.to_f64()?),
+        (from, Some(to)) if from != to && packed::container(to) == from => packed::narrowed(&t, to),
+        _ => Ok(t),
     }
-    Tensor::from_f64_as(DType::BF16, t.dims(), &t.to_f64()?)
 }
 
 /// Copies a tensor out of tract. Symbolic sizes, which tract computes shapes with, are int64.

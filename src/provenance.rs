@@ -1,0 +1,99 @@
+//! What a compiled model says about where it comes from, and how it gets to the disk.
+//!
+//! The hashes of the input take as long as everything else, so they are computed on a thread of their own. For a model in
+//! one file even the writing does not wait: the hash is entered when the rest is on its way.
+
+use std::{
+    path::Path,
+    sync::{Arc, LazyLock},
+    thread::{Scope, ScopedJoinHandle},
+};
+
+use planish_ir::Model;
+use planish_proto::{Late, MappedFile, Written};
+use serde::Serialize;
+
+use crate::{
+    cli::ExternalData,
+    failure::{Kind, OrFail, Result},
+    model_file::{self, ModelFile},
+    pipeline::Pipeline,
+};
+
+/// Stands in the message for a hash that is still being computed.
+const PLACEHOLDER: &str = "planish-placeholder-for-the-hash-of-the-input-0123456789abcdefgh";
+
+/// Below this many bytes of constants no model needs a second file, so the name of that file cannot depend on the hash.
+const SURELY_ONE_FILE: u64 = 1 << 30;
+
+/// BLAKE3 of the files of a model, on their way.
+pub struct Hashes<'s> {
+    task: LazyLock<Vec<String>, Box<dyn FnOnce() -> Vec<String> + Send + 's>>,
+    count: usize,
+}
+
+impl<'s> Hashes<'s> {
+    /// Starts to compute them.
+    pub fn start<'e>(scope: &'s Scope<'s, 'e>, files: Vec<Arc<MappedFile>>) -> Hashes<'s> {
+        let count = files.len();
+        let task: ScopedJoinHandle<'s, Vec<String>> =
+            scope.spawn(move || files.iter().map(|f| model_file::hash(f)).collect());
+        // A thread that panicked leaves no hashes; the provenance then shows none.
+        Hashes { task: LazyLock::new(Box::new(|| task.join().unwrap_or_default())), count }
+    }
+
+    /// Waits for them. The model's own file comes first.
+    pub fn wait(&self) -> &[String] {
+        &self.task
+    }
+}
+
+/// What goes into the metadata of a compiled model, under the key `planish`, as JSON.
+#[derive(Serialize)]
+struct Provenance<'a> {
+    planish: &'a str,
+    input_blake3: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration_blake3: Option<String>,
+    pipeline: &'a Pipeline,
+}
+
+/// Where and how to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// Where weights go.
+    pub external: ExternalData,
+    /// Wait for the disk.
+    pub sync: bool,
+}
+
+/// Enters the provenance into a model and writes it.
+pub fn write(
+    model: &mut Model,
+    source: &ModelFile,
+    hashes: &Hashes<'_>,
+    pipeline: &Pipeline,
+    to: Destination<'_>,
+) -> Result<Written> {
+    let one_file = match to.external {
+        ExternalData::Never => true,
+        ExternalData::Auto => planish_ir::cost::cost(model, &Default::default()).weight_bytes < SURELY_ONE_FILE,
+        ExternalData::Always => false,
+    };
+    let is_late = one_file && hashes.count == 1;
+    let placeholder = [PLACEHOLDER.to_owned()];
+    let calibration = pipeline.calibration.as_ref().and_then(|c| c.npz.as_deref());
+    let provenance = Provenance {
+        planish: env!("CARGO_PKG_VERSION"),
+        input_blake3: if is_late { &placeholder } else { hashes.wait() },
+        calibration_blake3: calibration.map(model_file::hash_file).transpose()?,
+        pipeline,
+    };
+    let text = serde_json::to_string(&provenance).or_fail(Kind::Internal)?;
+    model.metadata.insert("planish".to_owned(), text.clone());
+    let value = || hashes.wait().concat().into_bytes();
+    let late = is_late.then_some(Late { placeholder: PLACEHOLDER.as_bytes(), value: &value });
+    model_file::save(model, &source.sources, to.path, to.external, &text, to.sync, late)
+}
