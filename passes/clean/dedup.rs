@@ -270,19 +270,29 @@ impl<'a> Matrix<'a> {
 
 /// True if `a`, `[rows, columns]`, is the transpose of `b`, `[columns, rows]`; elements have `size` bytes.
 fn is_transposed(a: &[u8], b: &[u8], rows: usize, columns: usize, size: usize) -> bool {
-    // Tiles fit the cache in both orders.
-    const TILE: usize = 32;
-    (0..columns.div_ceil(TILE)).into_par_iter().all(|i| {
-        let tile = i * TILE..((i + 1) * TILE).min(columns);
-        (0..rows).step_by(TILE).all(|top| {
-            (top..(top + TILE).min(rows)).all(|r| {
+    fn compare<const N: usize>(a: &[u8], b: &[u8], rows: usize, columns: usize) -> bool {
+        // Tiles fit the cache in both orders.
+        const TILE: usize = 32;
+        let (a, b) = (a.as_chunks::<N>().0, b.as_chunks::<N>().0);
+        (0..columns.div_ceil(TILE)).into_par_iter().all(|i| {
+            let tile = i * TILE..((i + 1) * TILE).min(columns);
+            (0..rows).step_by(TILE).all(|top| {
+                let bottom = (top + TILE).min(rows);
                 tile.clone().all(|c| {
-                    let (x, y) = ((r * columns + c) * size, (c * rows + r) * size);
-                    a[x..x + size] == b[y..y + size]
+                    let column = &b[c * rows + top..c * rows + bottom];
+                    column.iter().zip(top..).all(|(x, r)| *x == a[r * columns + c])
                 })
             })
         })
-    })
+    }
+    match size {
+        1 => compare::<1>(a, b, rows, columns),
+        2 => compare::<2>(a, b, rows, columns),
+        4 => compare::<4>(a, b, rows, columns),
+        8 => compare::<8>(a, b, rows, columns),
+        16 => compare::<16>(a, b, rows, columns),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -172,11 +172,11 @@ mod tests {
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[N,1,4,4] x) => (float[N,2,4,4] y)
         <
-          float[2,1,1,1] w_1 = {1.0, 10.0},
-          float[2] w_bias = {-0.5, -2.5}
+          float[2,1,1,1] w = {1.0, 20.0},
+          float[2] w_bias = {-0.5, -4.5}
         >
         {
-          [conv] y = Conv (x, w_1, w_bias)
+          [conv] y = Conv (x, w, w_bias)
         }
         "#);
     }
@@ -190,11 +190,11 @@ mod tests {
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[N,2,4,4] x) => (float[N,2,4,4] y)
         <
-          float[2,1,1,1] w_1 = {1.0, 10.0},
-          float[2] b_1 = {0.5, -1.5}
+          float[2,1,1,1] w = {1.0, 20.0},
+          float[2] b = {0.5, -2.5}
         >
         {
-          y = ConvTranspose <group = 2> (x, w_1, b_1)
+          y = ConvTranspose <group = 2> (x, w, b)
         }
         "#);
     }
@@ -208,11 +208,11 @@ mod tests {
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[N,2] x) => (float[N,2] y)
         <
-          float[2,2] w_1 = {1.0, 2.0, 3.0, 4.0},
-          float[2] w_bias = {-0.5, -2.5}
+          float[2,2] w = {1.0, 4.0, 3.0, 8.0},
+          float[2] w_bias = {-0.5, -4.5}
         >
         {
-          y = Gemm (x, w_1, w_bias)
+          y = Gemm (x, w, w_bias)
         }
         "#);
     }
