@@ -7,7 +7,8 @@
 //! When       type, dims and content are equal; the transposed form for matrices from 1 MiB on, because a smaller
 //!            saving is not worth a node; runtimes compute the Transpose once, when they load the model
 //! Refuses    an initializer that is a graph output, or that callers can override
-//! Numerics   Exact
+//! Numerics   Exact; Reassociated for a transpose, because runtimes have other kernels for a matrix that is computed than for
+//!            one that they know beforehand, and these round differently
 //! Reference  –
 
 use std::{collections::BTreeMap, io};
@@ -137,7 +138,7 @@ fn transposed(
             gone[dropped] = true;
             let name = graph.name_of(drop.id);
             let note = format!("{name:?} is {:?} transposed", graph.name_of(keep.id));
-            let mut patch = Patch::new(Numerics::Exact, note);
+            let mut patch = Patch::new(Numerics::Reassociated, note);
             let t = patch
                 .node(OpName::onnx("Transpose"), [Some(keep.id.into())])
                 .attr("perm", vec![1, 0])

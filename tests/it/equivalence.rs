@@ -1,7 +1,7 @@
 //! Compiled models compute what the originals compute.
 //!
 //! Tolerances, by the class that the passes declare: `Exact` is bit equality; `Reassociated` allows an element to differ by
-//! 1e-4 of itself plus 1e-5 of the largest one; `Lossy` is held to a cosine. The engines run without optimizations of
+//! 1e-4 of itself plus 1e-5 of the largest one plus 2.4e-7; `Lossy` is held to a cosine. The engines run without optimizations of
 //! their own where they can, so that a difference is the compiler's.
 
 use std::path::Path;
