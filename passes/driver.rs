@@ -114,6 +114,10 @@ impl Size {
 pub struct Outcome {
     /// One entry per pass that ran, in order; of a group, those members that changed anything.
     pub passes: Vec<PassReport>,
+    /// The model before the first pass.
+    pub before: Size,
+    /// The model after the last one.
+    pub after: Size,
     /// Patches in all.
     pub patches: u64,
     /// True if `stop_after` ended the run.
@@ -176,7 +180,9 @@ impl Driver<'_> {
     pub fn run(&self, model: &mut Model, steps: &[StepConfig]) -> Result<Outcome, DriverError> {
         // Rules ask for shapes; files declare only some.
         infer::annotate(model);
-        let mut run = Run { driver: self, interface: Interface::of(model), outcome: Outcome::default() };
+        let size = Size::of(model, &self.bindings);
+        let outcome = Outcome { before: size, after: size, ..Outcome::default() };
+        let mut run = Run { driver: self, interface: Interface::of(model), outcome };
         for step in steps {
             if run.outcome.stopped {
                 break;
@@ -209,7 +215,8 @@ impl Run<'_> {
             return self.group(model, name, steps);
         }
         self.driver.observer.pass_begins(name);
-        let before = Size::of(model, &self.driver.bindings);
+        // What is measured after a pass is what the next one finds.
+        let before = self.outcome.after;
         let mut progress =
             Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new() };
         match pass.shape() {
@@ -221,9 +228,10 @@ impl Run<'_> {
         if changed {
             infer::annotate(model);
             self.check(model, name)?;
+            self.outcome.after = Size::of(model, &self.driver.bindings);
         }
         if changed || report_idle || !progress.notes.is_empty() {
-            let after = if changed { Size::of(model, &self.driver.bindings) } else { before };
+            let after = self.outcome.after;
             let Progress { name, patches, numerics, refusals, notes } = progress;
             let report = PassReport { name, patches, numerics, refusals, notes, before, after };
             self.driver.observer.pass_ends(&report);

@@ -21,6 +21,9 @@ pub struct MappedFile {
     map: Mmap,
     /// Locked because its read position is shared state.
     file: Mutex<File>,
+    /// The same file, for reads that name their position.
+    #[cfg(unix)]
+    reader: File,
 }
 
 impl MappedFile {
@@ -34,7 +37,13 @@ impl MappedFile {
         }
         let file = File::open(path).map_err(Error::io("open", path))?;
         let map = map(&file).map_err(Error::io("map", path))?;
-        Ok(Arc::new(Self { path: path.to_owned(), map, file: Mutex::new(file) }))
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            map,
+            #[cfg(unix)]
+            reader: file.try_clone().map_err(Error::io("open", path))?,
+            file: Mutex::new(file),
+        }))
     }
 
     /// Where the file was when it was mapped.
@@ -85,6 +94,13 @@ impl MappedFile {
     }
 
     /// Fill `buffer` from `offset` on, through the file instead of the mapping, whose pages therefore stay out of memory.
+    #[cfg(unix)]
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.reader, buffer, offset)
+    }
+
+    /// Fill `buffer` from `offset` on, through the file instead of the mapping, whose pages therefore stay out of memory.
+    #[cfg(not(unix))]
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(offset))?;

@@ -1,7 +1,7 @@
 //! Two runs of a model, compared.
 //!
-//! [`Comparison`] accumulates over any number of pairs of tensors, in one pass over each and in f64. [`Tolerance`] turns
-//! it into a verdict: what a rewrite may do to the outputs depends on what it declares ([`Numerics`]).
+//! [`Comparison`] accumulates over any number of pairs of tensors, in one pass over each and in f64. [`Tolerance`]
+//! turns it into a verdict: what a rewrite may do to the outputs depends on what it declares ([`Numerics`]).
 
 use half::{bf16, f16};
 use planish_ir::{DType, Numerics, Tensor};
@@ -50,8 +50,8 @@ pub struct Comparison {
 /// tensor, because sums of large terms that cancel carry the error of the terms.
 const ROUNDING_RELATIVE: f64 = 1e-4;
 const ROUNDING_OF_MAX: f64 = 1e-5;
-/// Two units in the last place of a single-precision 1. Runtimes compute functions that saturate (sigmoid, tanh, softmax) to
-/// that absolute precision, so where all outputs are tiny the relative bounds ask for more than there is.
+/// Two units in the last place of a single-precision 1. Runtimes compute functions that saturate (sigmoid, tanh,
+/// softmax) to that absolute precision, so where all outputs are tiny the relative bounds ask for more than there is.
 const ROUNDING_ABSOLUTE: f64 = 1.0 / (1 << 22) as f64;
 
 impl Default for Comparison {
@@ -214,8 +214,8 @@ impl Comparison {
         self.non_finite
     }
 
-    /// Elements that differ by more than the rounding of reordered float arithmetic: 1e-4 of the element plus 1e-5 of the
-    /// largest one plus 2.4e-7. Integers and bools may not differ at all.
+    /// Elements that differ by more than the rounding of reordered float arithmetic: 1e-4 of the element plus 1e-5 of
+    /// the largest one plus 2.4e-7. Integers and bools may not differ at all.
     pub const fn beyond_rounding(&self) -> u64 {
         self.beyond_rounding
     }

@@ -233,12 +233,12 @@ mod tests {
     #[test]
     fn mistakes_are_located_and_corrected() {
         let error = |text: &str| Pipeline::parse(text).unwrap_err();
-        insta::assert_snapshot!(error("version: 1\npasses: []\nverfy: {}\n"), @"");
-        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplfy\n"), @"");
-        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"");
-        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"");
-        insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"");
-        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverfy: {}\n"), @"unknown field `verfy`, expected one of `version`, `target`, `calibration`, `passes`, `verify`, `report` at line 3 column 1; did you mean `verify`?");
+        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplfy\n"), @"passes[0]: unknown pass `simplfy`; did you mean `simplify`? at line 3 column 5");
+        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"passes[1]: passes[1].fold-constants: passes[1].fold-constants: unknown field `max_bites`, expected `max_bytes` at line 4 column 22 at line 4 column 21 at line 4 column 5; did you mean `max_bytes`?");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"verify.engine: unknown variant `tracked`, expected one of `off`, `tract`, `onnxruntime` at line 3 column 18; did you mean `tract`?");
+        insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"version 2 is not known; this planish reads version 1");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"calibration: give exactly one of npz, npy and random");
     }
 
     #[test]

@@ -58,6 +58,14 @@ struct Provenance<'a> {
     pipeline: &'a Pipeline,
 }
 
+fn constant_bytes(model: &Model) -> u64 {
+    let mut bytes: u64 = 0;
+    model.graph.walk(&mut |g| {
+        bytes = g.values().filter_map(|(_, v)| v.constant()).fold(bytes, |sum, t| sum.saturating_add(t.byte_len()));
+    });
+    bytes
+}
+
 /// Where and how to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Destination<'a> {
@@ -79,7 +87,7 @@ pub fn write(
 ) -> Result<Written> {
     let one_file = match to.external {
         ExternalData::Never => true,
-        ExternalData::Auto => planish_ir::cost::cost(model, &Default::default()).weight_bytes < SURELY_ONE_FILE,
+        ExternalData::Auto => constant_bytes(model) < SURELY_ONE_FILE,
         ExternalData::Always => false,
     };
     let is_late = one_file && hashes.count == 1;

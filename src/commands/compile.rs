@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use planish_ir::Model;
-use planish_passes::{Driver, DriverError, Engine, Outcome, Size, Tensors};
+use planish_passes::{Driver, DriverError, Engine, Outcome, Tensors};
 
 use super::{open_engine, print, print_json, write_file};
 use crate::{
@@ -37,7 +37,7 @@ pub fn run(args: &Compile) -> Result {
     let report = std::thread::scope(|scope| {
         let hashes = Hashes::start(scope, files);
         let compiled = compile(args, &pipeline, &file, &sizes, &progress)?;
-        let mut report = judge(args, &pipeline, &file, &sizes, engine.as_deref(), &compiled, &progress);
+        let mut report = judge(args, &pipeline, &file, engine.as_deref(), &compiled, &progress);
         if !report.failed() || args.keep_failed {
             progress.say("writing");
             let to = Destination { path: &args.output, external: args.external_data, sync: args.sync };
@@ -62,7 +62,6 @@ fn judge(
     args: &Compile,
     pipeline: &Pipeline,
     file: &ModelFile,
-    sizes: &Sizes,
     engine: Option<&dyn Engine>,
     compiled: &Compiled,
     progress: &Progress,
@@ -74,7 +73,7 @@ fn judge(
         input_blake3: Vec::new(),
         output: None,
         file_bytes: (file_bytes(file), None),
-        size: (Size::of(&file.model, &sizes.bindings).into(), Size::of(model, &sizes.bindings).into()),
+        size: (outcome.before.into(), outcome.after.into()),
         passes: Report::passes(outcome),
         verification: None,
         not_verified: None,

@@ -11,8 +11,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use npyz::npz::NpzArchive;
 use planish_ir::{Dims, Tensor};
+use zip::ZipArchive;
 
 use super::{Options, Samples, Tensors, inputs::Input, npy};
 use convert::convert;
@@ -22,8 +22,10 @@ use cut::{Sizes, cut};
 /// All samples of an `.npz` file.
 pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Result<Samples> {
     let place = || format!("samples in {}", path.display());
-    let mut archive = NpzArchive::open(path).with_context(place)?;
-    let names: BTreeSet<String> = archive.array_names().map(str::to_owned).collect();
+    // An .npz file is a zip archive with one .npy file per array.
+    let file = File::open(path).with_context(place)?;
+    let mut archive = ZipArchive::new(BufReader::new(file)).with_context(place)?;
+    let names: BTreeSet<String> = archive.file_names().filter_map(|n| n.strip_suffix(".npy")).map(str::to_owned).collect();
     let mut notes = Vec::new();
     let mut arrays = Vec::new();
     for input in inputs {
@@ -35,8 +37,7 @@ pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Resu
             bail!("{}: {}", place(), missing(&input.name, &names, inputs));
         }
         let at = || format!("{}: array {:?}", place(), input.name);
-        let member = npyz::npz::file_name_from_array_name(&input.name);
-        let member = archive.zip_archive().by_name(&member).with_context(at)?;
+        let member = archive.by_name(&format!("{}.npy", input.name)).with_context(at)?;
         arrays.push((input, npy::read(member).with_context(at)?));
     }
     let ignored: Vec<String> =
@@ -87,7 +88,8 @@ fn one_file_per_run(files: &BTreeMap<String, PathBuf>, inputs: &[Input], options
     let example = inputs.first().map_or_else(String::new, |i| file_stem(&i.name));
     ensure!(
         !runs.is_empty(),
-        "no file fits an input of the model: expected {example}.npy with all samples, or {example}_0.npy, {example}_1.npy, … \
+        "no file fits an input of the model: expected {example}.npy with all samples, or {example}_0.npy, \
+         {example}_1.npy, … \
          with one run each"
     );
     let mut samples = Samples::default();
@@ -177,16 +179,17 @@ mod tests {
     fn a_compressed_archive_is_cut_into_batches_and_names_are_checked() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.npz");
-        let mut zip = npyz::npz::NpzWriter::create(&path).unwrap();
+        let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
         for (name, rows) in [("x", 5u64), ("labels", 5)] {
             use npyz::WriterBuilder;
-            // The default of the archive's options is deflate.
-            let mut w =
-                zip.array(name, Default::default()).unwrap().default_dtype().shape(&[rows, 2]).begin_nd().unwrap();
+            let deflated = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+            zip.start_file(format!("{name}.npy"), deflated).unwrap();
+            let options = npyz::WriteOptions::new().default_dtype().shape(&[rows, 2]);
+            let mut w = options.writer(&mut zip).begin_nd().unwrap();
             w.extend((0..rows * 2).map(|v| v as f32)).unwrap();
             w.finish().unwrap();
         }
-        drop(zip);
+        zip.finish().unwrap();
         let inputs = [input("x", DType::F32, vec![Dim::symbol("n"), Dim::Known(2)])];
         let options = Options { batch: Some(2), ..Options::default() };
         let samples = from_npz(&path, &inputs, &options).unwrap();

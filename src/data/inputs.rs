@@ -32,9 +32,7 @@ pub(super) fn of_model(model: &Model) -> Result<Vec<Input>> {
             bail!("the input {name:?} is no tensor ({}), and samples can only be tensors", describe(value.ty()));
         };
         if ty.dtype == DType::String {
-            bail!(
-                "the input {name:?} holds strings, for which there are no samples; cut the model behind its text processing"
-            );
+            bail!("the input {name:?} holds strings, for which there are no samples; cut the model behind them");
         }
         // Some exporters write a question mark where they know no name.
         let open = |d: &Dim| if d.names().any(|n| n == "?") { Dim::Unknown } else { d.clone() };

@@ -1,4 +1,5 @@
-//! Samples out of nothing, for models without data at hand. They exercise shapes and arithmetic; accuracy needs real data.
+//! Samples out of nothing, for models without data at hand. They exercise shapes and arithmetic; accuracy needs real
+//! data.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,8 @@ fn shapes(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Resul
     for input in inputs {
         let Some(shape) = &input.shape else {
             bail!(
-                "the model does not say how many axes its input {:?} has, so no sample can be drawn; give data from a file",
+                "the model does not say how many axes its input {:?} has, so no sample can be drawn; \
+                 give data from a file",
                 input.name
             );
         };

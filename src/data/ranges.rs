@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use planish_ir::{Graph, Model, Node, Operand, Use, ValueId};
 
-/// The range of indices, upper end exclusive, if the input is used as one: directly, or behind operators that hand their
-/// elements on. Several tables give the smallest range. `None` if it indexes nothing whose size is known.
+/// The range of indices, upper end exclusive, if the input is used as one: directly, or behind operators that hand
+/// their elements on. Several tables give the smallest range. `None` if it indexes nothing whose size is known.
 pub(super) fn index_range(model: &Model, input: &str) -> Option<(i64, i64)> {
     let g = &model.graph;
     let mut seen = BTreeSet::new();

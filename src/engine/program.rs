@@ -9,8 +9,8 @@ use planish_proto::onnx;
 /// A message for an engine, and how its outputs answer what was asked.
 #[derive(Debug)]
 pub(super) struct Program {
-    /// The model, with the computed ones among the wanted values as its outputs, without types. Weights share their bytes
-    /// with the model.
+    /// The model, with the computed ones among the wanted values as its outputs, without types. Weights share their
+    /// bytes with the model.
     pub(super) message: onnx::ModelProto,
     /// The inputs of the model by name, also those that the wanted values do not need.
     pub(super) inputs: BTreeMap<String, Input>,
@@ -94,8 +94,8 @@ impl Program {
         Ok(())
     }
 
-    /// The wanted values in the order asked for, from those that were computed. Fails if the engine made another type than
-    /// the model declares. Declared sizes are not held against it: exporters get them wrong too often.
+    /// The wanted values in the order asked for, from those that were computed. Fails if the engine made another type
+    /// than the model declares. Declared sizes are not held against it: exporters get them wrong too often.
     pub(super) fn hand_out(&self, given: &Tensors, computed: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
         for ((name, ty), tensor) in self.computed.iter().zip(computed) {
             let actual = type_of(tensor);
@@ -142,8 +142,8 @@ pub(super) fn prune(graph: &mut onnx::GraphProto) {
     graph.value_info.retain(|i| is_needed(&i.name));
 }
 
-/// Every name that a node and its subgraphs read. Names that the subgraphs define themselves are among them, which keeps
-/// at worst too much.
+/// Every name that a node and its subgraphs read. Names that the subgraphs define themselves are among them, which
+/// keeps at worst too much.
 fn names_read(node: &onnx::NodeProto, names: &mut BTreeSet<String>) {
     names.extend(node.input.iter().filter(|n| !n.is_empty()).cloned());
     for graph in node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs)) {

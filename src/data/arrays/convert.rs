@@ -6,8 +6,8 @@ use planish_ir::{DType, Tensor};
 
 use crate::data::inputs::Input;
 
-/// The array in the input's element type. Integers may change their width if every number fits; floats are rounded, with
-/// a note. Integers for a float input are refused: they usually are raw pixels, and the scale is missing.
+/// The array in the input's element type. Integers may change their width if every number fits; floats are rounded,
+/// with a note. Integers for a float input are refused: they usually are raw pixels, and the scale is missing.
 pub(super) fn convert(array: &Tensor, input: &Input, notes: &mut Vec<String>) -> Result<Tensor> {
     let (from, to) = (array.dtype(), input.dtype);
     if from == to {
@@ -20,7 +20,8 @@ pub(super) fn convert(array: &Tensor, input: &Input, notes: &mut Vec<String>) ->
         Tensor::from_f64_as(to, array.dims(), &array.to_f64()?)?
     } else {
         bail!(
-            "the array for {:?} holds {from}, but the model wants {to}; convert it, with the scaling that the model was trained with",
+            "the array for {:?} holds {from}, but the model wants {to}; convert it, with \
+             the scaling that the model was trained with",
             input.name
         )
     };
@@ -46,7 +47,8 @@ fn integers(array: &Tensor, to: DType, name: &str) -> Result<Tensor> {
     Ok(Tensor::from_raw(to, array.dims(), Bytes::from(bytes))?)
 }
 
-/// True if a number is in the range of an integer type of 8 bits or more; smaller ones are packed, no array can give them.
+/// True if a number is in the range of an integer type of 8 bits or more; smaller ones are packed, no array can give
+/// them.
 pub(in crate::data) fn fits(v: i64, dtype: DType) -> bool {
     match dtype {
         DType::Bool => (0..=1).contains(&v),

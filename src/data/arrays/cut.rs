@@ -100,7 +100,8 @@ fn how(input: &Input, array: &Tensor, open: u64) -> Result<Cut> {
         Cut::Entry
     } else {
         bail!(
-            "the array for {:?} has the shape {:?}, which is neither the model's {} with the samples along the first axis, \
+            "the array for {:?} has the shape {:?}, which is neither the model's {} with the samples along the first \
+             axis, \
              nor one such input per entry",
             input.name,
             array.dims(),

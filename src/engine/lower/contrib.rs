@@ -21,6 +21,7 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
         "BiasGelu" => bias_gelu(op, b),
         "FastGelu" => fast_gelu(op, b),
         "FusedConv" => fused_conv(op, b),
+        "FusedGemm" => fused_gemm(op, b),
         "FusedMatMul" => fused_mat_mul(op, b),
         "Gelu" => gelu(op, b),
         "QuickGelu" => quick_gelu(op, b),
@@ -41,30 +42,44 @@ fn output<'a>(op: &Op<'a>) -> Result<&'a str, EngineError> {
 
 /// `Conv`, plus Z, through an activation.
 fn fused_conv(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
-    let y = output(op)?;
-    let own = |a: &&AttributeProto| !a.name.as_deref().unwrap_or("").starts_with("activation");
-    let attributes = op.node.attribute.iter().filter(own).cloned().collect();
     let bias = op.input(2).unwrap_or("");
-    let mut value = b.op("Conv", &[op.required(0)?, op.required(1)?, bias], attributes);
+    let mut value = b.op("Conv", &[op.required(0)?, op.required(1)?, bias], without_activation(op));
     if let Some(z) = op.input(3) {
         value = b.op("Add", &[&value, z], vec![]);
     }
-    let parameters: &[f32] = op.attribute("activation_params").map_or(&[], |a| &a.floats);
+    activate(op, b, &value, op.attribute("activation_params").map_or(&[], |a| &a.floats))
+}
+
+/// `Gemm` through an activation.
+fn fused_gemm(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let value = b.op("Gemm", &[op.required(0)?, op.required(1)?, op.input(2).unwrap_or("")], without_activation(op));
+    let given = ["activation_alpha", "activation_beta"].into_iter().filter_map(|name| op.attribute(name)?.f);
+    activate(op, b, &value, &given.collect::<Vec<f32>>())
+}
+
+fn without_activation(op: &Op<'_>) -> Vec<AttributeProto> {
+    let own = |a: &&AttributeProto| !a.name.as_deref().unwrap_or("").starts_with("activation");
+    op.node.attribute.iter().filter(own).cloned().collect()
+}
+
+/// The output of a node whose attribute `activation` names a function of a value.
+fn activate(op: &Op<'_>, b: &mut Builder<'_>, value: &str, parameters: &[f32]) -> Result<bool, EngineError> {
+    let y = output(op)?;
     let parameter =
         |i: usize| parameters.get(i).copied().ok_or_else(|| op.unsupported("its activation lacks a parameter"));
     match op.str("activation").unwrap_or("") {
-        "" => b.op_into("Identity", &[&value], vec![], &[y]),
-        plain @ ("Relu" | "Sigmoid" | "Tanh") => b.op_into(plain, &[&value], vec![], &[y]),
-        "LeakyRelu" => b.op_into("LeakyRelu", &[&value], vec![float("alpha", parameter(0)?)], &[y]),
+        "" => b.op_into("Identity", &[value], vec![], &[y]),
+        plain @ ("Relu" | "Sigmoid" | "Tanh") => b.op_into(plain, &[value], vec![], &[y]),
+        "LeakyRelu" => b.op_into("LeakyRelu", &[value], vec![float("alpha", parameter(0)?)], &[y]),
         "HardSigmoid" => {
             let attributes = vec![float("alpha", parameter(0)?), float("beta", parameter(1)?)];
-            b.op_into("HardSigmoid", &[&value], attributes, &[y]);
+            b.op_into("HardSigmoid", &[value], attributes, &[y]);
         }
         "Clip" => {
             let low = b.float(dtype(op), f64::from(parameter(0)?))?;
             let high = b.float(dtype(op), f64::from(parameter(1)?))?;
-            value = b.op("Max", &[&value, &low], vec![]);
-            b.op_into("Min", &[&value, &high], vec![], &[y]);
+            let bounded = b.op("Max", &[value, &low], vec![]);
+            b.op_into("Min", &[&bounded, &high], vec![], &[y]);
         }
         other => return Err(op.unsupported(format!("its activation {other:?} is not known"))),
     }

@@ -3,11 +3,12 @@
 //! tract knows about two thirds of ONNX, does not look at the domain of an operator, and ignores some attributes. The
 //! rewrite works on the message that is about to be handed over, so the model itself stays as it is:
 //!
-//! 1. local functions are inlined ([`functions`]), and the types of all values inferred, because the rules ask for them;
-//! 2. every node is offered to the [`RULES`], which expand what tract lacks or gets wrong into what it has; constants that
-//!    are dequantized become plain floats;
-//! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one that
-//!    it computes wrongly is refused, because a wrong reference is worse than none;
+//! 1. local functions are inlined ([`functions`]), and the types of all values inferred, because the rules ask for
+//!    them;
+//! 2. every node is offered to the [`RULES`], which expand what tract lacks or gets wrong into what it has; constants
+//!    that are dequantized become plain floats;
+//! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one
+//!    that it computes wrongly is refused, because a wrong reference is worse than none;
 //! 4. constants that tract cannot read get a form that it can: sparse ones ([`sparse`]), those of 2 and 4 bits
 //!    ([`packed`]), and bfloat16 ([`half`]).
 //!
@@ -44,7 +45,8 @@ use super::program::prune;
 use build::Builder;
 use scope::{Op, Scope};
 
-/// Expands one node: adds what replaces it to the builder and returns true, or returns false if it is none of its concern.
+/// Expands one node: adds what replaces it to the builder and returns true, or returns false if it is none of its
+/// concern.
 type Rule = fn(&Op<'_>, &mut Builder<'_>) -> Result<bool, EngineError>;
 
 /// In the order in which they are tried; what one makes is offered to all of them again.
@@ -82,8 +84,8 @@ pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Enters what can be known of the types of inner values. A message that is not valid after inlining stays as it is; the
-/// engine will say what is wrong with it.
+/// Enters what can be known of the types of inner values. A message that is not valid after inlining stays as it is;
+/// the engine will say what is wrong with it.
 fn annotate(message: &mut ModelProto) {
     let Ok(mut model) = import(message.clone(), &|_| Err("nothing is stored elsewhere".into())) else { return };
     planish_ir::infer::annotate(&mut model);

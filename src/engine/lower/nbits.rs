@@ -9,8 +9,8 @@ use super::{
 };
 use crate::engine::program::failed;
 
-/// `Y = A · dequantize(B)ᵀ + bias`, with B `[N, blocks, block_size * bits / 8]`, the first element in the low bits of its
-/// byte, and one scale and zero point for each block of a row.
+/// `Y = A · dequantize(B)ᵀ + bias`, with B `[N, blocks, block_size * bits / 8]`, the first element in the low bits of
+/// its byte, and one scale and zero point for each block of a row.
 pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let (true, Some(output)) = (op.domain() == "com.microsoft" && op.name() == "MatMulNBits", op.output(0)) else {
         return Ok(false);

@@ -63,8 +63,8 @@ pub(super) fn elements(t: &Tensor) -> Result<Vec<f64>, EngineError> {
     })
 }
 
-/// Layout of a float of at most 8 bits, aligned to the top of the byte: bits of the exponent and of the mantissa, and the
-/// bias.
+/// Layout of a float of at most 8 bits, aligned to the top of the byte: bits of the exponent and of the mantissa, and
+/// the bias.
 struct Layout {
     exponent: u32,
     mantissa: u32,

@@ -1,8 +1,8 @@
 //! `QuantizeLinear` and `DequantizeLinear` in plain arithmetic.
 //!
 //! tract has both for 8 bits per tensor and per axis with constant parameters; it multiplies by the reciprocal of the
-//! scale, which rounds to another integer now and then, and has neither 16, 4 and 2 bits, nor blocks, nor float16 scales.
-//! Written out they follow the definition for every type:
+//! scale, which rounds to another integer now and then, and has neither 16, 4 and 2 bits, nor blocks, nor float16
+//! scales. Written out they follow the definition for every type:
 //!
 //! `q = saturate(round_half_even(x / scale) + zero_point)`, `x = (q - zero_point) * scale`.
 
@@ -82,7 +82,8 @@ pub(super) fn quantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineE
     };
     let Some(scale) = parameter(op, b, 1)? else { return Ok(false) };
     let zero = if op.input(2).is_some() { parameter(op, b, 2)? } else { None };
-    // tract divides floats by multiplying with the reciprocal, which is off by a bit. In f64 that is too little to matter.
+    // tract divides floats by multiplying with the reciprocal, which is off by a bit. In f64 that is too little to
+    // matter.
     let wide = b.cast(op.required(0)?, DType::F64);
     let scale = b.cast(&scale, DType::F64);
     let quotient = b.op("Div", &[&wide, &scale], vec![]);
@@ -108,8 +109,8 @@ fn scale_type(op: &Op<'_>) -> Option<DType> {
     op.dtype(1).or_else(|| op.constant(1).map(Tensor::dtype))
 }
 
-/// The scale or zero point at a slot as f32, in a shape that broadcasts against input 0. `None` if what would have to be
-/// known is not.
+/// The scale or zero point at a slot as f32, in a shape that broadcasts against input 0. `None` if what would have to
+/// be known is not.
 fn parameter(op: &Op<'_>, b: &mut Builder<'_>, slot: usize) -> Result<Option<String>, EngineError> {
     let Some(dims) = op.shape(slot) else { return Ok(None) };
     if let Some(t) = op.constant(slot) {
@@ -171,7 +172,8 @@ fn axis(op: &Op<'_>, rank: usize) -> Result<usize, EngineError> {
 
 /// Which parameter belongs to which element of a tensor.
 struct Spread {
-    /// Elements behind the axis, size of the axis, entries of the axis that share a parameter, parameters along the axis.
+    /// Elements behind the axis, size of the axis, entries of the axis that share a parameter, parameters along the
+    /// axis.
     inner: usize,
     size: usize,
     block: usize,

@@ -1,4 +1,5 @@
-//! `RNN`, `GRU` and `LSTM` that run backwards. tract has forward and bidirectional ones, and runs the reverse ones forward.
+//! `RNN`, `GRU` and `LSTM` that run backwards. tract has forward and bidirectional ones, and runs the reverse ones
+//! forward.
 
 use planish_passes::EngineError;
 use planish_proto::onnx::AttributeProto;

@@ -17,7 +17,7 @@ const WRONG: &[Wrong] = &[
     Wrong {
         op: "BitShift",
         when: |op| !shifts_inside(op),
-        reason: "shifting by all bits of an element or more gives an arbitrary number, and the amount is no constant below that",
+        reason: "shifting by all bits or more gives an arbitrary number, and the amount is no constant below that",
     },
     Wrong {
         op: "CastLike",
@@ -55,7 +55,7 @@ const WRONG: &[Wrong] = &[
     Wrong {
         op: "Resize",
         when: is_ambiguous_resize,
-        reason: "with aligned corners and a scale that does not give a whole size, implementations disagree on the result",
+        reason: "with aligned corners and a scale that gives no whole size, implementations disagree on the result",
     },
     Wrong {
         op: "SpaceToDepth",

@@ -91,7 +91,8 @@ fn modulo(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// A value to pad with says nothing where another mode is asked for, but tract pads with it; and it wants a true scalar.
+/// A value to pad with says nothing where another mode is asked for, but tract pads with it; and it wants a true
+/// scalar.
 fn pad(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let Some(value) = op.input(2) else { return Ok(false) };
     let other = op.str("mode").is_some_and(|m| m != "constant");

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// Where the library is: what `ORT_DYLIB_PATH` says, or in the active virtual or Conda environment, or where `python3` looks
-/// for packages.
+/// Where the library is: what `ORT_DYLIB_PATH` says, or in the active virtual or Conda environment, or where `python3`
+/// looks for packages.
 pub(super) fn find() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         return Ok(path.into());

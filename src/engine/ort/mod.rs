@@ -1,8 +1,8 @@
 //! ONNX Runtime, loaded at run time where it is installed.
 //!
-//! It serves as a second witness, for models that tract does not run, and to measure latency. As a witness it runs with its
-//! graph optimizations off: the default ones change numerics (they turn dequantized weights before a `MatMul` into integer
-//! kernels that round the activations).
+//! It serves as a second witness, for models that tract does not run, and to measure latency. As a witness it runs with
+//! its graph optimizations off: the default ones change numerics (they turn dequantized weights before a `MatMul` into
+//! integer kernels that round the activations).
 
 mod library;
 mod value;
@@ -29,8 +29,8 @@ use tempfile::TempDir;
 
 use super::program::{Program, failed};
 
-/// A larger message goes through a temporary file with its weights beside it: what is given in memory is copied twice, and
-/// nothing above 2 GB can be given in memory at all.
+/// A larger message goes through a temporary file with its weights beside it: what is given in memory is copied twice,
+/// and nothing above 2 GB can be given in memory at all.
 const IN_MEMORY: usize = 256 << 20;
 
 /// What ONNX Runtime may do to a graph before it runs it.
@@ -52,8 +52,8 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Loads the library at `path`, or else where `ORT_DYLIB_PATH` says, or else the one in a Python installation. Fails if
-    /// there is none or it is too old, and says what to do. Later calls use the library of the first one.
+    /// Loads the library at `path`, or else where `ORT_DYLIB_PATH` says, or else the one in a Python installation.
+    /// Fails if there is none or it is too old, and says what to do. Later calls use the library of the first one.
     pub fn open(path: Option<&Path>) -> anyhow::Result<OnnxRuntime> {
         static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
         let opened = ENVIRONMENT.get_or_init(|| environment(path).map_err(|e| format!("{e:#}")));

@@ -1,10 +1,10 @@
 //! tract, the built-in engine.
 //!
-//! tract plans a model for inputs of fixed shapes, so the plan is made when a sample of new shapes comes, and kept. Where it
-//! cannot plan because the shape of something depends on the *content* of an input (the target of a `Reshape`, say), the
-//! small inputs become constants of the plan, which is then kept for this content.
+//! tract plans a model for inputs of fixed shapes, so the plan is made when a sample of new shapes comes, and kept.
+//! Where it cannot plan because the shape of something depends on the *content* of an input (the target of a `Reshape`,
+//! say), the small inputs become constants of the plan, which is then kept for this content.
 //!
-//! So whether tract can run a model is known when it is run. [`lower`](super::lower) prepares it for that.
+//! So whether tract can run a model is known when it is run. `lower` prepares it for that.
 
 mod plan;
 mod quiet;

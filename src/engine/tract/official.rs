@@ -1,9 +1,9 @@
 //! The official operator tests, as far as the engine takes them on. What it takes on, it must get right.
 //!
-//! ONNX generates them (`onnx.backend.test.case.node.collect_testcases`). The test wants a folder for each, named like it, with
-//! `model.onnx`, `test_data_set_N/input_K.pb` and `output_K.pb` (tensors), and `tol.txt` (relative and absolute tolerance), all
-//! of them in the folder that PLANISH_NODE_TESTS names. PLANISH_NODE_ONLY selects by a part of the name, and PLANISH_NODE_REPORT
-//! names a file for the outcome of each.
+//! ONNX generates them (`onnx.backend.test.case.node.collect_testcases`). The test wants a folder for each, named like
+//! it, with `model.onnx`, `test_data_set_N/input_K.pb` and `output_K.pb` (tensors), and `tol.txt` (relative and
+//! absolute tolerance), all of them in the folder that PLANISH_NODE_TESTS names. PLANISH_NODE_ONLY selects by a part of
+//! the name, and PLANISH_NODE_REPORT names a file for the outcome of each.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -115,8 +115,9 @@ fn run(folder: &Path) -> Fate {
     Fate::Pass
 }
 
-/// The tests' own tolerance, but not below what the element type and f32 kernels in another order can hold: two units of
-/// the last place of a float16, and a millionth of the largest element or of 1 (some ask for 1e-7 where sums cancel).
+/// The tests' own tolerance, but not below what the element type and f32 kernels in another order can hold: two units
+/// of the last place of a float16, and a millionth of the largest element or of 1 (some ask for 1e-7 where sums
+/// cancel).
 fn compare(wanted: &Tensor, actual: &Tensor, relative: f64, absolute: f64) -> Result<(), String> {
     if wanted.dtype() != actual.dtype() || wanted.dims() != actual.dims() {
         return Err(format!("{actual:?} instead of {wanted:?}"));

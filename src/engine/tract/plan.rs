@@ -19,7 +19,8 @@ use crate::engine::{
     program::{failed, prune},
 };
 
-/// Plans kept at a time, and bytes of weights that they may hold together. Each has a copy of its own; one is always kept.
+/// Plans kept at a time, and bytes of weights that they may hold together. Each has a copy of its own; one is always
+/// kept.
 const KEPT: u64 = 8;
 const KEPT_BYTES: u64 = 512 << 20;
 /// A scalar or vector of up to this many elements may become a constant of a plan: it may be a shape, axes or a bound.

@@ -15,7 +15,8 @@ thread_local! {
 
 /// Runs `f`; an error or a panic becomes [`EngineError::Failed`]. `f` must not leave shared state half-changed.
 ///
-/// The panic hook belongs to the whole process, so it is wrapped once, and stays silent only for a thread that is in here.
+/// The panic hook belongs to the whole process, so it is wrapped once, and stays silent only for a thread that is in
+/// here.
 pub(super) fn quietly<T, E: std::fmt::Display>(f: impl FnOnce() -> Result<T, E>) -> Result<T, EngineError> {
     static WRAP: Once = Once::new();
     WRAP.call_once(|| {

@@ -1,8 +1,9 @@
 //! Large weights, handed to tract without a second copy.
 //!
 //! tract copies every weight out of the message, and decoding the message copies it into the message first. So the
-//! message that tract decodes names the weights as external data, and [`Weights`] plays the file system: the "file" is the
-//! root folder, which exists everywhere (tract insists that the path does), and the offset is the number of the weight.
+//! message that tract decodes names the weights as external data, and [`Weights`] plays the file system: the "file" is
+//! the root folder, which exists everywhere (tract insists that the path does), and the offset is the number of the
+//! weight.
 
 use std::{path::Path, sync::Arc};
 
