@@ -37,6 +37,8 @@ pub struct Node {
     pub(crate) inputs: SmallVec<[Option<ValueId>; 4]>,
     pub(crate) outputs: SmallVec<[Option<ValueId>; 2]>,
     pub(crate) captures: Vec<ValueId>,
+    /// The model itself defines what is called, which hides an operator of the same name.
+    pub(crate) is_local: bool,
     /// Multi-device placement, carried through.
     pub(crate) devices: Vec<onnx::NodeDeviceConfigurationProto>,
 }
@@ -64,6 +66,11 @@ pub(crate) fn canonical_domain(domain: &str) -> &str {
 }
 
 impl Node {
+    /// True if the node calls a local function of the model.
+    pub const fn is_local(&self) -> bool {
+        self.is_local
+    }
+
     /// The value at an input slot; `None` if the slot is absent or left empty.
     pub fn input(&self, slot: usize) -> Option<ValueId> {
         self.inputs.get(slot).copied().flatten()

@@ -66,7 +66,8 @@ impl Interface {
         Interface { inputs: list(g.inputs()), outputs: list(g.outputs()) }
     }
 
-    /// Fails if `model` has other inputs or outputs, or gives them types that these exclude. A type may get more precise.
+    /// Fails if `model` has other inputs or outputs, takes inputs of other types, or gives outputs types that these exclude.
+    /// The type of an output may get more precise.
     pub fn check(&self, model: &Model) -> Result<(), VerifyError> {
         let now = Interface::of(model);
         let mut found = Vec::new();
@@ -75,11 +76,12 @@ impl Interface {
                 found.push(violation("interface".into(), format!("{} {kind}s became {}", before.len(), after.len())));
             }
             for ((name, ty), (new_name, new_ty)) in before.iter().zip(after) {
+                let narrows = kind == "input" && ty != new_ty;
                 let place = format!("{kind} {name:?}");
                 if name != new_name {
                     found.push(violation(place, format!("was renamed to {new_name:?}")));
                 } else if let (Some(a), Some(b)) = (ty, new_ty)
-                    && !a.compatible(b)
+                    && (narrows || !a.compatible(b))
                 {
                     found.push(violation(place, format!("was {a} and became {b}")));
                 }
@@ -249,7 +251,7 @@ impl Verifier {
             return;
         }
         let Some(version) = opsets.get(&node.op.domain) else { return };
-        let Some(spec) = op::spec(&node.op) else { return };
+        let Some(spec) = op::of(node) else { return };
         if let Err(message) = spec.check_arity(node, *version) {
             self.report(at, message);
         }

@@ -70,7 +70,7 @@ pub struct PassReport {
     pub patches: u64,
     /// The worst class among them.
     pub numerics: Numerics,
-    /// Distinct refusals, with their number.
+    /// Nodes that its last run looked at and left alone, each time it did.
     pub refusals: u64,
     /// Limits that took effect, figures that the pass measured.
     pub notes: Vec<String>,
@@ -181,7 +181,8 @@ impl Driver<'_> {
         // Rules ask for shapes; files declare only some.
         infer::annotate(model);
         let size = Size::of(model, &self.bindings);
-        let outcome = Outcome { before: size, after: size, ..Outcome::default() };
+        let stopped = self.stop_after == Some(0);
+        let outcome = Outcome { before: size, after: size, stopped, ..Outcome::default() };
         let mut run = Run { driver: self, interface: Interface::of(model), outcome };
         for step in steps {
             if run.outcome.stopped {
@@ -240,7 +241,7 @@ impl Run<'_> {
         Ok(changed)
     }
 
-    /// The rounds of a group report as one: the counts of each member are added up.
+    /// Rounds of the same pass one after the other report as one.
     fn merge(&mut self, report: PassReport) {
         match self.outcome.passes.last_mut() {
             Some(last) if last.name == report.name => {
@@ -284,7 +285,13 @@ impl Run<'_> {
     }
 
     fn rule(&mut self, model: &mut Model, rule: &dyn Rule, progress: &mut Progress) -> Result<(), DriverError> {
+        let inferred = match rule.needs_facts() {
+            true => infer::infer(model, &infer::Bindings::new()),
+            false => infer::Inferred::default(),
+        };
+        let unknown = infer::GraphFacts::default();
         for path in model.graph_paths() {
+            let facts = inferred.graph().at(&path).unwrap_or(&unknown);
             let Some(graph) = model.graph_at(&path) else { continue };
             // A verified graph has no cycle.
             let order = graph.topological_order().unwrap_or_default();
@@ -300,7 +307,7 @@ impl Run<'_> {
                 if !matches_root(rule, node) {
                     continue;
                 }
-                let cx = RuleContext { graph, opsets: &model.opsets };
+                let cx = RuleContext { graph, opsets: &model.opsets, facts };
                 match rule.rewrite(&cx, id, node) {
                     Ok(patch) => {
                         if let Some(touched) = self.apply(model, &path, patch, Some(id), progress)? {
@@ -367,8 +374,8 @@ impl Run<'_> {
                 self.outcome.stopped = self.driver.stop_after.is_some_and(|n| number >= n);
                 Ok(Some(applied.touched.into_iter().collect()))
             }
-            // Names of the interface decide this, which a rule need not look at.
-            Err(e @ PatchError::Interface { .. }) => {
+            // Names of the interface and types that the file declares decide this, which a rule need not look at.
+            Err(e @ (PatchError::Interface { .. } | PatchError::Type { .. })) => {
                 if let (Some(id), Some(graph)) = (root, model.graph_at(path)) {
                     self.refuse(graph, id, &Skip::because(e.to_string()), progress);
                 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Opsets, Patch};
+use planish_ir::{Graph, GraphPath, infer::GraphFacts, Model, Node, NodeId, Opsets, Patch};
 
 use crate::{Engine, EngineError, InMemory, Tensors, Weights};
 
@@ -40,6 +40,11 @@ pub trait Rule: Send + Sync {
     /// ai.onnx operators at which it can match; empty for any operator of any domain.
     fn roots(&self) -> &'static [&'static str];
 
+    /// True if it needs [`RuleContext::facts`], which take time to find out.
+    fn needs_facts(&self) -> bool {
+        false
+    }
+
     /// The patch for a match rooted at `node`, or why there is none.
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip>;
 }
@@ -57,6 +62,9 @@ pub struct RuleContext<'a> {
     pub graph: &'a Graph,
     /// Versions of the operator sets in use.
     pub opsets: &'a Opsets,
+    /// What inference found out before the rule began, for rules that ask for it; values added since are unknown. Unlike
+    /// the types in the graph these are proofs: what a file declares of inner values may be wrong.
+    pub facts: &'a GraphFacts,
 }
 
 impl RuleContext<'_> {

@@ -36,7 +36,7 @@ pub use num::Num;
 pub use slice::Range;
 pub use window::Window;
 
-use crate::{Dim, Graph, Model, NodeId, Opsets, Type, ValueId};
+use crate::{Dim, Graph, GraphPath, Model, NodeId, Opsets, Type, ValueId};
 
 /// Sizes for names of dims, as given by `--dim name=N`. A size that the file does not name is `input.axis`, as in `x.0`.
 pub type Bindings = BTreeMap<String, u64>;
@@ -119,6 +119,11 @@ impl GraphFacts {
     /// Elements of a small value in row-major order, as far as they are known.
     pub fn value(&self, value: ValueId) -> Option<&[Num]> {
         self.fact(value).elements()
+    }
+
+    /// Facts of the graph at a path from this one.
+    pub fn at(&self, path: &GraphPath) -> Option<&GraphFacts> {
+        path.steps().try_fold(self, |facts, (owner, index)| facts.subgraph(owner, index))
     }
 
     /// Facts of a node's subgraph; `index` counts as [`Attrs::graphs`](crate::Attrs::graphs) does.

@@ -87,6 +87,7 @@ pub(crate) fn add(
         })
         .collect();
     g.add_node(Node {
+        is_local: false,
         name: String::new(),
         op: OpName::new(domain, name),
         attrs,

@@ -83,7 +83,8 @@ impl ImportError {
 pub fn import(message: onnx::ModelProto, external: &External<'_>) -> Result<Model> {
     let graph = message.graph.ok_or(Problem::NoGraph)?;
     let ir_version = message.ir_version.unwrap_or(0);
-    let mut importer = Importer { external, overridable: ir_version >= 4, scopes: Scopes::default() };
+    let local = message.functions.iter().map(function_name).collect();
+    let mut importer = Importer { external, overridable: ir_version >= 4, scopes: Scopes::default(), local };
     let name = graph.name.clone().unwrap_or_default();
     let (graph, _) = importer.graph(graph, Vec::new()).map_err(|e| e.inside(|| format!("graph {name:?}")))?;
     let mut functions: Vec<Function> = Vec::with_capacity(message.functions.len());
@@ -110,6 +111,14 @@ pub fn import(message: onnx::ModelProto, external: &External<'_>) -> Result<Mode
     })
 }
 
+fn function_name(message: &onnx::FunctionProto) -> OpName {
+    OpName {
+        domain: canonical_domain(message.domain.as_deref().unwrap_or("")).to_owned(),
+        name: message.name.clone().unwrap_or_default(),
+        overload: message.overload.clone().unwrap_or_default(),
+    }
+}
+
 fn opsets_in(imports: Vec<onnx::OperatorSetIdProto>) -> Opsets {
     let entry = |i: onnx::OperatorSetIdProto| {
         (canonical_domain(&i.domain.unwrap_or_default()).to_owned(), i.version.unwrap_or(1))
@@ -122,6 +131,8 @@ struct Importer<'a> {
     /// Initializers that are also inputs may be overridden by the caller.
     overridable: bool,
     scopes: Scopes,
+    /// What the model's own functions are called.
+    local: BTreeSet<OpName>,
 }
 
 impl Importer<'_> {
@@ -191,11 +202,7 @@ impl Importer<'_> {
     }
 
     fn function(&mut self, message: onnx::FunctionProto) -> Result<Function> {
-        let op = OpName {
-            domain: canonical_domain(&message.domain.unwrap_or_default()).to_owned(),
-            name: message.name.unwrap_or_default(),
-            overload: message.overload.unwrap_or_default(),
-        };
+        let op = function_name(&message);
         let place = |e: ImportError| e.inside(|| format!("function {op}"));
         let mut defaults = crate::Attrs::new();
         for a in message.attribute_proto {
@@ -263,7 +270,7 @@ impl Importer<'_> {
         let free: Vec<BTreeSet<&str>> = messages.iter().map(scope::names_read_inside).collect();
         let order = {
             let mut rest: Vec<(&str, usize)> =
-                messages.iter().enumerate().map(|(i, n)| (n.output.first().map_or("", String::as_str), i)).collect();
+                messages.iter().enumerate().map(|(i, n)| (first_output(n).unwrap_or(""), i)).collect();
             rest.sort_unstable();
             let roots = outputs.iter().filter_map(|o| makers.get(o.as_str()).copied());
             let roots = roots.chain(rest.into_iter().map(|(_, i)| i));
@@ -313,13 +320,15 @@ impl Importer<'_> {
             outputs.push((!name.is_empty()).then(|| self.scopes.graph().add_value(name, ty, placeholder)));
         }
         let graph = self.scopes.graph();
+        let op = OpName {
+            domain: canonical_domain(&message.domain.unwrap_or_default()).to_owned(),
+            name: message.op_type.unwrap_or_default(),
+            overload: message.overload.unwrap_or_default(),
+        };
         Ok(graph.add_node(Node {
+            is_local: self.local.contains(&op),
             name: message.name.unwrap_or_default(),
-            op: OpName {
-                domain: canonical_domain(&message.domain.unwrap_or_default()).to_owned(),
-                name: message.op_type.unwrap_or_default(),
-                overload: message.overload.unwrap_or_default(),
-            },
+            op,
             attrs,
             doc: message.doc_string.unwrap_or_default(),
             metadata: metadata_in(message.metadata_props),
@@ -371,9 +380,13 @@ fn value_info(message: &onnx::ValueInfoProto) -> Result<(String, Option<Type>)> 
     Ok((name, ty))
 }
 
+fn first_output(n: &onnx::NodeProto) -> Option<&str> {
+    n.output.iter().map(String::as_str).find(|o| !o.is_empty())
+}
+
 fn describe(n: &onnx::NodeProto) -> String {
     let op = n.op_type.as_deref().unwrap_or("?");
-    match (n.name.as_deref().unwrap_or(""), n.output.first()) {
+    match (n.name.as_deref().unwrap_or(""), first_output(n)) {
         ("", Some(output)) => format!("the node that makes {output:?} ({op})"),
         ("", None) => format!("a node without name ({op})"),
         (name, _) => format!("node {name:?} ({op})"),

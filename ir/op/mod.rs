@@ -164,10 +164,21 @@ pub fn spec(op: &OpName) -> Option<&'static OpSpec> {
     TABLE.binary_search_by(|s| (s.domain, s.name).cmp(&key)).ok().map(|i| TABLE[i])
 }
 
+/// The table line of a node's operator; `None` also if the model defines the operator itself.
+pub fn of(node: &Node) -> Option<&'static OpSpec> {
+    if node.is_local() { None } else { spec(&node.op) }
+}
+
+/// True if nothing happens when a node runs but that it makes its outputs, so that it can go if nobody reads them. Nothing
+/// else happens for the operators of the table; an unknown one, also in a subgraph, may do anything.
+pub fn has_no_effect(node: &Node) -> bool {
+    of(node).is_some() && node.attrs.graphs().all(|g| g.nodes().all(|(_, inner)| has_no_effect(inner)))
+}
+
 /// True if a node, and whatever is in its subgraphs, always gives the same outputs for the same inputs. Calls of local
 /// functions and operators that are not listed count as if they did not.
 pub fn is_pure(node: &Node) -> bool {
-    spec(&node.op).is_some_and(|s| s.traits.pure)
+    of(node).is_some_and(|s| s.traits.pure)
         && node.attrs.graphs().all(|g| g.nodes().all(|(_, inner)| is_pure(inner)))
 }
 

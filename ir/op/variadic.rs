@@ -8,12 +8,13 @@ use super::{Folding, OpSpec, Signature, Traits, VARIADIC, sig};
 use crate::infer::{Call, Fact, Num, Outcome, shape};
 
 const FROM_1: &[Signature] = &[sig(1, 1, VARIADIC)];
+// Max and Min are not commutative to the bit: of 0 and -0 the first may win.
 /// The order of additions is free.
 const SUMMING: Traits = Traits { folding: Folding::Rounding, ..Traits::COMMUTATIVE };
 
-pub(super) static MAX: OpSpec = OpSpec::new("Max", FROM_1, Traits::COMMUTATIVE, |c| infer(c, Num::max));
+pub(super) static MAX: OpSpec = OpSpec::new("Max", FROM_1, Traits::ELEMENTWISE, |c| infer(c, Num::max));
 pub(super) static MEAN: OpSpec = OpSpec::new("Mean", FROM_1, SUMMING, |c| infer(c, |_, _| Num::Unknown));
-pub(super) static MIN: OpSpec = OpSpec::new("Min", FROM_1, Traits::COMMUTATIVE, |c| infer(c, Num::min));
+pub(super) static MIN: OpSpec = OpSpec::new("Min", FROM_1, Traits::ELEMENTWISE, |c| infer(c, Num::min));
 pub(super) static SUM: OpSpec = OpSpec::new("Sum", FROM_1, SUMMING, |c| infer(c, Num::add));
 
 fn infer(call: &Call<'_>, f: fn(&Num, &Num) -> Num) -> Outcome {

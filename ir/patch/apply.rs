@@ -176,6 +176,7 @@ impl Run<'_> {
         let mut node = match origin {
             // Attributes may hold subgraphs and weights: not cloned, the patch brings its own.
             Some(o) => Node {
+                is_local: o.is_local && o.op == new.op,
                 name: o.name.clone(),
                 op: new.op,
                 attrs: Attrs::new(),
@@ -187,6 +188,7 @@ impl Run<'_> {
                 devices: o.devices.clone(),
             },
             None => Node {
+                is_local: false,
                 name: String::new(),
                 op: new.op,
                 attrs: Attrs::new(),
@@ -284,17 +286,18 @@ impl Run<'_> {
         if was_output || is_new {
             self.graph.take_name(old, new);
         }
-        let (old_type, inferred) = self.graph.value(old).map(|v| (v.ty.clone(), v.inferred)).unwrap_or_default();
-        if let (Some(v), Some(old_type)) = (self.graph.value_mut(new), old_type) {
-            v.inferred &= inferred || !is_new;
-            v.ty = Some(match &v.ty {
-                // The interface keeps its own names for sizes.
-                Some(ty) if was_output => old_type.merge(ty),
-                Some(ty) => ty.merge(&old_type),
-                None => old_type,
-            });
-        }
         self.dead.push(old);
+        let (old_type, inferred) = self.graph.value(old).map(|v| (v.ty.clone(), v.inferred)).unwrap_or_default();
+        let (Some(v), Some(old_type)) = (self.graph.value_mut(new), old_type) else { return };
+        if was_output {
+            // The interface keeps its types and its names for sizes.
+            v.ty = Some(old_type);
+        } else if is_new {
+            v.ty = Some(v.ty.as_ref().map_or_else(|| old_type.clone(), |ty| ty.merge(&old_type)));
+            v.inferred = inferred;
+        }
+        // Another value that was there already keeps the type that it was found to have: what a file declares of inner
+        // values may be out of date.
     }
 
     /// Removes values and nodes that lost their last reader, and in turn what only they read.
@@ -310,8 +313,7 @@ impl Run<'_> {
                 Def::Node { node, .. } => {
                     let node = *node;
                     let Some(n) = self.graph.node(node) else { continue };
-                    // No operator of the table has an effect besides its outputs; an unknown one may.
-                    let removable = op::spec(&n.op).is_some();
+                    let removable = op::has_no_effect(n);
                     let unread = n.outputs.iter().flatten().all(|&o| self.graph.users(o).len() == 0);
                     if removable && unread {
                         self.remove(node);

@@ -70,7 +70,7 @@ fn live(graph: &Graph) -> BTreeSet<NodeId> {
     // A verified graph has no cycle.
     for id in graph.topological_order().unwrap_or_default().into_iter().rev() {
         let Some(node) = graph.node(id) else { continue };
-        if op::spec(&node.op).is_none() || node.outputs().iter().flatten().any(|&v| is_read(graph, v, &live)) {
+        if !op::has_no_effect(node) || node.outputs().iter().flatten().any(|&v| is_read(graph, v, &live)) {
             live.insert(id);
         }
     }
@@ -86,7 +86,8 @@ fn is_read(graph: &Graph, value: ValueId, live: &BTreeSet<NodeId>) -> bool {
 
 /// Captures that no subgraph reads any more.
 fn captures(graph: &Graph, path: &GraphPath, changes: &mut Changes) {
-    for (id, node) in graph.nodes() {
+    let alive = live(graph);
+    for (id, node) in graph.nodes().filter(|(id, _)| alive.contains(id)) {
         let mut used: BTreeSet<u32> = BTreeSet::new();
         for (index, inner) in node.attrs.graphs().enumerate() {
             let live = live(inner);
@@ -161,6 +162,40 @@ mod tests {
           >
         }
         "#);
+    }
+
+    #[test]
+    fn an_unread_condition_goes_with_what_it_captures() {
+        insta::assert_snapshot!(check::<DeadCode>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[2] x, bool c) => (float[2] y) {
+                y = Relu (x)
+                z = Exp (x)
+                d = If (c) <
+                    then_branch = t () => (float[2] p) { dd = Exp (z)
+                        p = Neg (x) },
+                    else_branch = e () => (float[2] q) { q = Neg (x) }
+                >
+            }"#,
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x, bool c) => (float[2] y) {
+          y = Relu (x)
+        }
+        "#);
+    }
+
+    #[test]
+    fn refuses_unknown_operators_in_subgraphs() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17, "my.ops" : 1]>
+            g (float[2] x, bool c) => (float[2] y) {
+                y = Relu (x)
+                d = If (c) <
+                    then_branch = t () => (float[2] p) { p = my.ops.Print (x) },
+                    else_branch = e () => (float[2] q) { q = Neg (x) }
+                >
+            }"#;
+        assert!(refusals::<DeadCode>(text).contains(&"nobody reads it, but it may have an effect".to_owned()));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! Before     y = MatMul (x, w);  z = MatMul (x, v)         w and v equal, bit for bit
 //! After      y = MatMul (x, w);  z = MatMul (x, w)
-//! Before     e = Gather (w, i);  y = MatMul (x, v)         v equal to the transpose of w, 1 MiB or more
+//! Before     e = Gather (w, i);  y = MatMul (x, v)         v equal to the transpose of w, above 1 MiB
 //! After      t = Transpose (w);  e = Gather (w, i);  y = MatMul (x, t)
-//! When       type, dims and content are equal; the transposed form for matrices from 1 MiB on, because a smaller
+//! When       type, dims and content are equal; the transposed form for matrices above 1 MiB, because a smaller
 //!            saving is not worth a node; runtimes compute the Transpose once, when they load the model
 //! Refuses    an initializer that is a graph output, or that callers can override
 //! Numerics   Exact; Reassociated for a transpose, because runtimes have other kernels for a matrix that is computed than for
@@ -25,9 +25,9 @@ use crate::{Changes, Context, Pass, PassError, Shape, Transform};
 #[serde(deny_unknown_fields, default)]
 pub struct DedupInitializers {}
 
-/// Smallest matrix, in bytes, of which a transposed duplicate is replaced. `fold-constants` computes what is smaller by
-/// default, and the two must not undo each other.
-const TRANSPOSED_MIN_BYTES: u64 = 1 << 20;
+/// Above this size in bytes a matrix is replaced that is another one's transpose. `fold-constants` knows, so that the two do
+/// not undo each other's work.
+pub(super) const TRANSPOSED_MIN_BYTES: u64 = 1 << 20;
 
 impl Pass for DedupInitializers {
     fn shape(&self) -> Shape<'_> {
@@ -208,7 +208,7 @@ impl<'a> Matrix<'a> {
     fn of(graph: &Graph, id: ValueId, tensor: &'a Tensor) -> Option<Matrix<'a>> {
         let &[rows, columns] = tensor.dims() else { return None };
         let bits = tensor.dtype().bits();
-        if tensor.byte_len() < TRANSPOSED_MIN_BYTES || bits == 0 || bits % 8 != 0 || rows < 2 || columns < 2 {
+        if tensor.byte_len() <= TRANSPOSED_MIN_BYTES || bits == 0 || bits % 8 != 0 || rows < 2 || columns < 2 {
             return None;
         }
         let is_gathered = graph.users(id).any(|u| match u {

@@ -22,6 +22,7 @@ use planish_ir::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::dedup::TRANSPOSED_MIN_BYTES;
 use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
 
 /// Configuration.
@@ -49,7 +50,7 @@ impl Transform for FoldConstants {
         let inferred = infer::infer(model, &infer::Bindings::new());
         let mut changes = Changes::default();
         for path in model.graph_paths() {
-            let (Some(graph), Some(facts)) = (model.graph_at(&path), facts_at(inferred.graph(), &path)) else { continue };
+            let (Some(graph), Some(facts)) = (model.graph_at(&path), inferred.graph().at(&path)) else { continue };
             let known = known_from_shapes(graph, facts, &path, &mut changes);
             let foldable = self.foldable(graph, facts, &known, &path, &mut changes);
             if foldable.too_large > 0 {
@@ -66,17 +67,13 @@ impl Transform for FoldConstants {
     }
 }
 
-fn facts_at<'a>(facts: &'a GraphFacts, path: &GraphPath) -> Option<&'a GraphFacts> {
-    path.steps().try_fold(facts, |f, (owner, index)| f.subgraph(owner, index))
-}
-
 /// Replaces small integers that shape inference knows, and returns the values that have become constants.
 fn known_from_shapes(graph: &Graph, facts: &GraphFacts, path: &GraphPath, changes: &mut Changes) -> BTreeSet<ValueId> {
     let mut known = BTreeSet::new();
-    for (id, v) in graph.values() {
-        if v.producer().is_none() || v.users().is_empty() {
-            continue;
-        }
+    // Producers first: replacing a reader may remove what only it read. A verified graph has no cycle.
+    let order = graph.topological_order().unwrap_or_default();
+    for id in order.into_iter().filter_map(|n| graph.node(n)).flat_map(|n| n.outputs().iter().flatten().copied()) {
+        let Some(v) = graph.value(id).filter(|v| !v.users().is_empty()) else { continue };
         let Some(tensor) = integers(facts, id) else { continue };
         known.insert(id);
         let mut patch = Patch::new(Numerics::Exact, format!("{:?} is known from shapes", v.name()));
@@ -168,7 +165,7 @@ impl FoldConstants {
             let size = facts.ty(output).and_then(Type::as_tensor).and_then(|t| t.dtype.byte_len(t.elements()?));
             result = result.saturating_add(size.ok_or(TooLarge::Unknown)?);
         }
-        if result <= self.max_bytes {
+        if result <= self.max_bytes && !stores_twice(graph, node, result) {
             return Ok(());
         }
         // What only this node reads is gone afterwards.
@@ -186,6 +183,12 @@ impl FoldConstants {
     }
 }
 
+/// True if folding would bring back a transposed duplicate that `dedup-initializers` takes out.
+fn stores_twice(graph: &Graph, node: &Node, result: u64) -> bool {
+    let is_shared = |v: ValueId| graph.constant(v).is_some() && graph.users(v).len() > 1;
+    node.op.is("Transpose") && result > TRANSPOSED_MIN_BYTES && node.input(0).is_some_and(is_shared)
+}
+
 /// The class of folding a node, if all it reads is constant.
 fn class_of(
     graph: &Graph,
@@ -193,7 +196,7 @@ fn class_of(
     classes: &BTreeMap<ValueId, Numerics>,
     known: &BTreeSet<ValueId>,
 ) -> Option<Numerics> {
-    let spec = op::spec(&node.op)?;
+    let spec = op::of(node)?;
     if !spec.traits.pure || node.attrs.has_graphs() || !node.op.domain.is_empty() || node.op.is("Constant") {
         return None;
     }

@@ -28,6 +28,10 @@ impl Pass for NoOps {
 }
 
 impl Rule for NoOps {
+    fn needs_facts(&self) -> bool {
+        true
+    }
+
     fn roots(&self) -> &'static [&'static str] {
         &[
             "Cast", "Concat", "Div", "Dropout", "Expand", "Flatten", "Identity", "Max", "Mean", "Min", "Mul", "Pad",
@@ -54,9 +58,13 @@ fn unchanged_input(cx: &RuleContext<'_>, node: &Node, output: ValueId) -> Result
     let known = |unchanged: bool| if unchanged { Ok(x) } else { Err(Skip::NoMatch) };
     match node.op.name.as_str() {
         "Identity" => Ok(x),
-        "Dropout" => match (node.input(2), node.attrs.int("training_mode").or(node.attrs.int("is_test"))) {
-            (None, _) => Ok(x),
-            (Some(mode), _) => match g.constant(mode).and_then(Tensor::single_i64) {
+        // Before version 7 dropping was the default.
+        "Dropout" if cx.opset() < 7 && node.attrs.int("is_test").unwrap_or(0) == 0 => {
+            Err(Skip::because("is_test is not set, so it drops"))
+        }
+        "Dropout" => match node.input(2) {
+            None => Ok(x),
+            Some(mode) => match g.constant(mode).and_then(Tensor::single_i64) {
                 Some(0) => Ok(x),
                 _ => Err(Skip::because("training_mode is not provably false")),
             },
@@ -109,7 +117,7 @@ fn is_all(cx: &RuleContext<'_>, value: ValueId, wanted: f64) -> bool {
 
 /// Provably the same type and shape.
 fn same_shape(cx: &RuleContext<'_>, a: ValueId, b: ValueId) -> bool {
-    let (Some(Type::Tensor(a)), Some(Type::Tensor(b))) = (cx.graph.ty(a), cx.graph.ty(b)) else { return false };
+    let (Some(Type::Tensor(a)), Some(Type::Tensor(b))) = (cx.facts.ty(a), cx.facts.ty(b)) else { return false };
     let (Some(s), Some(t)) = (&a.shape, &b.shape) else { return false };
     a.dtype == b.dtype && s.len() == t.len() && s.iter().zip(t).all(|(x, y)| x.same(y))
 }
@@ -160,6 +168,34 @@ mod tests {
         assert_eq!(refusals::<NoOps>(text), [
             r#""y" is a graph output and cannot be replaced by "x", whose name is needed as well"#
         ]);
+    }
+
+    #[test]
+    fn keeps_what_only_a_declaration_calls_equal() {
+        // The file says that slicing leaves the number of columns as it is.
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[batch,seq] x) => (float[batch,seq] y)
+            <int64[1] a = {1}, int64[1] b = {9223372036854775807}, int64[1] ax = {1}> {
+                r = Relu (x)
+                y = Slice (r, a, b, ax)
+            }"#;
+        assert!(refusals::<NoOps>(text).is_empty());
+    }
+
+    #[test]
+    fn a_stale_declaration_does_not_reach_the_interface() {
+        insta::assert_snapshot!(check::<NoOps>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,4] x) => (float[N,4] y) <float[1,4] a> {
+                a = Identity (x)
+                y = Relu (a)
+            }"#,
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,4] y) {
+          y = Relu (x)
+        }
+        "#);
     }
 
     #[test]

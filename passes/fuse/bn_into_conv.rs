@@ -8,7 +8,7 @@
 //! Numerics   Reassociated; computed in 64 bits and rounded once
 //! Reference  Jacob et al., Quantization and Training of Neural Networks, CVPR 2018, §3.2; ONNX BatchNormalization-15
 
-use planish_ir::{Node, NodeId, Numerics, Patch, Tensor, ValueId};
+use planish_ir::{DType, Node, NodeId, Numerics, Patch, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +72,7 @@ impl Rule for BnIntoConv {
 
         let scaled = layout.scale(weight, &factor)?;
         let dtype = weight.dtype();
-        let offset = Tensor::from_f64_as(dtype, [channels as u64].as_slice(), &offset)
-            .map_err(|e| Skip::because(e.to_string()))?;
+        let offset = rounded(dtype, &[channels as u64], &offset)?;
         let mut patch = Patch::new(Numerics::Reassociated, format!("{} {:?} takes {:?}", linear.op, linear.name, bn.name));
         let name = g.name_of(weight_id);
         let w = patch.constant(name.clone(), scaled);
@@ -91,6 +90,15 @@ impl Rule for BnIntoConv {
 
 fn constant<'a>(cx: &RuleContext<'a>, id: ValueId, what: &str) -> Result<&'a Tensor, Skip> {
     cx.graph.constant(id).ok_or_else(|| Skip::because(format!("{what} {:?} is no constant", cx.graph.name_of(id))))
+}
+
+/// The numbers as a tensor, if all of them are in the range of its type.
+fn rounded(dtype: DType, dims: &[u64], values: &[f64]) -> Result<Tensor, Skip> {
+    let t = Tensor::from_f64_as(dtype, dims, values).map_err(|e| Skip::because(e.to_string()))?;
+    match t.to_f64() {
+        Ok(v) if v.iter().all(|x| x.is_finite()) => Ok(t),
+        _ => Err(Skip::because(format!("a folded weight or offset is not finite in {dtype}"))),
+    }
 }
 
 fn floats(t: &Tensor) -> Result<Vec<f64>, Skip> {
@@ -148,7 +156,7 @@ impl Layout {
             let f = factor.get(usize::try_from(channel).map_err(|_| misfit())?).ok_or_else(misfit)?;
             row.iter_mut().for_each(|w| *w *= f);
         }
-        Tensor::from_f64_as(weight.dtype(), dims, &values).map_err(|e| Skip::because(e.to_string()))
+        rounded(weight.dtype(), dims, &values)
     }
 }
 
@@ -215,6 +223,15 @@ mod tests {
           y = Gemm (x, w, w_bias)
         }
         "#);
+    }
+
+    #[test]
+    fn refuses_weights_that_leave_the_range() {
+        let large = model(
+            "float[N,1,4,4] x", "float[N,2,4,4] y", "float[2,1,1,1] w = {1.0, 2e38}",
+            "c = Conv (x, w)\n y = BatchNormalization <epsilon = 1.0> (c, s, o, m, v)",
+        );
+        assert_eq!(refusals::<BnIntoConv>(&large), ["a folded weight or offset is not finite in float"]);
     }
 
     #[test]
