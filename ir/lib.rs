@@ -27,6 +27,7 @@ mod graph;
 mod ids;
 pub mod infer;
 mod model;
+mod names;
 mod node;
 pub mod onnx;
 pub mod op;

@@ -11,7 +11,8 @@ use planish_ir::{
 };
 
 use crate::{
-    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Tensors, Transform, Weights, registry,
+    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Tensors, Transform,
+    Weights, registry,
 };
 
 /// Settings of a run.
@@ -211,15 +212,20 @@ struct Progress {
 
 impl Run<'_> {
     /// Returns true if the pass changed anything.
-    fn pass(&mut self, model: &mut Model, name: &'static str, pass: &dyn Pass, report_idle: bool) -> Result<bool, DriverError> {
+    fn pass(
+        &mut self,
+        model: &mut Model,
+        name: &'static str,
+        pass: &dyn Pass,
+        report_idle: bool,
+    ) -> Result<bool, DriverError> {
         if let Shape::Group(steps) = pass.shape() {
             return self.group(model, name, steps);
         }
         self.driver.observer.pass_begins(name);
         // What is measured after a pass is what the next one finds.
         let before = self.outcome.after;
-        let mut progress =
-            Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new() };
+        let mut progress = Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new() };
         match pass.shape() {
             Shape::Rule(rule) => self.rule(model, rule, &mut progress)?,
             Shape::Transform(transform) => self.transform(model, transform, &mut progress)?,
@@ -324,7 +330,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn transform(&mut self, model: &mut Model, transform: &dyn Transform, progress: &mut Progress) -> Result<(), DriverError> {
+    fn transform(
+        &mut self,
+        model: &mut Model,
+        transform: &dyn Transform,
+        progress: &mut Progress,
+    ) -> Result<(), DriverError> {
         let Driver { engine, samples, weights, .. } = *self.driver;
         let cx = Context { engine, samples, weights };
         let changes =

@@ -32,5 +32,5 @@ mod testing;
 pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Refusal, Size};
 pub use engine::{Engine, EngineError, Runnable, Tensors};
 pub use pass::{Changes, Context, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
-pub use weights::{InMemory, Weights, part};
 pub use registry::{Entry, PASSES, StepConfig, find, suggest};
+pub use weights::{InMemory, Weights, part};

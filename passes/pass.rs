@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use planish_ir::{Graph, GraphPath, infer::GraphFacts, Model, Node, NodeId, Opsets, Patch};
+use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Opsets, Patch, infer::GraphFacts};
 
 use crate::{Engine, EngineError, InMemory, Tensors, Weights};
 

@@ -22,21 +22,21 @@ pub(crate) struct Target {
 impl Target {
     /// Check `path`. A symbolic link is followed, so that it stays a link and the file that it means is replaced.
     pub(crate) fn resolve(path: &Path) -> Result<Self> {
+        match fs::metadata(path) {
+            Ok(old) if old.is_file() => {}
+            // Renaming over a device would replace it.
+            Ok(old) => {
+                let what = if old.is_dir() { "a folder" } else { "a special file" };
+                return Err(Error::NotAFile { path: path.to_owned(), what });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Io { action: "write", path: path.to_owned(), source }),
+        }
         let path = if path.is_symlink() {
             fs::canonicalize(path).map_err(|_| Error::DanglingLink { path: path.to_owned() })?
         } else {
             path.to_owned()
         };
-        match fs::metadata(&path) {
-            Ok(old) if old.is_file() => {}
-            // Renaming over a device would replace it.
-            Ok(old) => {
-                let what = if old.is_dir() { "a folder" } else { "a special file" };
-                return Err(Error::NotAFile { path, what });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(Error::Io { action: "write", path, source }),
-        }
         let folder = folder_of(&path);
         if path.file_name().is_none() || !folder.is_dir() {
             return Err(Error::NoFolder { path, folder });
@@ -65,6 +65,31 @@ impl Target {
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", &self.folder))?;
         Ok(())
     }
+}
+
+/// Check that a file can be written to `path`, and say which one that would be: links followed, the folder canonical. So two
+/// paths that give the same result mean the same file.
+///
+/// # Errors
+/// If `path` is a folder or a special file, or its folder is missing or takes no new files.
+pub fn check_target(path: impl AsRef<Path>) -> Result<PathBuf> {
+    let target = Target::resolve(path.as_ref())?;
+    // Nothing else tells for sure whether a folder can be written to. The file vanishes again.
+    target.create()?;
+    let folder = fs::canonicalize(&target.folder).map_err(Error::io("open", &target.folder))?;
+    Ok(target.path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name)))
+}
+
+/// Write a small file to `path`, replacing what is there in one step. If it is a symbolic link, the file that it means is
+/// replaced.
+///
+/// # Errors
+/// If `path` is a folder or a special file, or writing fails. Whatever was there is then untouched.
+pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let target = Target::resolve(path.as_ref())?;
+    let mut pending = target.create()?;
+    pending.file().write_all(bytes).map_err(Error::io("write", &target.path))?;
+    pending.commit()
 }
 
 /// A file under its temporary name. Unless committed, it is removed again.

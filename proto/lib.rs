@@ -26,6 +26,7 @@ mod write;
 #[rustfmt::skip]
 pub mod onnx;
 
+pub use atomic::{check_target, write_file};
 pub use bytes::Bytes;
 
 pub use error::{Error, Result};

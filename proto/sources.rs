@@ -50,6 +50,11 @@ impl Sources {
         self.folders.first().map(PathBuf::as_path)
     }
 
+    /// The files opened so far: the model's own first, if it came from one, then its data files in the order of first use.
+    pub fn files(&self) -> Vec<Arc<MappedFile>> {
+        self.lock().clone()
+    }
+
     /// The fixed-width little-endian bytes of `tensor`, inline or external, checked against its type and shape; `None` if it
     /// has none, so that its elements are in a typed field, or it is empty or broken.
     ///

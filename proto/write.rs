@@ -76,12 +76,7 @@ pub struct Written {
 /// # Errors
 /// If external data cannot be had, the model does not fit into one file and may not use or does not fit with a second one, the
 /// place cannot be written to, or writing fails. Whatever was at `path` is then untouched.
-pub fn save(
-    model: ModelProto,
-    sources: &Sources,
-    path: impl AsRef<Path>,
-    options: &SaveOptions,
-) -> Result<Written> {
+pub fn save(model: ModelProto, sources: &Sources, path: impl AsRef<Path>, options: &SaveOptions) -> Result<Written> {
     save_with(model, sources, path, options, None)
 }
 

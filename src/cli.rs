@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    commands, data,
+    bounds, commands, data,
     failure::{Failure, Kind, Result},
     pipeline::{EngineChoice, Target},
 };
@@ -105,8 +105,8 @@ pub struct RunArgs {
     #[arg(long = "range", value_name = "INPUT=LOW..HIGH", value_parser = parse_range)]
     pub ranges: Vec<(String, (i64, i64))>,
     /// Threads; the result does not depend on them. 0 takes all cores.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub threads: u16,
     /// The onnxruntime library, where it is not to be looked for in Python's packages.
     #[arg(long, value_name = "PATH", env = "ORT_DYLIB_PATH")]
     pub onnxruntime_lib: Option<PathBuf>,
@@ -142,19 +142,19 @@ pub struct Verify {
     #[arg(long, value_name = "FILE.npz")]
     pub data: Option<PathBuf>,
     /// How many samples.
-    #[arg(long, default_value_t = 8)]
-    pub samples: usize,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
     /// Who runs the models.
     #[arg(long, value_enum, default_value_t = EngineChoice::Tract)]
     pub engine: EngineChoice,
     /// Fail below this cosine of outputs, for any output.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = |s: &str| bounds::COSINE.parse(s))]
     pub min_cosine: Option<f64>,
     /// Fail below this share of samples with the same largest element.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = |s: &str| bounds::SHARE.parse(s))]
     pub top1_agreement: Option<f64>,
     /// Fail above this absolute difference of any element.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = |s: &str| bounds::DIFFERENCE.parse(s))]
     pub max_abs: Option<f64>,
     /// Print JSON.
     #[arg(long)]
@@ -276,10 +276,7 @@ impl Cli {
             Command::Passes(args) => commands::passes::run(&args),
             Command::Init(args) => commands::init::run(&args),
             Command::Schema => commands::schema(),
-            Command::Completions { shell } => {
-                commands::completions(shell);
-                Ok(())
-            }
+            Command::Completions { shell } => commands::completions(shell),
         }
     }
 }
@@ -297,7 +294,7 @@ impl RunArgs {
     /// Starts the pool that everything parallel runs in.
     pub fn start_threads(&self) -> Result {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
+            .num_threads(usize::from(self.threads))
             .build_global()
             .map_err(|e| Failure::message(Kind::Internal, format!("cannot start threads: {e}")))
     }

@@ -7,6 +7,7 @@ use planish_passes::{Engine, EngineError, Tensors};
 use serde::Serialize;
 
 use crate::{
+    data::Runs,
     metrics::{Comparison, Tolerance},
     pipeline::Verify,
 };
@@ -37,6 +38,8 @@ pub struct Verdict {
     pub engine: String,
     /// How many runs were compared.
     pub runs: usize,
+    /// How many samples these were.
+    pub samples: u64,
     /// What was asked for.
     pub asked: String,
     /// Per output.
@@ -53,15 +56,15 @@ pub fn compare(
     engine: &dyn Engine,
     reference: &Model,
     model: &Model,
-    samples: &[Tensors],
+    runs: Runs<'_>,
     class: Numerics,
     verify: &Verify,
 ) -> Result<Verdict, EngineError> {
     let start = Instant::now();
     let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
     // One after the other, so that only one is in memory at a time.
-    let expected = run(engine, reference, &names, samples)?;
-    let actual = run(engine, model, &names, samples)?;
+    let expected = run(engine, reference, &names, runs.batches)?;
+    let actual = run(engine, model, &names, runs.batches)?;
     let mut comparisons: Vec<Comparison> = names.iter().map(|_| Comparison::new()).collect();
     let mut failures = Vec::new();
     for (run, (e, a)) in expected.iter().zip(&actual).enumerate() {
@@ -76,7 +79,15 @@ pub fn compare(
     }
     let outputs = names.iter().zip(&comparisons).map(|(n, c)| figures(n, c)).collect();
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Verdict { engine: engine.name().to_owned(), runs: samples.len(), asked: asked(class, verify), outputs, failures, seconds })
+    Ok(Verdict {
+        engine: engine.name().to_owned(),
+        runs: runs.batches.len(),
+        samples: runs.samples,
+        asked: asked(class, verify),
+        outputs,
+        failures,
+        seconds,
+    })
 }
 
 fn run(
@@ -88,34 +99,32 @@ fn run(
     engine.load(model, outputs)?.run_many(samples).into_iter().collect()
 }
 
-/// True if the pipeline itself says how close is close enough.
-fn has_bounds(v: &Verify) -> bool {
-    v.min_cosine.is_some() || v.min_sqnr_db.is_some() || v.top1_agreement.is_some() || v.max_abs.is_some()
-}
-
 fn asked(class: Numerics, v: &Verify) -> String {
+    let owed = match class {
+        Numerics::Exact => Some("bit equality".to_owned()),
+        Numerics::Reassociated => Some("equality within float rounding".to_owned()),
+        Numerics::Lossy => None,
+    };
     let bounds = [
+        owed,
         v.min_cosine.map(|x| format!("cosine >= {x}")),
         v.min_sqnr_db.map(|x| format!("SQNR >= {x} dB")),
         v.top1_agreement.map(|x| format!("top-1 agreement >= {x}")),
         v.max_abs.map(|x| format!("difference <= {x}")),
     ];
-    match (class, has_bounds(v)) {
-        (_, true) => bounds.into_iter().flatten().collect::<Vec<_>>().join(", "),
-        (Numerics::Exact, false) => "bit equality".into(),
-        (Numerics::Reassociated, false) => "equality within float rounding".into(),
-        (Numerics::Lossy, false) => "no bound; figures only".into(),
-    }
+    let asked = bounds.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if asked.is_empty() { "no bound; figures only".to_owned() } else { asked }
 }
 
+/// What the class owes, and every bound on top of it.
 fn judge(c: &Comparison, class: Numerics, v: &Verify) -> Vec<String> {
-    if !has_bounds(v) {
-        let lossy = Tolerance::Lossy { min_cosine: f64::NEG_INFINITY, min_top1: None };
-        return Tolerance::of(class, lossy).check(c).err().into_iter().collect();
+    let bounds = Tolerance::Lossy { min_cosine: v.min_cosine.unwrap_or(f64::NEG_INFINITY), min_top1: v.top1_agreement };
+    let mut failures: Vec<String> = Tolerance::of(class, bounds).check(c).err().into_iter().collect();
+    if class != Numerics::Lossy {
+        // With nothing compared both say the same.
+        let missed = bounds.check(c).err().filter(|f| !failures.contains(f));
+        failures.extend(missed);
     }
-    let mut failures = Vec::new();
-    let lossy = Tolerance::Lossy { min_cosine: v.min_cosine.unwrap_or(f64::NEG_INFINITY), min_top1: v.top1_agreement };
-    failures.extend(lossy.check(c).err());
     if let Some(bound) = v.min_sqnr_db.filter(|&b| c.sqnr_db() < b) {
         failures.push(format!("the SQNR is {:.2} dB, below {bound}", c.sqnr_db()));
     }
@@ -134,5 +143,32 @@ fn figures(name: &str, c: &Comparison) -> OutputFigures {
         cosine: c.cosine(),
         sqnr_db: Some(c.sqnr_db()).filter(|x| x.is_finite()),
         top1_agreement: c.top1_agreement(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use planish_ir::Tensor;
+
+    fn compared(reference: &[f32], actual: &[f32]) -> Comparison {
+        let t = |v: &[f32]| Tensor::from_f32([v.len() as u64].as_slice(), v).unwrap();
+        Comparison::of(&t(reference), &t(actual)).unwrap()
+    }
+
+    #[test]
+    fn bounds_come_on_top_of_what_passes_owe() {
+        let close = compared(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.01]);
+        let bounded = Verify { min_cosine: Some(0.9), ..Verify::default() };
+        assert!(judge(&close, Numerics::Exact, &bounded)[0].starts_with("not bit-identical"));
+        assert!(judge(&close, Numerics::Reassociated, &bounded)[0].contains("more than rounding"));
+        assert!(judge(&close, Numerics::Lossy, &bounded).is_empty());
+        let strict = Verify { min_cosine: Some(1.0), max_abs: Some(0.001), ..Verify::default() };
+        assert_eq!(judge(&close, Numerics::Exact, &strict).len(), 3);
+        assert_eq!(judge(&close, Numerics::Lossy, &strict).len(), 2);
+        assert_eq!(judge(&Comparison::new(), Numerics::Exact, &bounded), ["nothing was compared"]);
+        assert_eq!(asked(Numerics::Exact, &bounded), "bit equality, cosine >= 0.9");
+        assert_eq!(asked(Numerics::Lossy, &bounded), "cosine >= 0.9");
+        assert_eq!(asked(Numerics::Lossy, &Verify::default()), "no bound; figures only");
     }
 }

@@ -45,10 +45,18 @@ impl Failure {
     }
 }
 
-/// The message with its causes in one line each.
+/// The message with its causes. Some errors repeat their cause in their own text; it is then not said again.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.error)
+        let mut text = String::new();
+        for cause in self.error.chain().map(ToString::to_string).filter(|c| !c.is_empty()) {
+            if text.is_empty() {
+                text = cause;
+            } else if !text.contains(&cause) {
+                text = format!("{text}: {cause}");
+            }
+        }
+        f.write_str(&text)
     }
 }
 
@@ -68,5 +76,24 @@ impl<T, E: Into<anyhow::Error>> OrFail<T> for std::result::Result<T, E> {
 
     fn or_fail_with<C: fmt::Display>(self, kind: Kind, context: impl FnOnce() -> C) -> Result<T> {
         self.map_err(|e| Failure { kind, error: e.into().context(context().to_string()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("pass: {source}")]
+    struct Repeats {
+        source: std::io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = Repeats { source: std::io::Error::other("no room") };
+        assert_eq!(Failure::new(Kind::File, error).to_string(), "pass: no room");
+        let error = anyhow::anyhow!("no room").context("cannot write x");
+        assert_eq!(Failure { kind: Kind::File, error }.to_string(), "cannot write x: no room");
     }
 }

@@ -6,6 +6,7 @@
 //! `planish-passes`, and the file format in `planish-proto`.
 
 pub mod blame;
+pub mod bounds;
 pub mod cli;
 pub mod commands;
 pub mod data;

@@ -37,6 +37,7 @@ pub struct Comparison {
     max_reference: f64,
     beyond_rounding: u64,
     non_finite: u64,
+    unlike: u64,
     dot: f64,
     reference_square: f64,
     actual_square: f64,
@@ -64,6 +65,7 @@ impl Default for Comparison {
             max_reference: 0.0,
             beyond_rounding: 0,
             non_finite: 0,
+            unlike: 0,
             dot: 0.0,
             reference_square: 0.0,
             actual_square: 0.0,
@@ -103,6 +105,7 @@ impl Comparison {
             // Strings and packed types have no arithmetic: they are equal, or not even close.
             if reference != actual {
                 self.beyond_rounding += reference.elements();
+                self.unlike += 1;
             }
             return Ok(());
         };
@@ -266,6 +269,10 @@ impl Tolerance {
                 non_finite(c)
             )),
             Tolerance::Lossy { .. } if c.non_finite > 0 => Err(non_finite(c).trim_start_matches(", ").to_owned()),
+            Tolerance::Lossy { .. } if c.unlike > 0 => Err(format!(
+                "{} of {} outputs differ, and their type has no arithmetic by which they could be close",
+                c.unlike, c.pairs
+            )),
             Tolerance::Lossy { min_cosine, .. } if c.cosine().is_nan() || c.cosine() < min_cosine => {
                 Err(format!("the cosine is {:.6}, below {min_cosine}", c.cosine()))
             }
@@ -397,6 +404,14 @@ mod tests {
         assert!(matches!(Comparison::of(&f, &i), Err(Mismatch::Type { .. })));
         let j = Tensor::from_i64([2].as_slice(), &[0, 2]).unwrap();
         assert!(Tolerance::Reassociated.check(&Comparison::of(&i, &j).unwrap()).is_err());
+    }
+
+    #[test]
+    fn types_without_arithmetic_are_equal_or_fail() {
+        let t = |bytes: &'static [u8]| Tensor::from_raw(DType::I4, [4].as_slice(), bytes::Bytes::from_static(bytes)).unwrap();
+        let (one, two) = (t(&[0x21, 0x43]), t(&[0x21, 0x44]));
+        LOSSY.check(&Comparison::of(&one, &one).unwrap()).unwrap();
+        assert!(LOSSY.check(&Comparison::of(&one, &two).unwrap()).unwrap_err().contains("no arithmetic"));
     }
 
     #[test]

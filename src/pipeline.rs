@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bounds,
     cli::Preset,
     failure::{Failure, Kind, OrFail, Result},
 };
@@ -77,9 +78,9 @@ pub struct Calibration {
     pub batch: Option<u64>,
 }
 
-/// How the result is compared with the original. Without bounds, what the passes declare is asked for: bit equality
-/// after exact ones, equality within float rounding after those that reassociate; after lossy ones the figures are
-/// reported.
+/// How the result is compared with the original. What the passes declare is always asked for: bit equality after exact
+/// ones, equality within float rounding after those that reassociate. Bounds come on top of that; after lossy passes
+/// they are all that is asked for, and without them the figures are only reported.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Verify {
@@ -176,13 +177,40 @@ impl Pipeline {
                 return Err("calibration: give exactly one of npz, npy and random".into());
             }
         }
+        pipeline.verify.check()?;
         Ok(pipeline)
+    }
+}
+
+impl Verify {
+    /// True if anything is asked for beyond what the passes declare.
+    pub const fn has_bounds(&self) -> bool {
+        self.min_cosine.is_some()
+            || self.min_sqnr_db.is_some()
+            || self.top1_agreement.is_some()
+            || self.max_abs.is_some()
+    }
+
+    /// Fails if a figure makes no sense; the message names the key.
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.samples == 0 {
+            return Err("verify.samples: at least 1 is needed; `engine: off` verifies nothing".into());
+        }
+        for (key, value, bound) in [
+            ("min_cosine", self.min_cosine, bounds::COSINE),
+            ("min_sqnr_db", self.min_sqnr_db, bounds::DECIBELS),
+            ("top1_agreement", self.top1_agreement, bounds::SHARE),
+            ("max_abs", self.max_abs, bounds::DIFFERENCE),
+        ] {
+            value.map(|x| bound.check(x)).transpose().map_err(|e| format!("verify.{key}: {e}"))?;
+        }
+        Ok(())
     }
 }
 
 /// serde lists the keys that exist: name the one that was probably meant.
 fn explain(error: &serde_yaml::Error) -> String {
-    let message = error.to_string();
+    let message = innermost(&error.to_string());
     let mut quoted = message.split('`').skip(1).step_by(2);
     let is_unknown = message.contains("unknown field") || message.contains("unknown variant");
     match (is_unknown, quoted.next()) {
@@ -192,6 +220,34 @@ fn explain(error: &serde_yaml::Error) -> String {
         },
         _ => message,
     }
+}
+
+/// Every level of a nested value that is read by itself adds its path in front and its place behind: keep the most
+/// precise ones.
+fn innermost(message: &str) -> String {
+    let mut rest = message;
+    while let Some((path, inner)) = rest.split_once(": ") {
+        let is_extended =
+            inner.strip_prefix(path).is_some_and(|after| after.starts_with([':', '.', '[']));
+        if !is_extended {
+            break;
+        }
+        rest = inner;
+    }
+    let mut text = rest;
+    while let Some(outer) = text.rfind(" at line ").filter(|&at| is_place(&text[at..])) {
+        match text[..outer].rfind(" at line ").filter(|&at| is_place(&text[at..outer])) {
+            Some(_) => text = &text[..outer],
+            None => break,
+        }
+    }
+    text.to_owned()
+}
+
+/// True for ` at line 3 column 15`.
+fn is_place(text: &str) -> bool {
+    let numbers = text.strip_prefix(" at line ").and_then(|t| t.split_once(" column "));
+    numbers.is_some_and(|(line, column)| line.parse::<u64>().is_ok() && column.parse::<u64>().is_ok())
 }
 
 impl Serialize for Version {
@@ -235,10 +291,14 @@ mod tests {
         let error = |text: &str| Pipeline::parse(text).unwrap_err();
         insta::assert_snapshot!(error("version: 1\npasses: []\nverfy: {}\n"), @"unknown field `verfy`, expected one of `version`, `target`, `calibration`, `passes`, `verify`, `report` at line 3 column 1; did you mean `verify`?");
         insta::assert_snapshot!(error("version: 1\npasses:\n  - simplfy\n"), @"passes[0]: unknown pass `simplfy`; did you mean `simplify`? at line 3 column 5");
-        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"passes[1]: passes[1].fold-constants: passes[1].fold-constants: unknown field `max_bites`, expected `max_bytes` at line 4 column 22 at line 4 column 21 at line 4 column 5; did you mean `max_bytes`?");
+        insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"passes[1].fold-constants: unknown field `max_bites`, expected `max_bytes` at line 4 column 22; did you mean `max_bytes`?");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"verify.engine: unknown variant `tracked`, expected one of `off`, `tract`, `onnxruntime` at line 3 column 18; did you mean `tract`?");
         insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"version 2 is not known; this planish reads version 1");
         insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"calibration: give exactly one of npz, npy and random");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_cosine: .nan}\n"), @"verify.min_cosine: NaN is no number from -1 to 1");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {max_abs: -1}\n"), @"verify.max_abs: -1 is no finite number from 0 on");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_sqnr_db: .inf}\n"), @"verify.min_sqnr_db: inf is no finite number");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {samples: 0}\n"), @"verify.samples: at least 1 is needed; `engine: off` verifies nothing");
     }
 
     #[test]

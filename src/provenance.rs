@@ -4,20 +4,22 @@
 //! one file even the writing does not wait: the hash is entered when the rest is on its way.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock},
     thread::{Scope, ScopedJoinHandle},
 };
 
 use planish_ir::Model;
+use planish_passes::StepConfig;
 use planish_proto::{Late, MappedFile, Written};
 use serde::Serialize;
 
 use crate::{
     cli::ExternalData,
+    data,
     failure::{Kind, OrFail, Result},
     model_file::{self, ModelFile},
-    pipeline::Pipeline,
+    pipeline::{Calibration, Pipeline, Target, Verify, Version},
 };
 
 /// Stands in the message for a hash that is still being computed.
@@ -55,7 +57,44 @@ struct Provenance<'a> {
     input_blake3: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     calibration_blake3: Option<String>,
-    pipeline: &'a Pipeline,
+    pipeline: Recorded<'a>,
+}
+
+/// What of a pipeline determines the result. Where files lie on this machine does not, so only their names are kept.
+#[derive(Serialize)]
+struct Recorded<'a> {
+    version: Version,
+    target: Target,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration: Option<Calibration>,
+    passes: &'a [StepConfig],
+    verify: &'a Verify,
+}
+
+impl<'a> Recorded<'a> {
+    fn of(pipeline: &'a Pipeline) -> Recorded<'a> {
+        let name = |p: &mut PathBuf| *p = p.file_name().map(|n| n.to_string_lossy().into_owned().into()).unwrap_or_default();
+        let mut calibration = pipeline.calibration.clone();
+        if let Some(c) = &mut calibration {
+            c.npz.iter_mut().chain(&mut c.npy).for_each(name);
+        }
+        let Pipeline { version, target, passes, verify, .. } = pipeline;
+        Recorded { version: *version, target: *target, calibration, passes, verify }
+    }
+}
+
+/// BLAKE3 of the samples: of an archive as `b3sum` prints it, of a folder that of `b3sum *.npy` in it, files by name.
+fn calibration_hash(calibration: &Calibration) -> Result<Option<String>> {
+    if let Some(path) = &calibration.npz {
+        return model_file::hash_file(path).map(Some);
+    }
+    let Some(folder) = &calibration.npy else { return Ok(None) };
+    let files = data::npy_files(folder).or_fail_with(Kind::File, || format!("cannot read {}", folder.display()))?;
+    let mut list = String::new();
+    for (stem, path) in files {
+        list += &format!("{}  {stem}.npy\n", model_file::hash_file(&path)?);
+    }
+    Ok(Some(blake3::hash(list.as_bytes()).to_hex().to_string()))
 }
 
 fn constant_bytes(model: &Model) -> u64 {
@@ -92,12 +131,11 @@ pub fn write(
     };
     let is_late = one_file && hashes.count == 1;
     let placeholder = [PLACEHOLDER.to_owned()];
-    let calibration = pipeline.calibration.as_ref().and_then(|c| c.npz.as_deref());
     let provenance = Provenance {
         planish: env!("CARGO_PKG_VERSION"),
         input_blake3: if is_late { &placeholder } else { hashes.wait() },
-        calibration_blake3: calibration.map(model_file::hash_file).transpose()?,
-        pipeline,
+        calibration_blake3: pipeline.calibration.as_ref().map(calibration_hash).transpose()?.flatten(),
+        pipeline: Recorded::of(pipeline),
     };
     let text = serde_json::to_string(&provenance).or_fail(Kind::Internal)?;
     model.metadata.insert("planish".to_owned(), text.clone());

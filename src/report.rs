@@ -233,11 +233,13 @@ impl Verdict {
                 o.top1_agreement.map_or_else(|| "-".into(), |x| format!("{x:.4}")),
             ]);
         }
+        let plural = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let on = format!("{} in {}", plural(self.samples, "sample"), plural(self.runs as u64, "run"));
         let verdict = match self.failures.is_empty() {
-            true => format!("verified by {} on {} runs: {}\n", self.engine, self.runs, self.asked),
+            true => format!("verified by {} on {on}: {}\n", self.engine, self.asked),
             false => {
                 let list: String = self.failures.iter().map(|f| format!("  {f}\n")).collect();
-                format!("FAILED by {} on {} runs; asked: {}\n{list}", self.engine, self.runs, self.asked)
+                format!("FAILED by {} on {on}; asked: {}\n{list}", self.engine, self.asked)
             }
         };
         format!("{t}\n{verdict}")

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use planish_ir::{Dim, Model, Type};
 
+use crate::failure::{Failure, Kind, Result};
+
 /// The sizes that the user gave, completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sizes {
@@ -14,16 +16,30 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Takes every dim of the model's inputs that is open and not among `given` as 1.
-    pub fn complete(model: &Model, given: &[(String, u64)]) -> Sizes {
+    /// Takes every dim of the models' inputs that is open and not among `given` as 1. Fails if none of the models has a
+    /// dim that is given, because its size would silently mean nothing.
+    pub fn complete(models: &[&Model], given: &[(String, u64)]) -> Result<Sizes> {
         let mut sizes = Sizes { bindings: given.iter().cloned().collect(), assumed: Vec::new() };
-        for name in dynamic_dims(model) {
+        let mut names: Vec<String> = Vec::new();
+        for name in models.iter().flat_map(|m| dynamic_dims(m)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if let Some((wrong, _)) = given.iter().find(|(n, _)| !names.contains(n)) {
+            let known = match names.is_empty() {
+                true => "all sizes are fixed".to_owned(),
+                false => format!("those without a size are {}", names.join(", ")),
+            };
+            return Err(Failure::message(Kind::Config, format!("no input has a dim {wrong:?}; {known}")));
+        }
+        for name in names {
             if !sizes.bindings.contains_key(&name) {
                 sizes.bindings.insert(name.clone(), 1);
                 sizes.assumed.push(name);
             }
         }
-        sizes
+        Ok(sizes)
     }
 
     /// A line for the user, if anything was assumed.
@@ -65,9 +81,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!(dynamic_dims(&model), ["N", "x.1", "S"]);
-        let sizes = Sizes::complete(&model, &[("S".into(), 7)]);
+        let sizes = Sizes::complete(&[&model], &[("S".into(), 7)]).unwrap();
         assert_eq!(sizes.assumed, ["N", "x.1"]);
         assert_eq!(sizes.bindings["S"], 7);
         assert_eq!(sizes.note().unwrap(), "MACs are for N = 1, x.1 = 1; other sizes by --dim NAME=N");
+        let error = Sizes::complete(&[&model, &model], &[("T".into(), 7)]).unwrap_err();
+        assert_eq!(error.to_string(), "no input has a dim \"T\"; those without a size are N, x.1, S");
+        assert_eq!(error.kind, Kind::Config);
     }
 }

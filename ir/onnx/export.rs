@@ -3,12 +3,12 @@
 //! Nodes are written in canonical order and weights as raw data, sharing their bytes. Only the main graph's inputs and
 //! outputs have names that the outside relies on; a name inside a subgraph that would hide one around it is changed.
 
-use std::collections::HashSet;
-
 use planish_proto::onnx::{self, AttributeProto, attribute_proto::AttributeType as Kind};
 
 use super::{metadata_out, tensor, text_out, types};
-use crate::{Attr, Attrs, Def, Function, Graph, Node, OpName, Opsets, Tensor, Value, ValueId, verify::Verified};
+use crate::{
+    Attr, Attrs, Def, Function, Graph, Node, OpName, Opsets, Tensor, Value, ValueId, names::Scopes, verify::Verified,
+};
 
 /// Converts a model. The weights share their bytes with it.
 pub fn export(model: &Verified<'_>) -> onnx::ModelProto {
@@ -30,7 +30,7 @@ fn export_model(model: &Verified<'_>, all_types: bool) -> onnx::ModelProto {
         domain: text_out(&m.domain),
         model_version: m.model_version,
         doc_string: text_out(&m.doc),
-        graph: Some(Scope { around: Vec::new(), all_types }.graph(&m.graph, &[])),
+        graph: Some(Scope { names: Scopes::default(), all_types }.graph(&m.graph, &[])),
         metadata_props: metadata_out(&m.metadata),
         training_info: m.training.clone(),
         functions: m.functions.iter().map(|f| function_out(f, all_types)).collect(),
@@ -51,16 +51,16 @@ fn opsets_out(opsets: &Opsets) -> Vec<onnx::OperatorSetIdProto> {
     opsets.iter().map(entry).collect()
 }
 
-/// The names that the enclosing graphs use, outermost first.
 struct Scope {
-    around: Vec<HashSet<String>>,
+    /// Keeps the names of nested graphs apart.
+    names: Scopes,
     /// Write inferred types too.
     all_types: bool,
 }
 
 impl Scope {
     fn graph(&mut self, g: &Graph, captured: &[String]) -> onnx::GraphProto {
-        let names = self.names(g, captured);
+        let names = self.names.enter(g, Some(captured));
         let name = |id: ValueId| names.get(id.index()).cloned().unwrap_or_default();
         let mut message = onnx::GraphProto {
             name: Some(g.name.clone()),
@@ -97,9 +97,8 @@ impl Scope {
         }
         // `value_info` follows the numbering of the values, which patches change: sort it.
         message.value_info.sort_by(|a, b| a.name.cmp(&b.name));
-        self.around.push(names.iter().cloned().collect());
         message.node = self.nodes(g, &name);
-        self.around.pop();
+        self.names.leave();
         message
     }
 
@@ -208,27 +207,6 @@ impl Scope {
         m.r#type = Some(kind.into());
         m
     }
-
-    /// The name of each value by id, such that none hides a name around the graph.
-    fn names(&self, g: &Graph, captured: &[String]) -> Vec<String> {
-        let bound = g.values().next_back().map_or(0, |(id, _)| id.index() + 1);
-        let mut names = vec![String::new(); bound];
-        let hidden = |name: &str| self.around.iter().any(|s| s.contains(name));
-        let mut added: HashSet<String> = HashSet::new();
-        for (id, v) in g.values() {
-            names[id.index()] = match v.def {
-                Def::Captured(k) => captured.get(k as usize).cloned().unwrap_or_default(),
-                _ if !hidden(&v.name) => v.name.clone(),
-                _ => {
-                    let free = |n: &String| !hidden(n) && g.value_named(n).is_none() && !added.contains(n);
-                    let name = (1u64..).map(|i| format!("{}_{i}", v.name)).find(free).unwrap_or_default();
-                    added.insert(name.clone());
-                    name
-                }
-            };
-        }
-        names
-    }
 }
 
 fn value_info(name: String, v: &Value) -> onnx::ValueInfoProto {
@@ -241,7 +219,7 @@ fn value_info(name: String, v: &Value) -> onnx::ValueInfoProto {
 }
 
 fn function_out(f: &Function, all_types: bool) -> onnx::FunctionProto {
-    let mut scope = Scope { around: Vec::new(), all_types };
+    let mut scope = Scope { names: Scopes::default(), all_types };
     let body = scope.graph(&f.body, &[]);
     // A function's inputs and outputs are bare names; what is known of their types stands among the others.
     let typed = body.input.iter().chain(&body.output).filter(|i| i.r#type.is_some());

@@ -178,8 +178,7 @@ pub fn has_no_effect(node: &Node) -> bool {
 /// True if a node, and whatever is in its subgraphs, always gives the same outputs for the same inputs. Calls of local
 /// functions and operators that are not listed count as if they did not.
 pub fn is_pure(node: &Node) -> bool {
-    of(node).is_some_and(|s| s.traits.pure)
-        && node.attrs.graphs().all(|g| g.nodes().all(|(_, inner)| is_pure(inner)))
+    of(node).is_some_and(|s| s.traits.pure) && node.attrs.graphs().all(|g| g.nodes().all(|(_, inner)| is_pure(inner)))
 }
 
 /// From opset `since` on: `least` to `most` inputs, one output.

@@ -58,9 +58,7 @@ pub(crate) fn value_of(node: &Node) -> Result<Tensor, Skip> {
     let list = |n: usize| Dims::from_slice(&[n as u64]);
     let tensor = match attr {
         Attr::Tensor(t) => return Ok(t.clone()),
-        Attr::Int(v) => {
-            Tensor::from_raw(DType::I64, Dims::new(), Bytes::copy_from_slice(&v.to_le_bytes()))
-        }
+        Attr::Int(v) => Tensor::from_raw(DType::I64, Dims::new(), Bytes::copy_from_slice(&v.to_le_bytes())),
         Attr::Float(v) => Ok(Tensor::scalar_f32(*v)),
         Attr::String(s) => Tensor::from_strings(Dims::new(), vec![s.clone()]),
         Attr::Ints(v) => Ok(Tensor::ints(v)),

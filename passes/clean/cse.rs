@@ -65,7 +65,8 @@ fn merge(graph: &Graph) -> Vec<Patch> {
                 let Some(first) = graph.node(*e.get()) else { continue };
                 match pairs(graph, first, node) {
                     Some(pairs) => {
-                        let mut patch = Patch::new(Numerics::Exact, format!("{} {:?}", node.op, graph.name_of(pairs[0].0)));
+                        let mut patch =
+                            Patch::new(Numerics::Exact, format!("{} {:?}", node.op, graph.name_of(pairs[0].0)));
                         for &(old, new) in &pairs {
                             patch.replace(old, new);
                         }

@@ -60,7 +60,9 @@ impl Transform for FoldConstants {
             match (cx.engine, foldable.frontier.is_empty()) {
                 (_, true) => {}
                 (Some(e), false) => engine::fold(e, model, &path, &foldable, &mut changes),
-                (None, false) => changes.notes.push(format!("{} nodes need an engine to be folded", foldable.nodes.len())),
+                (None, false) => {
+                    changes.notes.push(format!("{} nodes need an engine to be folded", foldable.nodes.len()))
+                }
             }
         }
         Ok(changes)

@@ -34,8 +34,25 @@ impl Rule for NoOps {
 
     fn roots(&self) -> &'static [&'static str] {
         &[
-            "Cast", "Concat", "Div", "Dropout", "Expand", "Flatten", "Identity", "Max", "Mean", "Min", "Mul", "Pad",
-            "Pow", "Reshape", "Slice", "Sub", "Sum", "Tile", "Transpose",
+            "Cast",
+            "Concat",
+            "Div",
+            "Dropout",
+            "Expand",
+            "Flatten",
+            "Identity",
+            "Max",
+            "Mean",
+            "Min",
+            "Mul",
+            "Pad",
+            "Pow",
+            "Reshape",
+            "Slice",
+            "Sub",
+            "Sum",
+            "Tile",
+            "Transpose",
         ]
     }
 
@@ -69,7 +86,9 @@ fn unchanged_input(cx: &RuleContext<'_>, node: &Node, output: ValueId) -> Result
                 _ => Err(Skip::because("training_mode is not provably false")),
             },
         },
-        "Cast" => known(g.value(x).and_then(|v| v.dtype()).is_some_and(|d| node.attrs.int("to") == Some(d.code().into()))),
+        "Cast" => {
+            known(g.value(x).and_then(|v| v.dtype()).is_some_and(|d| node.attrs.int("to") == Some(d.code().into())))
+        }
         "Transpose" => {
             let perm = node.attrs.ints("perm");
             let rank = g.ty(x).and_then(Type::shape).map(<[_]>::len);
@@ -165,9 +184,10 @@ mod tests {
     fn keeps_an_identity_between_input_and_output() {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[2] x) => (float[2] y) { y = Identity (x) }"#;
-        assert_eq!(refusals::<NoOps>(text), [
-            r#""y" is a graph output and cannot be replaced by "x", whose name is needed as well"#
-        ]);
+        assert_eq!(
+            refusals::<NoOps>(text),
+            [r#""y" is a graph output and cannot be replaced by "x", whose name is needed as well"#]
+        );
     }
 
     #[test]

@@ -73,7 +73,8 @@ impl Rule for BnIntoConv {
         let scaled = layout.scale(weight, &factor)?;
         let dtype = weight.dtype();
         let offset = rounded(dtype, &[channels as u64], &offset)?;
-        let mut patch = Patch::new(Numerics::Reassociated, format!("{} {:?} takes {:?}", linear.op, linear.name, bn.name));
+        let mut patch =
+            Patch::new(Numerics::Reassociated, format!("{} {:?} takes {:?}", linear.op, linear.name, bn.name));
         let name = g.name_of(weight_id);
         let w = patch.constant(name.clone(), scaled);
         let bias_name = linear.input(2).map_or_else(|| format!("{name}_bias"), |b| g.name_of(b));
@@ -165,10 +166,13 @@ mod tests {
     use super::*;
     use crate::testing::{check, refusals};
 
-    const BN: &str = "float[2] s = {2.0, 6.0}, float[2] o = {0.5, -0.5}, float[2] m = {1.0, 2.0}, float[2] v = {3.0, 8.0}";
+    const BN: &str =
+        "float[2] s = {2.0, 6.0}, float[2] o = {0.5, -0.5}, float[2] m = {1.0, 2.0}, float[2] v = {3.0, 8.0}";
 
     fn model(inputs: &str, outputs: &str, weights: &str, nodes: &str) -> String {
-        format!(r#"<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => ({outputs}) <{weights}, {BN}> {{ {nodes} }}"#)
+        format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => ({outputs}) <{weights}, {BN}> {{ {nodes} }}"#
+        )
     }
 
     #[test]
@@ -228,7 +232,9 @@ mod tests {
     #[test]
     fn refuses_weights_that_leave_the_range() {
         let large = model(
-            "float[N,1,4,4] x", "float[N,2,4,4] y", "float[2,1,1,1] w = {1.0, 2e38}",
+            "float[N,1,4,4] x",
+            "float[N,2,4,4] y",
+            "float[2,1,1,1] w = {1.0, 2e38}",
             "c = Conv (x, w)\n y = BatchNormalization <epsilon = 1.0> (c, s, o, m, v)",
         );
         assert_eq!(refusals::<BnIntoConv>(&large), ["a folded weight or offset is not finite in float"]);
@@ -237,12 +243,16 @@ mod tests {
     #[test]
     fn refuses_other_readers_and_weights_that_can_be_overridden() {
         let shared = model(
-            "float[N,1,4,4] x", "float[N,2,4,4] y, float[N,2,4,4] c", "float[2,1,1,1] w = {1.0, 10.0}",
+            "float[N,1,4,4] x",
+            "float[N,2,4,4] y, float[N,2,4,4] c",
+            "float[2,1,1,1] w = {1.0, 10.0}",
             "c = Conv (x, w)\n y = BatchNormalization (c, s, o, m, v)",
         );
         assert_eq!(refusals::<BnIntoConv>(&shared), [r#""c" has other readers or is a graph output"#]);
         let overridable = model(
-            "float[N,1,4,4] x, float[2,1,1,1] w", "float[N,2,4,4] y", "float[2] unused = {1.0, 10.0}",
+            "float[N,1,4,4] x, float[2,1,1,1] w",
+            "float[N,2,4,4] y",
+            "float[2] unused = {1.0, 10.0}",
             "c = Conv (x, w)\n y = BatchNormalization (c, s, o, m, v)",
         );
         assert_eq!(refusals::<BnIntoConv>(&overridable), [r#"the weight "w" is no constant"#]);

@@ -5,12 +5,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use planish_proto::onnx::StringStringEntryProto;
 use planish_proto::onnx::attribute_proto::AttributeType;
 use planish_proto::onnx::tensor_proto::{DataLocation, DataType};
 use planish_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TrainingInfoProto,
 };
-use planish_proto::onnx::StringStringEntryProto;
 use planish_proto::{Bytes, External, Late, SaveOptions, Sources, open, save, save_with};
 use prost::Message;
 

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use planish_ir::Model;
-use planish_passes::{Driver, DriverError, Engine, Outcome, Tensors};
+use planish_passes::{Driver, DriverError, Engine, Outcome};
 
-use super::{open_engine, print, print_json, write_file};
+use super::{check_target, open_engine, print, print_json, write_file};
 use crate::{
     blame,
     cli::Compile,
@@ -28,12 +28,12 @@ pub fn run(args: &Compile) -> Result {
     let progress = Progress::start();
     progress.say("reading the model");
     let file = ModelFile::open(&args.model)?;
+    check_paths(args, &pipeline, &file)?;
+    let sizes = Sizes::complete(&[&file.model], &args.run.dims)?;
     let engine = open_engine(pipeline.verify.engine, &args.run)?;
 
-    let sizes = Sizes::complete(&file.model, &args.run.dims);
-
     // Hashing takes as long as everything else, and needs nothing of it.
-    let files = file.files()?;
+    let files = file.files();
     let report = std::thread::scope(|scope| {
         let hashes = Hashes::start(scope, files);
         let compiled = compile(args, &pipeline, &file, &sizes, &progress)?;
@@ -55,6 +55,30 @@ pub fn run(args: &Compile) -> Result {
         false => Ok(()),
         true => Err(gate_failure(&report, args.keep_failed)),
     }
+}
+
+/// Fails now rather than after all the work if a file cannot be written, or if the report would replace another file of
+/// the same run.
+fn check_paths(args: &Compile, pipeline: &Pipeline, file: &ModelFile) -> Result {
+    let output = check_target(&args.output)?;
+    for report in reports(args, pipeline) {
+        let target = check_target(report)?;
+        let is_read = |p: &Path| p.canonicalize().is_ok_and(|p| p == target);
+        let is_input = file.files().iter().any(|f| is_read(f.path())) || args.pipeline.as_deref().is_some_and(is_read);
+        let what = match (target == output, is_input) {
+            (true, _) => "the result",
+            (false, true) => "a file that is read",
+            (false, false) => continue,
+        };
+        let message = format!("the report would replace {what}, {}; give it a name of its own", report.display());
+        return Err(Failure::message(Kind::Config, message));
+    }
+    Ok(())
+}
+
+/// Where reports are to be written.
+fn reports<'a>(args: &'a Compile, pipeline: &'a Pipeline) -> impl Iterator<Item = &'a Path> {
+    args.report.as_deref().into_iter().chain(pipeline.report.as_ref().map(|r| r.json.as_path()))
 }
 
 /// Verifies a compiled model and puts together what is known of it.
@@ -180,37 +204,21 @@ fn verify(
     outcome: &Outcome,
     pipeline: &Pipeline,
 ) -> (Option<Verdict>, Option<String>) {
-    let runs = first_runs(&samples.batches, pipeline.verify.samples);
+    let runs = samples.first(pipeline.verify.samples);
     match equivalence::compare(engine, reference, model, runs, outcome.numerics(), &pipeline.verify) {
         Ok(verdict) => (Some(verdict), None),
         Err(e) => (None, Some(format!("{} cannot run the models: {e}", engine.name()))),
     }
 }
 
-fn first_runs(batches: &[Tensors], samples: u64) -> &[Tensors] {
-    let n = usize::try_from(samples).unwrap_or(usize::MAX).min(batches.len());
-    &batches[..n]
-}
-
+/// Bytes of the files of a model, whole even where it uses only a part of one.
 fn file_bytes(file: &ModelFile) -> u64 {
-    let own = std::fs::metadata(&file.path).map_or(0, |m| m.len());
-    let mut beside = 0;
-    for (_, v) in file.model.graph.values() {
-        let Some(raw) = v.constant().and_then(planish_ir::Tensor::raw) else { continue };
-        if file.sources.locate(raw).is_some_and(|(f, _)| f.path() != file.path) {
-            beside += raw.len() as u64;
-        }
-    }
-    own + beside
+    file.files().iter().map(|f| f.size()).sum()
 }
 
 fn publish(args: &Compile, pipeline: &Pipeline, report: &Report) -> Result {
-    let mut files: Vec<&Path> = args.report.iter().map(std::path::PathBuf::as_path).collect();
-    files.extend(pipeline.report.iter().map(|r| r.json.as_path()));
-    if !files.is_empty() {
-        let json = serde_json::to_string_pretty(report).or_fail(Kind::Internal)? + "\n";
-        files.into_iter().try_for_each(|path| write_file(path, &json))?;
-    }
+    let json = serde_json::to_string_pretty(report).or_fail(Kind::Internal)? + "\n";
+    reports(args, pipeline).try_for_each(|path| write_file(path, &json))?;
     if args.json { print_json(report) } else { print(&report.render()) }
 }
 

@@ -63,7 +63,8 @@ struct ConstantDelta {
 /// Runs the command.
 pub fn run(args: &Diff) -> Result {
     let (before, after) = (ModelFile::open(&args.before)?, ModelFile::open(&args.after)?);
-    let difference = diff(&before, &after, &Sizes::complete(&before.model, &args.dims));
+    let sizes = Sizes::complete(&[&before.model, &after.model], &args.dims)?;
+    let difference = diff(&before, &after, &sizes);
     if args.json { print_json(&difference) } else { print(&render(&difference)) }
 }
 

@@ -55,15 +55,15 @@ struct Weight {
 /// Runs the command.
 pub fn run(args: &Inspect) -> Result {
     let file = ModelFile::open(&args.model)?;
+    let sizes = Sizes::complete(&[&file.model], &args.dims)?;
     if args.text {
         return print(&text::print(&file.model));
     }
-    let inspection = inspect(&file.model, args);
+    let inspection = inspect(&file.model, args, sizes);
     if args.json { print_json(&inspection) } else { print(&render(&inspection)) }
 }
 
-fn inspect(model: &Model, args: &Inspect) -> Inspection {
-    let sizes = Sizes::complete(model, &args.dims);
+fn inspect(model: &Model, args: &Inspect, sizes: Sizes) -> Inspection {
     let c = cost::cost(model, &sizes.bindings);
     let g = &model.graph;
     let ports = |ids: &[planish_ir::ValueId]| {

@@ -7,7 +7,10 @@ pub mod inspect;
 pub mod passes;
 pub mod verify;
 
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use clap::CommandFactory;
 use planish_passes::Engine;
@@ -15,7 +18,7 @@ use planish_passes::Engine;
 use crate::{
     cli::{Cli, RunArgs},
     engine,
-    failure::{Kind, OrFail, Result},
+    failure::{Failure, Kind, OrFail, Result},
     pipeline::{EngineChoice, Pipeline},
 };
 
@@ -26,8 +29,10 @@ pub fn schema() -> Result {
 }
 
 /// Prints a completion script.
-pub fn completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "planish", &mut std::io::stdout());
+pub fn completions(shell: clap_complete::Shell) -> Result {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "planish", &mut script);
+    print(&String::from_utf8_lossy(&script))
 }
 
 /// Writes to standard output. A reader that has gone away (`planish … | head`) is no error.
@@ -42,25 +47,24 @@ fn print_json(value: &impl serde::Serialize) -> Result {
     print(&(serde_json::to_string_pretty(value).or_fail(Kind::Internal)? + "\n"))
 }
 
-/// Writes a small file through a temporary one beside it.
+/// Writes a small file in one step.
 fn write_file(path: &Path, text: &str) -> Result {
-    let folder = match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".planish-").permissions(permissions()).tempfile_in(folder)?;
-        file.write_all(text.as_bytes())?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().or_fail_with(Kind::File, || format!("cannot write {}", path.display()))
+    refuse_dash(path)?;
+    planish_proto::write_file(path, text.as_bytes()).or_fail(Kind::File)
 }
 
-/// Those of a file that a program makes in the ordinary way, before the umask.
-#[cfg(unix)]
-fn permissions() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+/// The file that a path to write to means, in a form that can be compared. Fails if it cannot be written.
+fn check_target(path: &Path) -> Result<PathBuf> {
+    refuse_dash(path)?;
+    planish_proto::check_target(path).or_fail(Kind::File)
+}
+
+/// By convention a dash is standard output, for which there are other arguments; nobody means a file of that name.
+fn refuse_dash(path: &Path) -> Result {
+    match path == Path::new("-") {
+        true => Err(Failure::message(Kind::File, "cannot write to -: a file is needed; ./- is the file of that name")),
+        false => Ok(()),
+    }
 }
 
 /// The engine that the user chose; `None` for `off`.

@@ -22,29 +22,31 @@ pub fn run(args: &Verify) -> Result {
     let Some(engine) = open_engine(args.engine, &args.run)? else {
         return Err(Failure::message(Kind::Config, "--engine off compares nothing; choose tract or onnxruntime"));
     };
-    planish_ir::Interface::of(&reference.model)
-        .check(&other.model)
-        .or_fail_with(Kind::Gate, || "the models have different interfaces and cannot be compared")?;
-    let options = data::Options { samples: Some(args.samples as u64), ..args.run.data_options() };
+    planish_ir::Interface::of(&reference.model).check(&other.model).map_err(|e| {
+        let list: String = e.violations.iter().map(|v| format!("\n  {v}")).collect();
+        Failure::message(Kind::Gate, format!("the models have different interfaces and cannot be compared:{list}"))
+    })?;
+    let options = data::Options { samples: Some(args.samples), ..args.run.data_options() };
     let source = args.data.as_deref().map_or(Source::Random { seed: 0 }, Source::of_path);
     let samples =
         source.load(&reference.model, &options).or_fail_with(Kind::Config, || "cannot make samples for the models")?;
     progress.say("running both");
     let bounds = pipeline::Verify {
         engine: args.engine,
-        samples: samples.count,
+        samples: args.samples,
         min_cosine: args.min_cosine,
         top1_agreement: args.top1_agreement,
         max_abs: args.max_abs,
         min_sqnr_db: None,
     };
     // Nothing is known of how the two are related: without a bound they must agree up to rounding.
+    let class = if bounds.has_bounds() { Numerics::Lossy } else { Numerics::Reassociated };
     let verdict = equivalence::compare(
         &*engine,
         &reference.model,
         &other.model,
-        &samples.batches,
-        Numerics::Reassociated,
+        samples.first(args.samples),
+        class,
         &bounds,
     )
     .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;

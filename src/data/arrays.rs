@@ -94,7 +94,7 @@ fn one_file_per_run(files: &BTreeMap<String, PathBuf>, inputs: &[Input], options
     );
     let mut samples = Samples::default();
     for (k, parts) in runs {
-        if options.samples.is_some_and(|limit| samples.count >= limit) {
+        if options.samples.is_some_and(|limit| samples.count() >= limit) {
             break;
         }
         let mut batch = Tensors::new();
@@ -110,8 +110,7 @@ fn one_file_per_run(files: &BTreeMap<String, PathBuf>, inputs: &[Input], options
         if let Some(absent) = wanted.iter().find(|i| !batch.contains_key(&i.name)) {
             bail!("run {k} lacks the file {}_{k}.npy", file_stem(&absent.name));
         }
-        samples.count += count;
-        samples.batches.push(batch);
+        samples.push(batch, count);
     }
     Ok(samples)
 }
@@ -127,7 +126,8 @@ fn with_batch_axis(array: Tensor, input: &Input) -> Result<Tensor> {
     }
 }
 
-fn npy_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+/// The arrays of a folder by their names without `.npy`.
+pub(super) fn npy_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -193,7 +193,7 @@ mod tests {
         let inputs = [input("x", DType::F32, vec![Dim::symbol("n"), Dim::Known(2)])];
         let options = Options { batch: Some(2), ..Options::default() };
         let samples = from_npz(&path, &inputs, &options).unwrap();
-        assert_eq!(samples.count, 5);
+        assert_eq!(samples.count(), 5);
         let sizes: Vec<_> = samples.batches.iter().map(|b| b["x"].dims()[0]).collect();
         assert_eq!(sizes, [2, 2, 1]);
         assert_eq!(samples.batches[1]["x"].to_f64().unwrap(), [4.0, 5.0, 6.0, 7.0]);
@@ -217,7 +217,7 @@ mod tests {
         let runs = from_folder(dir.path(), &inputs, &Options::default()).unwrap();
         let shapes: Vec<_> = runs.batches.iter().map(|b| b["a/x"].dims().to_vec()).collect();
         assert_eq!(shapes, [vec![1, 3], vec![1, 1], vec![2, 1]]);
-        assert_eq!(runs.count, 4);
+        assert_eq!(runs.count(), 4);
         save(&dir.path().join("a_x.npy"), &[2, 1], &[7.0, 8.0]);
         let whole = from_folder(dir.path(), &inputs, &Options::default()).unwrap();
         assert_eq!(whole.batches.len(), 2);

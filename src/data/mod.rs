@@ -25,6 +25,11 @@ use anyhow::Result;
 use planish_ir::Model;
 pub use planish_passes::Tensors;
 
+/// The arrays of a folder of `.npy` files, by their names without the extension.
+pub fn npy_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    arrays::npy_files(folder)
+}
+
 /// Where samples come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -58,10 +63,44 @@ pub struct Options {
 pub struct Samples {
     /// The inputs of one run each.
     pub batches: Vec<Tensors>,
-    /// How many samples the batches hold together.
-    pub count: u64,
+    /// How many samples each batch holds.
+    pub sizes: Vec<u64>,
     /// What the user should know about how they came about, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// Some runs, and how many samples they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Runs<'a> {
+    /// The inputs of one run each.
+    pub batches: &'a [Tensors],
+    /// How many samples they hold together.
+    pub samples: u64,
+}
+
+impl Samples {
+    /// Adds a run of so many samples.
+    fn push(&mut self, batch: Tensors, samples: u64) {
+        self.batches.push(batch);
+        self.sizes.push(samples);
+    }
+
+    /// How many samples there are.
+    pub fn count(&self) -> u64 {
+        self.sizes.iter().fold(0, |sum, &n| sum.saturating_add(n))
+    }
+
+    /// The first runs that hold at least `wanted` samples together; all of them if there are fewer.
+    pub fn first(&self, wanted: u64) -> Runs<'_> {
+        let (mut runs, mut samples) = (0, 0u64);
+        for &size in &self.sizes {
+            if samples >= wanted {
+                break;
+            }
+            (runs, samples) = (runs + 1, samples.saturating_add(size));
+        }
+        Runs { batches: self.batches.get(..runs).unwrap_or_default(), samples }
+    }
 }
 
 impl Source {
@@ -82,5 +121,19 @@ impl Source {
             Source::Folder(path) => arrays::from_folder(path, &inputs, options),
             Source::Random { seed } => random::draw(*seed, model, &inputs, options),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_counted_by_their_samples() {
+        let mut samples = Samples::default();
+        [2, 3, 4].into_iter().for_each(|n| samples.push(Tensors::new(), n));
+        let first = |wanted| (samples.first(wanted).batches.len(), samples.first(wanted).samples);
+        assert_eq!([first(1), first(2), first(4), first(100)], [(1, 2), (1, 2), (2, 5), (3, 9)]);
+        assert_eq!(samples.count(), 9);
     }
 }

@@ -13,6 +13,8 @@ use super::{Options, Samples, Tensors, arrays::fits, inputs::Input, ranges::inde
 const SAMPLES: u64 = 16;
 /// The first axis usually is the batch. One sample per run would hide what goes wrong between samples.
 const BATCH: u64 = 2;
+/// The most bytes that are drawn for an input. More is a slip, and would end the process instead of failing.
+const MAX_BYTES: u64 = 4 << 30;
 /// Any other axis without a size.
 const SIZE: u64 = 8;
 
@@ -26,18 +28,35 @@ pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options
     for input in inputs {
         ranges.push(range(model, input, options, &mut samples.notes)?);
     }
-    for run in 0..wanted.div_ceil(per_run) {
+    let runs = wanted.div_ceil(per_run);
+    for (input, shape) in inputs.iter().zip(&shapes) {
+        check_size(input, shape, runs)?;
+    }
+    for run in 0..runs {
         let mut batch = Tensors::new();
         for ((input, shape), range) in inputs.iter().zip(&shapes).zip(&ranges) {
             let source = Generator::new(seed, &input.name, run);
             let tensor = tensor(source, input, shape, *range).with_context(|| format!("input {:?}", input.name))?;
             batch.insert(input.name.clone(), tensor);
         }
-        samples.batches.push(batch);
-        samples.count += per_run;
+        samples.push(batch, per_run);
     }
     ensure!(!samples.batches.is_empty(), "0 random samples were asked for");
     Ok(samples)
+}
+
+/// Fails if all samples for an input together would be larger than [`MAX_BYTES`].
+fn check_size(input: &Input, dims: &Dims, runs: u64) -> Result<()> {
+    let bytes = || product(dims)?.checked_mul(u64::from(input.dtype.bits()).div_ceil(8))?.checked_mul(runs);
+    ensure!(
+        bytes().is_some_and(|n| n <= MAX_BYTES),
+        "the random samples for the input {:?} would be larger than {} GiB: {runs} runs of {} {dims:?}; \
+         choose smaller sizes with --dim, or fewer samples",
+        input.name,
+        MAX_BYTES >> 30,
+        input.dtype
+    );
+    Ok(())
 }
 
 /// A size for every axis.
@@ -200,6 +219,18 @@ mod tests {
         assert!(mean.abs() < 0.1 && (variance - 1.0).abs() < 0.1, "{mean} {variance}");
         let i = first.batches[0]["i"].to_i64().unwrap();
         assert_eq!((i.iter().min(), i.iter().max()), (Some(&-3), Some(&3)));
+    }
+
+    #[test]
+    fn sizes_that_no_memory_holds_are_refused() {
+        let inputs = [input("x", DType::F32, vec![Dim::symbol("batch"), Dim::Known(3)])];
+        for size in [1_000_000_000_000, u64::MAX] {
+            let options = Options { dims: [("batch".to_owned(), size)].into(), ..Options::default() };
+            let error = draw(7, &Model::default(), &inputs, &options).unwrap_err().to_string();
+            assert!(error.contains("\"x\"") && error.contains(&size.to_string()) && error.contains("4 GiB"), "{error}");
+        }
+        let options = Options { samples: Some(u64::MAX), ..Options::default() };
+        assert!(draw(7, &Model::default(), &inputs, &options).is_err());
     }
 
     #[test]

@@ -2,15 +2,14 @@
 //!
 //! Works on any model, also one that the verifier refuses, since that is when it is needed most.
 
-mod names;
 mod node;
 mod tensor;
 mod token;
 
 use std::fmt::{self, Write as _};
 
+use crate::names::Scopes;
 use crate::{Def, Function, Graph, Metadata, Model, NodeId, Opsets, Value, ValueId};
-use names::Scopes;
 use token::{Id, Quoted, Ty, Word};
 
 /// How to print.

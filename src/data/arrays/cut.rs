@@ -60,8 +60,7 @@ pub(super) fn cut(arrays: Vec<(&Input, Tensor)>, options: &Options, mut notes: V
             sizes.check(c.input, part.dims())?;
             batch.insert(c.input.name.clone(), part);
         }
-        samples.batches.push(batch);
-        samples.count += end - start;
+        samples.push(batch, end - start);
         start = end;
     }
     ensure!(!samples.batches.is_empty(), "there are {held} samples, too few for a single run of {per_run}");
@@ -220,7 +219,7 @@ mod tests {
         let s = input("s", vec![Dim::Known(3)]);
         let samples =
             cut(vec![(&x, counting(&[5, 2])), (&s, counting(&[3, 3]))], &Options::default(), Vec::new()).unwrap();
-        assert_eq!((samples.batches.len(), samples.count), (2, 4));
+        assert_eq!((samples.batches.len(), samples.count()), (2, 4));
         assert_eq!(samples.batches[1]["s"].to_i64().unwrap(), [3, 4, 5]);
         assert!(samples.notes[0].contains("last 1 samples are not used"));
     }

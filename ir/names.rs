@@ -6,14 +6,14 @@ use crate::{Def, Graph};
 
 /// The names that the graphs around use, outermost first.
 #[derive(Default)]
-pub(super) struct Scopes {
+pub(crate) struct Scopes {
     around: Vec<HashSet<String>>,
 }
 
 impl Scopes {
     /// Enters a graph; returns the name of each of its values by id. `captured` are the names that what it captures
     /// has outside; if they are not known, it keeps its names from inside.
-    pub(super) fn enter(&mut self, g: &Graph, captured: Option<&[String]>) -> Vec<String> {
+    pub(crate) fn enter(&mut self, g: &Graph, captured: Option<&[String]>) -> Vec<String> {
         let bound = g.values().next_back().map_or(0, |(id, _)| id.index() + 1);
         let mut names = vec![String::new(); bound];
         let hidden = |name: &str| self.around.iter().any(|s| s.contains(name));
@@ -35,7 +35,7 @@ impl Scopes {
     }
 
     /// Leaves the innermost graph.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.around.pop();
     }
 }
