@@ -161,7 +161,7 @@ pub enum DriverError {
         /// What the patch was to do.
         note: String,
         /// What is wrong.
-        source: PatchError,
+        source: Box<PatchError>,
     },
     /// A rule goes on for ever. A bug in planish.
     #[error("{pass} was still changing the graph after {patches} patches; this is a bug in planish")]
@@ -392,7 +392,7 @@ impl Run<'_> {
                 }
                 Ok(None)
             }
-            Err(source) => Err(DriverError::Illegal { pass: progress.name, note, source }),
+            Err(e) => Err(DriverError::Illegal { pass: progress.name, note, source: Box::new(e) }),
         }
     }
 

@@ -25,7 +25,7 @@ pub struct ImportError {
     /// Enclosing graphs and nodes, outermost first, ending in a colon and a space; or empty.
     pub place: String,
     /// What is wrong there.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
 }
 
 /// What can be wrong with the structure of a model.
@@ -54,8 +54,6 @@ pub enum Problem {
     DuplicateFunction(OpName),
     #[error("graphs are nested more than {MAX_DEPTH} deep")]
     Depth,
-    #[error("a subgraph inside a function reads {0:?} from outside of the function")]
-    Escapes(String),
 }
 
 /// Subgraphs nested deeper than this are refused, because the functions that walk them recurse.
@@ -65,7 +63,7 @@ type Result<T> = std::result::Result<T, ImportError>;
 
 impl From<Problem> for ImportError {
     fn from(problem: Problem) -> ImportError {
-        ImportError { place: String::new(), problem }
+        ImportError { place: String::new(), problem: Box::new(problem) }
     }
 }
 

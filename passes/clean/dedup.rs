@@ -208,7 +208,8 @@ impl<'a> Matrix<'a> {
     fn of(graph: &Graph, id: ValueId, tensor: &'a Tensor) -> Option<Matrix<'a>> {
         let &[rows, columns] = tensor.dims() else { return None };
         let bits = tensor.dtype().bits();
-        if tensor.byte_len() <= TRANSPOSED_MIN_BYTES || bits == 0 || bits % 8 != 0 || rows < 2 || columns < 2 {
+        if tensor.byte_len() <= TRANSPOSED_MIN_BYTES || bits == 0 || !bits.is_multiple_of(8) || rows < 2 || columns < 2
+        {
             return None;
         }
         let is_gathered = graph.users(id).any(|u| match u {

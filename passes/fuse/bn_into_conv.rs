@@ -144,7 +144,7 @@ impl Layout {
         let inner: u64 = dims[self.axis + 1..].iter().product();
         let fits = self.groups > 0
             && per_group.checked_mul(self.groups) == Some(factor.len() as u64)
-            && (self.axis == 0 || outer % self.groups == 0);
+            && (self.axis == 0 || outer.is_multiple_of(self.groups));
         if !fits || inner == 0 || per_group == 0 {
             return Err(misfit());
         }

@@ -214,9 +214,9 @@ impl Parser<'_> {
         let of = |name: &str, defines: bool, skip: usize| {
             self.mentions.iter().filter(|m| m.name == name && m.defines == defines).nth(skip).map(|m| m.at)
         };
-        let at = match &e.problem {
+        let at = match &*e.problem {
             Problem::Duplicate(name) => of(name, true, 1).or_else(|| of(name, true, 0)),
-            Problem::Dangling(name) | Problem::Escapes(name) => of(name, false, 0),
+            Problem::Dangling(name) => of(name, false, 0),
             Problem::Cycle(cycle) => cycle.names.iter().find_map(|name| of(name, true, 0)),
             _ => None,
         };
