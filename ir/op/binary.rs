@@ -39,7 +39,9 @@ pub(super) static BITWISE_AND: OpSpec = OpSpec::new("BitwiseAnd", FROM_18, COMMU
 pub(super) static BITWISE_OR: OpSpec = OpSpec::new("BitwiseOr", FROM_18, COMMUTATIVE, |c| arithmetic(c, opaque));
 pub(super) static BITWISE_XOR: OpSpec = OpSpec::new("BitwiseXor", FROM_18, COMMUTATIVE, |c| arithmetic(c, opaque));
 pub(super) static BIT_SHIFT: OpSpec = OpSpec::new("BitShift", &[sig(11, 2, 2)], ORDERED, |c| arithmetic(c, opaque));
-pub(super) static DIV: OpSpec = OpSpec::new("Div", FROM_1, ORDERED, |c| arithmetic(c, Num::div));
+// IEEE 754 rounds a quotient correctly, but engines divide by a constant by multiplying with its reciprocal.
+pub(super) static DIV: OpSpec =
+    OpSpec::new("Div", FROM_1, Traits { folding: Folding::Rounding, ..ORDERED }, |c| arithmetic(c, Num::div));
 pub(super) static EQUAL: OpSpec =
     OpSpec::new("Equal", FROM_1, COMMUTATIVE, |c| comparison(c, |o| o == Ordering::Equal));
 pub(super) static GREATER: OpSpec =
