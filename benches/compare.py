@@ -5,9 +5,10 @@
 
 Every tool runs as a process of its own, in turn, after one warm-up; the median is printed. Memory is the largest resident set
 that the system counted for the process. Peers have to be installed for the python that runs this script; the ones that are
-not are left out, and said so.
+not are left out, and said so. With the onnx package the data files of a model are found by what it says, else by their names.
 """
 import argparse
+import glob
 import importlib.util
 import os
 import pathlib
@@ -38,9 +39,27 @@ def fresh(folder):
     folder.mkdir()
 
 
+def tensors(message):
+    """Every tensor of a message, wherever it is nested."""
+    for field, value in message.ListFields():
+        if field.message_type is None or field.name == "external_data":
+            continue
+        for m in value if hasattr(value, "__len__") else [value]:
+            if m.DESCRIPTOR.name == "TensorProto":
+                yield m
+            else:
+                yield from tensors(m)
+
+
 def weight_files(model):
-    data = model.with_name(model.name + ".data")
-    return [model] + ([data] if data.exists() else [])
+    """The model and its data files: those that it refers to or, without the onnx package to ask, those named like it."""
+    if importlib.util.find_spec("onnx") is None:
+        return [model, *sorted(model.parent.glob(glob.escape(model.stem) + "*.data"))]
+    import onnx
+
+    message = onnx.load(model, load_external_data=False)
+    entries = [e for t in tensors(message) if t.data_location == onnx.TensorProto.EXTERNAL for e in t.external_data]
+    return [model, *sorted({model.parent / e.value for e in entries if e.key == "location"})]
 
 
 def commands(model, args, folder):

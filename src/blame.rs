@@ -55,7 +55,12 @@ pub fn suspects(
             let error = errors.get(name.as_str()).copied().unwrap_or(inputs);
             reached.insert(output, error);
             if error > inputs {
-                found.push(Suspect { node: label(node, &name), op: node.op.to_string(), error, error_of_inputs: inputs });
+                found.push(Suspect {
+                    node: label(node, &name),
+                    op: node.op.to_string(),
+                    error,
+                    error_of_inputs: inputs,
+                });
             }
         }
     }
@@ -67,9 +72,7 @@ pub fn suspects(
 
 /// Values that a node makes in both models.
 fn common_values(reference: &Model, model: &Model) -> Vec<String> {
-    let made = |m: &Model, name: &str| {
-        m.graph.value_named(name).is_some_and(|v| m.graph.producer(v).is_some())
-    };
+    let made = |m: &Model, name: &str| m.graph.value_named(name).is_some_and(|v| m.graph.producer(v).is_some());
     let names = model.graph.values().map(|(_, v)| v.name().to_owned());
     names.filter(|n| made(reference, n) && made(model, n)).collect()
 }
@@ -88,10 +91,7 @@ fn label(node: &Node, output: &str) -> String {
 /// One line per suspect.
 pub fn render(suspects: &[Suspect]) -> String {
     let line = |s: &Suspect| {
-        format!(
-            "  {} ({}): relative error {:.3e}, of its inputs {:.3e}\n",
-            s.node, s.op, s.error, s.error_of_inputs
-        )
+        format!("  {} ({}): relative error {:.3e}, of its inputs {:.3e}\n", s.node, s.op, s.error, s.error_of_inputs)
     };
     suspects.iter().map(line).collect()
 }

@@ -408,7 +408,9 @@ mod tests {
 
     #[test]
     fn types_without_arithmetic_are_equal_or_fail() {
-        let t = |bytes: &'static [u8]| Tensor::from_raw(DType::I4, [4].as_slice(), bytes::Bytes::from_static(bytes)).unwrap();
+        let t = |bytes: &'static [u8]| {
+            Tensor::from_raw(DType::I4, [4].as_slice(), bytes::Bytes::from_static(bytes)).unwrap()
+        };
         let (one, two) = (t(&[0x21, 0x43]), t(&[0x21, 0x44]));
         LOSSY.check(&Comparison::of(&one, &one).unwrap()).unwrap();
         assert!(LOSSY.check(&Comparison::of(&one, &two).unwrap()).unwrap_err().contains("no arithmetic"));

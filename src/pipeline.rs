@@ -227,8 +227,7 @@ fn explain(error: &serde_yaml::Error) -> String {
 fn innermost(message: &str) -> String {
     let mut rest = message;
     while let Some((path, inner)) = rest.split_once(": ") {
-        let is_extended =
-            inner.strip_prefix(path).is_some_and(|after| after.starts_with([':', '.', '[']));
+        let is_extended = inner.strip_prefix(path).is_some_and(|after| after.starts_with([':', '.', '[']));
         if !is_extended {
             break;
         }

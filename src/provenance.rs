@@ -73,7 +73,8 @@ struct Recorded<'a> {
 
 impl<'a> Recorded<'a> {
     fn of(pipeline: &'a Pipeline) -> Recorded<'a> {
-        let name = |p: &mut PathBuf| *p = p.file_name().map(|n| n.to_string_lossy().into_owned().into()).unwrap_or_default();
+        let name =
+            |p: &mut PathBuf| *p = p.file_name().map(|n| n.to_string_lossy().into_owned().into()).unwrap_or_default();
         let mut calibration = pipeline.calibration.clone();
         if let Some(c) = &mut calibration {
             c.npz.iter_mut().chain(&mut c.npy).for_each(name);

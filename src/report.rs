@@ -124,7 +124,7 @@ pub fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() * 4 / 3);
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(' ');
         }
         out.push(c);
@@ -253,7 +253,10 @@ mod tests {
     #[test]
     fn numbers_are_readable() {
         assert_eq!(thousands(1234567), "1 234 567");
-        assert_eq!([bytes(999), bytes(1000), bytes(90_321_879), bytes(3_400_000_000)], ["999 B", "1.00 kB", "90.3 MB", "3.40 GB"]);
+        assert_eq!(
+            [bytes(999), bytes(1000), bytes(90_321_879), bytes(3_400_000_000)],
+            ["999 B", "1.00 kB", "90.3 MB", "3.40 GB"]
+        );
         assert_eq!([count(5), count(999_600), count(22_700_000)], ["5", "1.00 M", "22.7 M"]);
     }
 }

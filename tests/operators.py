@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The official ONNX operator tests through planish: tests/operators.py target/debug/planish [--only SUBSTRING]
 
+With --write FOLDER they are only written down, a folder each, for the Rust test that runs them by the embedded engine.
+
 Each of the official cases is imported and exported again, with no pass in between. onnx's checker has to accept what it
 accepted before, and onnxruntime, optimizations off, has to give the same bits wherever it runs the original. Prints one line of
 counts, and exits with 1 if anything was lost.
@@ -87,15 +89,48 @@ def check(planish, folder, case):
     return "identical", None
 
 
+def write_tensor(path, value):
+    """Sequences, maps and missing optional values are no tensors: they leave no file, and the test counts them as outside."""
+    if isinstance(value, onnx.TensorProto):
+        path.write_bytes(value.SerializeToString())
+    elif isinstance(value, (np.ndarray, np.generic)):
+        path.write_bytes(onnx.numpy_helper.from_array(np.asarray(value)).SerializeToString())
+
+
+def write(cases, folder):
+    """All of them appear in one step, so that an interrupted run leaves no incomplete folder behind."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        whole = pathlib.Path(name) / "cases"
+        for case in cases:
+            place = whole / case.name
+            place.mkdir(parents=True)
+            (place / "model.onnx").write_bytes(case.model.SerializeToString())
+            (place / "tol.txt").write_text(f"{case.rtol} {case.atol}\n")
+            for i, (inputs, outputs) in enumerate(case.data_sets or []):
+                data = place / f"test_data_set_{i}"
+                data.mkdir()
+                for kind, values in [("input", inputs), ("output", outputs)]:
+                    for k, value in enumerate(values):
+                        write_tensor(data / f"{kind}_{k}.pb", value)
+        whole.rename(folder)
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("planish", type=pathlib.Path)
+    parser.add_argument("planish", type=pathlib.Path, nargs="?")
+    parser.add_argument("--write", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--only", default="")
     args = parser.parse_args()
+    if (args.planish is None) == (args.write is None):
+        parser.error("give either planish or --write FOLDER")
     warnings.filterwarnings("ignore")
     from onnx.backend.test.case.node import collect_testcases
 
     cases = [c for c in collect_testcases() if args.only in c.name]
+    if args.write:
+        write(cases, args.write)
+        return 0 if cases else 1
     counts, losses = collections.Counter(), []
     with tempfile.TemporaryDirectory() as name, concurrent.futures.ThreadPoolExecutor(2) as pool:
         folder = pathlib.Path(name)

@@ -11,6 +11,11 @@ fi
 # Tests that need onnxruntime fail without it instead of being skipped.
 export PLANISH_REQUIRE_ONNXRUNTIME=1
 export VIRTUAL_ENV="$PWD/$venv"
+# The official operator tests, for the engine that is built in.
+export PLANISH_NODE_TESTS="$PWD/target/operator_tests"
+if [ ! -d "$PLANISH_NODE_TESTS" ]; then
+    "$venv/bin/python" tests/operators.py --write "$PLANISH_NODE_TESTS"
+fi
 cargo test --workspace --locked "$@"
 cargo build --locked
 "$venv/bin/python" tests/operators.py target/debug/planish

@@ -145,7 +145,13 @@ fn pipeline(args: &Compile) -> Result<Pipeline> {
     Ok(pipeline)
 }
 
-fn compile(args: &Compile, pipeline: &Pipeline, file: &ModelFile, sizes: &Sizes, progress: &Progress) -> Result<Compiled> {
+fn compile(
+    args: &Compile,
+    pipeline: &Pipeline,
+    file: &ModelFile,
+    sizes: &Sizes,
+    progress: &Progress,
+) -> Result<Compiled> {
     let samples = samples(args, pipeline, &file.model)?;
     let calibrated = pipeline.calibration.is_some();
     let driver = Driver {
@@ -229,7 +235,9 @@ fn gate_failure(report: &Report, kept: bool) -> Failure {
             let failures = v.failures.join("; ");
             format!("the result is not as close to the original as asked: {failures}{}", layer.unwrap_or_default())
         }
-        (None, Some(why)) => format!("the result could not be verified: {why}; choose another engine with --verify, or --verify off"),
+        (None, Some(why)) => {
+            format!("the result could not be verified: {why}; choose another engine with --verify, or --verify off")
+        }
         (None, None) => "the gate failed".to_owned(),
     };
     let fate = if kept { "written all the same, as asked" } else { "nothing was written" };

@@ -85,7 +85,13 @@ fn diff(before: &ModelFile, after: &ModelFile, sizes: &Sizes) -> Difference {
         (x != y).then_some(delta)
     });
     let sizes_assumed = sizes.assumed.clone();
-    Difference { sizes_assumed, before: totals(&a), after: totals(&b), operators: operators.collect(), constants: constants(before, after) }
+    Difference {
+        sizes_assumed,
+        before: totals(&a),
+        after: totals(&b),
+        operators: operators.collect(),
+        constants: constants(before, after),
+    }
 }
 
 fn constants(before: &ModelFile, after: &ModelFile) -> Constants {
@@ -153,7 +159,9 @@ fn render(d: &Difference) -> String {
         text += &format!("\n{t}\n");
     }
     text += &format!("\nconstants: {} equal\n", d.constants.same);
-    for (what, list) in [("changed", &d.constants.changed), ("removed", &d.constants.removed), ("added", &d.constants.added)] {
+    for (what, list) in
+        [("changed", &d.constants.changed), ("removed", &d.constants.removed), ("added", &d.constants.added)]
+    {
         for c in list {
             let types = match (&c.before, &c.after) {
                 (Some(x), Some(y)) if x != y => format!("{x} -> {y}"),

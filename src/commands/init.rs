@@ -40,11 +40,15 @@ pub fn pipeline(model: &Model, name: &str) -> String {
     };
     let is_float = g.values().any(|(_, v)| v.constant().is_some_and(|t| t.dtype() == DType::F32));
     let opset = match model.opset() {
-        n if n < 13 => format!("  - raise-opset: {{to: 21}}           # the model has {n}; int8 per channel needs 13\n"),
+        n if n < 13 => {
+            format!("  - raise-opset: {{to: 21}}           # the model has {n}; int8 per channel needs 13\n")
+        }
         _ => String::new(),
     };
     let compress = match is_float {
-        true => "  # - float16                        # half the size; good on GPUs\n  # - int8-weights                   # a quarter of the size\n",
+        true => {
+            "  # - float16                        # half the size; good on GPUs\n  # - int8-weights                   # a quarter of the size\n"
+        }
         false => "",
     };
     format!(

@@ -79,11 +79,8 @@ fn inspect(model: &Model, args: &Inspect, sizes: Sizes) -> Inspection {
         .collect();
     weights.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
     weights.truncate(args.weights);
-    let mut operators: Vec<Operator> = c
-        .operators
-        .iter()
-        .map(|(name, o)| Operator { name: name.to_string(), count: o.nodes, macs: o.macs })
-        .collect();
+    let mut operators: Vec<Operator> =
+        c.operators.iter().map(|(name, o)| Operator { name: name.to_string(), count: o.nodes, macs: o.macs }).collect();
     operators.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
     Inspection {
         ir_version: model.ir_version,

@@ -14,7 +14,8 @@ pub fn run(args: &Passes) -> Result {
     match &args.action {
         None | Some(PassesAction::List { json: false }) => print(&list()),
         Some(PassesAction::List { json: true }) => {
-            let all: Vec<_> = PASSES.iter().map(|e| json!({"name": e.name, "summary": e.summary(), "doc": e.doc()})).collect();
+            let all: Vec<_> =
+                PASSES.iter().map(|e| json!({"name": e.name, "summary": e.summary(), "doc": e.doc()})).collect();
             print_json(&all)
         }
         Some(PassesAction::Explain { name }) => explain(name),

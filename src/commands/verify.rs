@@ -41,15 +41,9 @@ pub fn run(args: &Verify) -> Result {
     };
     // Nothing is known of how the two are related: without a bound they must agree up to rounding.
     let class = if bounds.has_bounds() { Numerics::Lossy } else { Numerics::Reassociated };
-    let verdict = equivalence::compare(
-        &*engine,
-        &reference.model,
-        &other.model,
-        samples.first(args.samples),
-        class,
-        &bounds,
-    )
-    .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;
+    let verdict =
+        equivalence::compare(&*engine, &reference.model, &other.model, samples.first(args.samples), class, &bounds)
+            .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;
     drop(progress);
     if args.json {
         print_json(&verdict)?;

@@ -25,7 +25,8 @@ pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Resu
     // An .npz file is a zip archive with one .npy file per array.
     let file = File::open(path).with_context(place)?;
     let mut archive = ZipArchive::new(BufReader::new(file)).with_context(place)?;
-    let names: BTreeSet<String> = archive.file_names().filter_map(|n| n.strip_suffix(".npy")).map(str::to_owned).collect();
+    let names: BTreeSet<String> =
+        archive.file_names().filter_map(|n| n.strip_suffix(".npy")).map(str::to_owned).collect();
     let mut notes = Vec::new();
     let mut arrays = Vec::new();
     for input in inputs {
@@ -182,7 +183,8 @@ mod tests {
         let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
         for (name, rows) in [("x", 5u64), ("labels", 5)] {
             use npyz::WriterBuilder;
-            let deflated = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+            let deflated =
+                zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
             zip.start_file(format!("{name}.npy"), deflated).unwrap();
             let options = npyz::WriteOptions::new().default_dtype().shape(&[rows, 2]);
             let mut w = options.writer(&mut zip).begin_nd().unwrap();

@@ -47,7 +47,7 @@ pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options
 
 /// Fails if all samples for an input together would be larger than [`MAX_BYTES`].
 fn check_size(input: &Input, dims: &Dims, runs: u64) -> Result<()> {
-    let bytes = || product(dims)?.checked_mul(u64::from(input.dtype.bits()).div_ceil(8))?.checked_mul(runs);
+    let bytes = || product(dims)?.checked_mul(input.dtype.bits().div_ceil(8))?.checked_mul(runs);
     ensure!(
         bytes().is_some_and(|n| n <= MAX_BYTES),
         "the random samples for the input {:?} would be larger than {} GiB: {runs} runs of {} {dims:?}; \
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn sizes_that_no_memory_holds_are_refused() {
         let inputs = [input("x", DType::F32, vec![Dim::symbol("batch"), Dim::Known(3)])];
-        for size in [1_000_000_000_000, u64::MAX] {
+        for size in [1_000_000_000_000, 1 << 62] {
             let options = Options { dims: [("batch".to_owned(), size)].into(), ..Options::default() };
             let error = draw(7, &Model::default(), &inputs, &options).unwrap_err().to_string();
             assert!(error.contains("\"x\"") && error.contains(&size.to_string()) && error.contains("4 GiB"), "{error}");

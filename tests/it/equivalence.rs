@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use planish::{
-    data::{Options, Source, Tensors},
+    data::{Options, Runs, Source, Tensors},
     engine::{ort::OnnxRuntime, tract::Tract},
     equivalence::{Verdict, compare},
     model_file::ModelFile,
@@ -38,6 +38,11 @@ fn samples(model: &Model, path: &Path) -> Vec<Tensors> {
     }
     assert_eq!(all.len(), 4);
     all
+}
+
+/// All of them, for a comparison; how many samples a run holds does not matter here.
+fn all(batches: &[Tensors]) -> Runs<'_> {
+    Runs { batches, samples: batches.len() as u64 }
 }
 
 fn run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Outcome {
@@ -90,7 +95,8 @@ fn every_pass_keeps_its_promise_on_every_fixture() {
             }
             for engine in &engines {
                 let verdict =
-                    compare(&**engine, &original, &model, &samples, outcome.numerics(), &Verify::default()).unwrap();
+                    compare(&**engine, &original, &model, all(&samples), outcome.numerics(), &Verify::default())
+                        .unwrap();
                 assert_close(&verdict, &format!("{} on {} by {}", entry.name, path.display(), engine.name()));
             }
         }
@@ -120,7 +126,8 @@ fn every_pass_keeps_its_promise_on_every_graph() {
             }
             for engine in engines.iter().filter(|e| runs(&***e, &name)) {
                 let verdict =
-                    compare(&**engine, &original, &model, &samples, outcome.numerics(), &Verify::default()).unwrap();
+                    compare(&**engine, &original, &model, all(&samples), outcome.numerics(), &Verify::default())
+                        .unwrap();
                 assert_close(&verdict, &format!("{} on {name} by {}", entry.name, engine.name()));
             }
         }
@@ -148,7 +155,8 @@ fn presets_keep_the_outputs_of_every_fixture() {
             let outcome = run(&mut model, &pipeline.passes, &samples);
             let bounds = Verify { min_cosine, ..Verify::default() };
             for engine in &engines {
-                let verdict = compare(&**engine, &original, &model, &samples, outcome.numerics(), &bounds).unwrap();
+                let verdict =
+                    compare(&**engine, &original, &model, all(&samples), outcome.numerics(), &bounds).unwrap();
                 assert_close(&verdict, &format!("{preset:?} on {} by {}", path.display(), engine.name()));
             }
         }
@@ -187,7 +195,7 @@ fn the_checker_rejects_a_weight_scaled_by_one_percent() {
         let mut model = original.clone();
         model.apply(&GraphPath::main(), patch).unwrap();
         for class in [Numerics::Exact, Numerics::Reassociated] {
-            let verdict = compare(&Tract, &original, &model, &samples, class, &Verify::default()).unwrap();
+            let verdict = compare(&Tract, &original, &model, all(&samples), class, &Verify::default()).unwrap();
             assert!(!verdict.failures.is_empty(), "{} passed as {class:?}", original.graph.name_of(weight));
         }
     }

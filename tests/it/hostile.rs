@@ -65,10 +65,7 @@ fn refusal(path: &Path) -> String {
     let out = folder.join("never.onnx");
     let mut command = planish();
     command.timeout(std::time::Duration::from_secs(60));
-    let message = failure(
-        command.arg("compile").arg(path).args(["--preset", "simplify", "-o"]).arg(&out),
-        3,
-    );
+    let message = failure(command.arg("compile").arg(path).args(["--preset", "simplify", "-o"]).arg(&out), 3);
     assert!(!out.exists(), "something was written");
     assert!(!message.contains("panicked"), "{message}");
     message

@@ -9,6 +9,8 @@
 //! | [`hostile`] | damaged and malicious files |
 //! | [`project`] | layering, generated text, fixtures |
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests may fail like tests")]
+
 mod cli;
 mod determinism;
 mod equivalence;

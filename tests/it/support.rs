@@ -6,8 +6,7 @@ use assert_cmd::Command;
 
 /// The models in `fixtures/models`, by name.
 pub(crate) fn models() -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(fixture("models")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(fixture("models")).unwrap().map(|e| e.unwrap().path()).collect();
     paths.sort();
     assert!(paths.len() >= 4, "the fixtures are missing");
     paths

@@ -1,7 +1,7 @@
 //! The official operator tests, as far as the engine takes them on. What it takes on, it must get right.
 //!
-//! ONNX generates them (`onnx.backend.test.case.node.collect_testcases`). The test wants a folder for each, named like
-//! it, with `model.onnx`, `test_data_set_N/input_K.pb` and `output_K.pb` (tensors), and `tol.txt` (relative and
+//! ONNX generates them (`onnx.backend.test.case.node.collect_testcases`), and `tests/operators.py --write FOLDER` writes
+//! them down. The test wants a folder for each, named like it, with `model.onnx`, `test_data_set_N/input_K.pb` and `output_K.pb` (tensors), and `tol.txt` (relative and
 //! absolute tolerance), all of them in the folder that PLANISH_NODE_TESTS names. PLANISH_NODE_ONLY selects by a part of
 //! the name, and PLANISH_NODE_REPORT names a file for the outcome of each.
 
@@ -24,10 +24,10 @@ enum Fate {
     Outside(String),
 }
 
+/// `tests/run.sh` writes the folder and names it; without one there is nothing to run.
 #[test]
-#[ignore = "needs the folder of the official operator tests in PLANISH_NODE_TESTS"]
 fn official_operator_tests() {
-    let root = std::env::var("PLANISH_NODE_TESTS").unwrap();
+    let Ok(root) = std::env::var("PLANISH_NODE_TESTS") else { return };
     let only = std::env::var("PLANISH_NODE_ONLY").unwrap_or_default();
     let mut names: Vec<_> =
         std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
