@@ -39,27 +39,9 @@ def fresh(folder):
     folder.mkdir()
 
 
-def tensors(message):
-    """Every tensor of a message, wherever it is nested."""
-    for field, value in message.ListFields():
-        if field.message_type is None or field.name == "external_data":
-            continue
-        for m in value if hasattr(value, "__len__") else [value]:
-            if m.DESCRIPTOR.name == "TensorProto":
-                yield m
-            else:
-                yield from tensors(m)
-
-
 def weight_files(model):
-    """The model and its data files: those that it refers to or, without the onnx package to ask, those named like it."""
-    if importlib.util.find_spec("onnx") is None:
-        return [model, *sorted(model.parent.glob(glob.escape(model.stem) + "*.data"))]
-    import onnx
-
-    message = onnx.load(model, load_external_data=False)
-    entries = [e for t in tensors(message) if t.data_location == onnx.TensorProto.EXTERNAL for e in t.external_data]
-    return [model, *sorted({model.parent / e.value for e in entries if e.key == "location"})]
+    """The model and its data files, which are those beside it that are named like it."""
+    return [model, *sorted(model.parent.glob(glob.escape(model.stem) + "*.data"))]
 
 
 def commands(model, args, folder):

@@ -64,7 +64,7 @@ pub fn hash_file(path: &Path) -> Result<String> {
 pub fn hash(file: &MappedFile) -> String {
     let mut hasher = blake3::Hasher::new();
     file.scan(|piece| {
-        hasher.update(piece);
+        hasher.update_rayon(piece);
     });
     hasher.finalize().to_hex().to_string()
 }
