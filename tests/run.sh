@@ -14,7 +14,9 @@ export VIRTUAL_ENV="$PWD/$venv"
 # The official operator tests, for the engine that is built in.
 export PLANISH_NODE_TESTS="$PWD/target/operator_tests"
 if [ ! -d "$PLANISH_NODE_TESTS" ]; then
-    "$venv/bin/python" tests/operators.py --write "$PLANISH_NODE_TESTS"
+    rm -rf "$PLANISH_NODE_TESTS.part"
+    "$venv/bin/python" tests/operators.py --write "$PLANISH_NODE_TESTS.part"
+    mv "$PLANISH_NODE_TESTS.part" "$PLANISH_NODE_TESTS"
 fi
 cargo test --workspace --locked "$@"
 cargo build --locked
