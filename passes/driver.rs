@@ -208,6 +208,8 @@ struct Progress {
     numerics: Numerics,
     refusals: u64,
     notes: Vec<String>,
+    /// Some of its patches did, so that there may be values whose types are not known yet.
+    adds_nodes: bool,
 }
 
 impl Run<'_> {
@@ -225,7 +227,8 @@ impl Run<'_> {
         self.driver.observer.pass_begins(name);
         // What is measured after a pass is what the next one finds.
         let before = self.outcome.after;
-        let mut progress = Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new() };
+        let mut progress =
+            Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new(), adds_nodes: false };
         match pass.shape() {
             Shape::Rule(rule) => self.rule(model, rule, &mut progress)?,
             Shape::Transform(transform) => self.transform(model, transform, &mut progress)?,
@@ -233,13 +236,18 @@ impl Run<'_> {
         }
         let changed = progress.patches > 0;
         if changed {
-            infer::annotate(model);
-            self.check(model, name)?;
-            self.outcome.after = Size::of(model, &self.driver.bindings);
+            if progress.adds_nodes {
+                infer::annotate(model);
+            }
+            let (interface, bindings) = (&self.interface, &self.driver.bindings);
+            let check = || verify(model).and_then(|_| interface.check(model));
+            let (checked, size) = rayon::join(check, || Size::of(model, bindings));
+            checked.map_err(|source| DriverError::Broken { pass: name, patch: self.outcome.patches, source })?;
+            self.outcome.after = size;
         }
         if changed || report_idle || !progress.notes.is_empty() {
             let after = self.outcome.after;
-            let Progress { name, patches, numerics, refusals, notes } = progress;
+            let Progress { name, patches, numerics, refusals, notes, .. } = progress;
             let report = PassReport { name, patches, numerics, refusals, notes, before, after };
             self.driver.observer.pass_ends(&report);
             self.merge(report);
@@ -282,12 +290,6 @@ impl Run<'_> {
         }
         log::warn!("{name}: still changing after {MAX_ROUNDS} rounds; going on");
         Ok(any)
-    }
-
-    fn check(&self, model: &Model, pass: &'static str) -> Result<(), DriverError> {
-        let broken = |source| DriverError::Broken { pass, patch: self.outcome.patches, source };
-        verify(model).map_err(broken)?;
-        self.interface.check(model).map_err(broken)
     }
 
     fn rule(&mut self, model: &mut Model, rule: &dyn Rule, progress: &mut Progress) -> Result<(), DriverError> {
@@ -378,6 +380,7 @@ impl Run<'_> {
             Ok(applied) => {
                 self.outcome.patches += 1;
                 progress.patches += 1;
+                progress.adds_nodes |= !applied.added.is_empty();
                 progress.numerics = progress.numerics.max(numerics);
                 let number = self.outcome.patches;
                 log::debug!("#{number} {}: {note}", progress.name);
