@@ -40,8 +40,9 @@ impl<'s> Hashes<'s> {
         let count = files.len();
         let task: ScopedJoinHandle<'s, Vec<String>> =
             scope.spawn(move || files.iter().map(|f| model_file::hash(f)).collect());
-        // A thread that panicked leaves no hashes; the provenance then shows none.
-        Hashes { task: LazyLock::new(Box::new(|| task.join().unwrap_or_default())), count }
+        // A panic there is a bug here: a model without its provenance must not be written as if all were well.
+        let wait = || task.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Hashes { task: LazyLock::new(Box::new(wait)), count }
     }
 
     /// Waits for them. The model's own file comes first.
