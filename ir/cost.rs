@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, Tensor, Type, ValueId,
-    infer::{self, Bindings, Call, Fact, GraphFacts},
+    Attr, Def, Graph, Model, Node, NodeId, OpName, Opsets, Tensor, ValueId,
+    infer::{self, Bindings, Call, Fact, GraphFacts, Inferred},
     op,
 };
 
@@ -54,9 +54,22 @@ pub struct OpCost {
 
 /// Computes the costs of a model whose named sizes are as bound, or open.
 pub fn cost(model: &Model, bindings: &Bindings) -> ModelCost {
-    let inferred = infer::infer(model, bindings);
+    cost_of(model, &infer::infer(model, &Bindings::new()), bindings)
+}
+
+/// As [`cost()`], from what was inferred with all sizes open.
+pub fn cost_of(model: &Model, inferred: &Inferred, bindings: &Bindings) -> ModelCost {
+    let cost = count(model, inferred, bindings);
+    if cost.unknown.is_empty() || bindings.is_empty() {
+        return cost;
+    }
+    // Some sizes follow only from numbers, not from names: those that depend on a comparison, for example.
+    count(model, &infer::infer(model, bindings), bindings)
+}
+
+fn count(model: &Model, inferred: &Inferred, bindings: &Bindings) -> ModelCost {
     let functions = model.functions.iter().map(|f| &f.op).collect();
-    let mut counter = Counter { functions, opsets: &model.opsets, cost: ModelCost::default() };
+    let mut counter = Counter { functions, opsets: &model.opsets, bindings, cost: ModelCost::default() };
     counter.graph(&model.graph, inferred.graph(), Some(1));
     model.graph.walk(&mut |g| counter.weights(g));
     for f in &model.functions {
@@ -68,6 +81,7 @@ pub fn cost(model: &Model, bindings: &Bindings) -> ModelCost {
 struct Counter<'a> {
     functions: BTreeSet<&'a OpName>,
     opsets: &'a Opsets,
+    bindings: &'a Bindings,
     cost: ModelCost,
 }
 
@@ -76,7 +90,7 @@ impl Counter<'_> {
     fn graph(&mut self, g: &Graph, facts: &GraphFacts, runs: Option<u64>) {
         for (id, node) in g.nodes().filter(|(_, n)| !n.op.is("Constant")) {
             self.node(g, id, node, facts, runs);
-            let inner_runs = runs.and_then(|r| r.checked_mul(trips(node, facts)?));
+            let inner_runs = runs.and_then(|r| r.checked_mul(self.trips(node, facts)?));
             for (i, body) in node.attrs.graphs().enumerate() {
                 if let Some(inner) = facts.subgraph(id, i) {
                     self.graph(body, inner, inner_runs);
@@ -114,10 +128,18 @@ impl Counter<'_> {
             return None;
         }
         let Some(spec) = op::spec(&node.op) else { return Some(0) };
+        let macs = |inputs: Vec<&Fact>, outputs: &[Fact]| {
+            let call = infer::call(node, self.opsets, inputs, Vec::new())?;
+            (spec.macs)(&call, outputs)
+        };
         let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
         let outputs: Vec<Fact> = node.outputs().iter().map(|v| fact(v).clone()).collect();
-        let call = infer::call(node, self.opsets, node.inputs().iter().map(fact).collect(), Vec::new())?;
-        (spec.macs)(&call, &outputs)
+        // Most operators have no linear algebra in them, and need no sizes to say so.
+        macs(node.inputs().iter().map(fact).collect(), &outputs).or_else(|| {
+            let inputs: Vec<Fact> = node.inputs().iter().map(|v| fact(v).bind(self.bindings)).collect();
+            let outputs: Vec<Fact> = outputs.iter().map(|f| f.bind(self.bindings)).collect();
+            macs(inputs.iter().collect(), &outputs)
+        })
     }
 
     fn weights(&mut self, g: &Graph) {
@@ -145,32 +167,31 @@ impl Counter<'_> {
             self.cost.weight_bytes = self.cost.weight_bytes.saturating_add(t.byte_len());
         }
     }
+
+    /// How often the subgraphs of a node run.
+    fn trips(&self, node: &Node, facts: &GraphFacts) -> Option<u64> {
+        match node.op.name.as_str() {
+            // A condition may end it earlier.
+            "Loop" if node.op.domain.is_empty() => match facts.value(node.input(0)?)? {
+                [n] => u64::try_from(n.int()?).ok(),
+                _ => None,
+            },
+            "Scan" if node.op.domain.is_empty() => {
+                let last = node.inputs().len().checked_sub(1)?;
+                let scanned = usize::try_from(node.attrs.int("num_scan_inputs")?).ok()?.checked_sub(1)?;
+                let axes = node.attrs.ints("scan_input_axes").and_then(|a| a.get(scanned)).copied().unwrap_or(0);
+                let shape = facts.ty(node.input(last)?)?.shape()?;
+                shape.get(infer::axis(axes, shape.len()).ok()?)?.bind(self.bindings).known()
+            }
+            _ => Some(1),
+        }
+    }
 }
 
 /// True if a constant counts as parameters: all element types do but int64, bool and string.
 pub fn is_weight(t: &Tensor) -> bool {
     use crate::DType::{Bool, I64, String};
     !matches!(t.dtype(), I64 | Bool | String)
-}
-
-/// How often the subgraphs of a node run.
-fn trips(node: &Node, facts: &GraphFacts) -> Option<u64> {
-    let shape = |v: ValueId| facts.ty(v).and_then(Type::shape);
-    match node.op.name.as_str() {
-        // A condition may end it earlier.
-        "Loop" if node.op.domain.is_empty() => match facts.value(node.input(0)?)? {
-            [n] => u64::try_from(n.int()?).ok(),
-            _ => None,
-        },
-        "Scan" if node.op.domain.is_empty() => {
-            let last = node.inputs().len().checked_sub(1)?;
-            let scanned = usize::try_from(node.attrs.int("num_scan_inputs")?).ok()?.checked_sub(1)?;
-            let axes = node.attrs.ints("scan_input_axes").and_then(|a| a.get(scanned)).copied().unwrap_or(0);
-            let shape = shape(node.input(last)?)?;
-            shape.get(infer::axis(axes, shape.len()).ok()?).and_then(Dim::known)
-        }
-        _ => Some(1),
-    }
 }
 
 #[cfg(test)]

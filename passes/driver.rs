@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 
 use planish_ir::{
-    Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, VerifyError, cost, infer, verify,
+    Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, VerifyError, cost,
+    infer::{self, Inferred},
+    verify,
 };
 
 use crate::{
@@ -97,9 +99,9 @@ pub struct Size {
 }
 
 impl Size {
-    /// Measures a model; `bindings` gives values to symbolic dims.
-    pub fn of(model: &Model, bindings: &infer::Bindings) -> Size {
-        let c = cost::cost(model, bindings);
+    /// Measures a model of which `facts` are known; `bindings` gives values to symbolic dims.
+    pub fn of(model: &Model, facts: &Inferred, bindings: &infer::Bindings) -> Size {
+        let c = cost::cost_of(model, facts, bindings);
         Size {
             nodes: c.nodes,
             parameters: c.parameters,
@@ -180,11 +182,11 @@ impl Driver<'_> {
     /// Runs the steps in order. On an error the model is as the last good patch left it.
     pub fn run(&self, model: &mut Model, steps: &[StepConfig]) -> Result<Outcome, DriverError> {
         // Rules ask for shapes; files declare only some.
-        infer::annotate(model);
-        let size = Size::of(model, &self.bindings);
+        let facts = infer::annotate(model);
+        let size = Size::of(model, &facts, &self.bindings);
         let stopped = self.stop_after == Some(0);
         let outcome = Outcome { before: size, after: size, stopped, ..Outcome::default() };
-        let mut run = Run { driver: self, interface: Interface::of(model), outcome };
+        let mut run = Run { driver: self, interface: Interface::of(model), facts, outcome };
         for step in steps {
             if run.outcome.stopped {
                 break;
@@ -198,6 +200,8 @@ impl Driver<'_> {
 struct Run<'a> {
     driver: &'a Driver<'a>,
     interface: Interface,
+    /// What was inferred of the model as the last pass that changed it left it.
+    facts: Inferred,
     outcome: Outcome,
 }
 
@@ -230,20 +234,25 @@ impl Run<'_> {
         let mut progress =
             Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new(), adds_nodes: false };
         match pass.shape() {
-            Shape::Rule(rule) => self.rule(model, rule, &mut progress)?,
+            Shape::Rule(rule) => {
+                // Lent, because patches change what else there is of the run.
+                let facts = std::mem::take(&mut self.facts);
+                self.rule(model, rule, &facts, &mut progress)?;
+                self.facts = facts;
+            }
             Shape::Transform(transform) => self.transform(model, transform, &mut progress)?,
             Shape::Group(_) => {}
         }
         let changed = progress.patches > 0;
         if changed {
-            if progress.adds_nodes {
-                infer::annotate(model);
-            }
-            let (interface, bindings) = (&self.interface, &self.driver.bindings);
-            let check = || verify(model).and_then(|_| interface.check(model));
-            let (checked, size) = rayon::join(check, || Size::of(model, bindings));
+            let check = || verify(model).and_then(|_| self.interface.check(model));
+            let (checked, facts) = rayon::join(check, || infer::infer(model, &infer::Bindings::new()));
             checked.map_err(|source| DriverError::Broken { pass: name, patch: self.outcome.patches, source })?;
-            self.outcome.after = size;
+            if progress.adds_nodes {
+                facts.store(model);
+            }
+            self.outcome.after = Size::of(model, &facts, &self.driver.bindings);
+            self.facts = facts;
         }
         if changed || report_idle || !progress.notes.is_empty() {
             let after = self.outcome.after;
@@ -292,11 +301,13 @@ impl Run<'_> {
         Ok(any)
     }
 
-    fn rule(&mut self, model: &mut Model, rule: &dyn Rule, progress: &mut Progress) -> Result<(), DriverError> {
-        let inferred = match rule.needs_facts() {
-            true => infer::infer(model, &infer::Bindings::new()),
-            false => infer::Inferred::default(),
-        };
+    fn rule(
+        &mut self,
+        model: &mut Model,
+        rule: &dyn Rule,
+        inferred: &Inferred,
+        progress: &mut Progress,
+    ) -> Result<(), DriverError> {
         let unknown = infer::GraphFacts::default();
         for path in model.graph_paths() {
             let facts = inferred.graph().at(&path).unwrap_or(&unknown);
@@ -339,7 +350,7 @@ impl Run<'_> {
         progress: &mut Progress,
     ) -> Result<(), DriverError> {
         let Driver { engine, samples, weights, .. } = *self.driver;
-        let cx = Context { engine, samples, weights };
+        let cx = Context { engine, samples, weights, facts: &self.facts };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
         let Changes { patches, opsets, ir_version, skipped, notes } = changes;

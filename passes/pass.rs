@@ -6,7 +6,10 @@
 
 use std::borrow::Cow;
 
-use planish_ir::{Graph, GraphPath, Model, Node, NodeId, Opsets, Patch, infer::GraphFacts};
+use planish_ir::{
+    Graph, GraphPath, Model, Node, NodeId, Opsets, Patch,
+    infer::{GraphFacts, Inferred},
+};
 
 use crate::{Engine, EngineError, InMemory, Tensors, Weights};
 
@@ -40,11 +43,6 @@ pub trait Rule: Send + Sync {
     /// ai.onnx operators at which it can match; empty for any operator of any domain.
     fn roots(&self) -> &'static [&'static str];
 
-    /// True if it needs [`RuleContext::facts`], which take time to find out.
-    fn needs_facts(&self) -> bool {
-        false
-    }
-
     /// The patch for a match rooted at `node`, or why there is none.
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip>;
 }
@@ -62,8 +60,8 @@ pub struct RuleContext<'a> {
     pub graph: &'a Graph,
     /// Versions of the operator sets in use.
     pub opsets: &'a Opsets,
-    /// What inference found out before the rule began, for rules that ask for it; values added since are unknown. Unlike
-    /// the types in the graph these are proofs: what a file declares of inner values may be wrong.
+    /// What inference found out before the rule began; values added since are unknown. Unlike the types in the graph these
+    /// are proofs: what a file declares of inner values may be wrong.
     pub facts: &'a GraphFacts,
 }
 
@@ -83,12 +81,15 @@ pub struct Context<'a> {
     pub samples: &'a [Tensors],
     /// Reads large weights.
     pub weights: &'a dyn Weights,
+    /// What inference found out of the model, with all sizes open. Proofs, unlike the types in the graph.
+    pub facts: &'a Inferred,
 }
 
 impl Context<'_> {
-    /// Without engine and samples.
+    /// Without engine, samples and facts.
     pub const fn bare() -> Context<'static> {
-        Context { engine: None, samples: &[], weights: &InMemory }
+        static NOTHING: Inferred = Inferred::NOTHING;
+        Context { engine: None, samples: &[], weights: &InMemory, facts: &NOTHING }
     }
 }
 

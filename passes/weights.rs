@@ -14,8 +14,8 @@ pub trait Weights: Sync {
     /// cannot be read.
     fn read(&self, tensor: &Tensor, offset: usize, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Is told that a pass has read a whole weight and will not come back soon.
-    fn release(&self, tensor: &Tensor);
+    /// Is told that a pass has gone through these bytes of a weight and will not come back soon.
+    fn release(&self, bytes: &[u8]);
 }
 
 /// Weights that are in memory anyway.
@@ -28,7 +28,7 @@ impl Weights for InMemory {
         Ok(())
     }
 
-    fn release(&self, _: &Tensor) {}
+    fn release(&self, _: &[u8]) {}
 }
 
 /// A part of a tensor's raw bytes, not looked at.

@@ -48,10 +48,8 @@ impl Weights for ModelFile {
         self.sources.read_into(part(tensor, offset, buffer.len())?, buffer)
     }
 
-    fn release(&self, tensor: &Tensor) {
-        if let Some(raw) = tensor.raw() {
-            self.sources.release(raw);
-        }
+    fn release(&self, bytes: &[u8]) {
+        self.sources.release(bytes);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Num;
+use super::{Bindings, Num, shape};
 use crate::{DType, Dim, Shape, Tensor, TensorType, Type};
 
 /// Longest tensor whose elements are followed. Shapes and axes are far shorter; a bound keeps hostile files cheap.
@@ -45,6 +45,13 @@ impl Fact {
     /// A scalar.
     pub fn scalar(dtype: DType) -> Fact {
         Fact::tensor(Some(dtype), Some(Vec::new()))
+    }
+
+    /// The same with values for names of sizes; elements stay as they are.
+    #[must_use]
+    pub fn bind(&self, bindings: &Bindings) -> Fact {
+        let ty = self.ty.as_ref().map(|ty| shape::map_dims(ty, &|d: &Dim| d.bind(bindings)));
+        Fact { ty, elements: self.elements.clone() }
     }
 
     /// The same without what would let a hostile file take much time or memory.

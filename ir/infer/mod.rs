@@ -79,6 +79,15 @@ pub struct Contradiction {
 }
 
 impl Inferred {
+    /// Nothing is known.
+    pub const NOTHING: Inferred =
+        Inferred { graph: GraphFacts { facts: Vec::new(), inner: BTreeMap::new() }, contradictions: Vec::new() };
+
+    /// Stores what is new in the values of the model that was inferred, as [`annotate()`] does.
+    pub fn store(&self, model: &mut Model) {
+        annotate::store(&mut model.graph, &self.graph);
+    }
+
     /// Type of a value of the main graph.
     pub fn ty(&self, value: ValueId) -> Option<&Type> {
         self.graph.ty(value)
@@ -146,9 +155,11 @@ pub fn infer(model: &Model, bindings: &Bindings) -> Inferred {
 
 /// Infers a model and stores what is new in its values: types of values that have none, and sizes that are declared
 /// neither as a number nor by a name. An open size of a main graph's input is named after its place, such as `x.0`.
-pub fn annotate(model: &mut Model) {
+/// Returns what was inferred.
+pub fn annotate(model: &mut Model) -> Inferred {
     let inferred = infer(model, &Bindings::new());
-    annotate::store(&mut model.graph, &inferred.graph);
+    inferred.store(model);
+    inferred
 }
 
 /// Types of a node's outputs, by slot, from the stored types of its inputs and from constants alone; subgraphs are not

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Changes, Context, Pass, PassError, Shape, Transform};
+use crate::{Changes, Context, Pass, PassError, Shape, Transform, part};
 
 /// Configuration: none.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -239,29 +239,28 @@ impl<'a> Matrix<'a> {
         Ok(true)
     }
 
-    /// Compares everything, band of rows after band of rows: what is in memory is one band of this matrix, and the same
-    /// elements of the other.
+    /// Compares everything, in bands of rows of the taller matrix, whose elements lie together; those of the other are
+    /// gathered from its columns. What is in memory is a few bands.
     fn is_transpose_of(&self, other: &Matrix<'_>, cx: &Context<'_>) -> io::Result<bool> {
-        const BAND_BYTES: usize = 4 << 20;
-        let row_bytes = self.columns * self.size;
-        let band = (BAND_BYTES / row_bytes).clamp(1, self.rows);
-        let mut ours = vec![0; band * row_bytes];
-        let mut theirs = vec![0; band * row_bytes];
-        for top in (0..self.rows).step_by(band) {
-            let rows = band.min(self.rows - top);
-            let ours = &mut ours[..rows * row_bytes];
-            self.read(top, 0, ours, cx)?;
-            let column_bytes = rows * self.size;
-            let theirs = &mut theirs[..self.columns * column_bytes];
-            theirs
-                .par_chunks_mut(column_bytes)
-                .enumerate()
-                .try_for_each(|(c, column)| other.read(c, top, column, cx))?;
-            if !is_transposed(ours, theirs, rows, self.columns, self.size) {
-                return Ok(false);
+        // Large enough that reading a piece of a column is worth a call, small enough for a core's cache.
+        const BAND_BYTES: usize = 2 << 20;
+        let (tall, wide) = if self.rows < self.columns { (other, self) } else { (self, other) };
+        let row_bytes = tall.columns * tall.size;
+        let band = (BAND_BYTES / row_bytes).clamp(1, tall.rows);
+        let bands = (0..tall.rows.div_ceil(band)).into_par_iter();
+        let equal = bands.map_init(Vec::new, |gathered, i| {
+            let top = i * band;
+            let rows = band.min(tall.rows - top);
+            let ours = part(tall.tensor, top * row_bytes, rows * row_bytes)?;
+            gathered.resize(rows * row_bytes, 0);
+            for (c, column) in gathered.chunks_exact_mut(rows * tall.size).enumerate() {
+                wide.read(c, top, column, cx)?;
             }
-        }
-        Ok(true)
+            let equal = is_transposed(ours, gathered, rows, tall.columns, tall.size);
+            cx.weights.release(ours);
+            Ok(equal)
+        });
+        equal.try_reduce(|| true, |x, y| Ok(x && y))
     }
 
     /// Reads consecutive elements from one place on.
@@ -273,17 +272,17 @@ impl<'a> Matrix<'a> {
 /// True if `a`, `[rows, columns]`, is the transpose of `b`, `[columns, rows]`; elements have `size` bytes.
 fn is_transposed(a: &[u8], b: &[u8], rows: usize, columns: usize, size: usize) -> bool {
     fn compare<const N: usize>(a: &[u8], b: &[u8], rows: usize, columns: usize) -> bool {
-        // Tiles fit the cache in both orders.
+        // Tiles fit the cache in both orders. Within one nothing is decided, which is faster than leaving early.
         const TILE: usize = 32;
         let (a, b) = (a.as_chunks::<N>().0, b.as_chunks::<N>().0);
-        (0..columns.div_ceil(TILE)).into_par_iter().all(|i| {
-            let tile = i * TILE..((i + 1) * TILE).min(columns);
-            (0..rows).step_by(TILE).all(|top| {
-                let bottom = (top + TILE).min(rows);
-                tile.clone().all(|c| {
+        (0..rows).step_by(TILE).all(|top| {
+            let bottom = (top + TILE).min(rows);
+            (0..columns).step_by(TILE).all(|left| {
+                let differs = |c: usize| {
                     let column = &b[c * rows + top..c * rows + bottom];
-                    column.iter().zip(top..).all(|(x, r)| *x == a[r * columns + c])
-                })
+                    column.iter().zip(top..).fold(false, |d, (x, r)| d | (*x != a[r * columns + c]))
+                };
+                !(left..(left + TILE).min(columns)).fold(false, |d, c| d | differs(c))
             })
         })
     }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{
     DType, Graph, GraphPath, Model, Node, NodeId, Numerics, Patch, Tensor, Type, Use, ValueId,
-    infer::{self, GraphFacts, Num},
+    infer::{GraphFacts, Num},
     op::{self, Folding},
 };
 use schemars::JsonSchema;
@@ -47,10 +47,9 @@ impl Pass for FoldConstants {
 
 impl Transform for FoldConstants {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        let inferred = infer::infer(model, &infer::Bindings::new());
         let mut changes = Changes::default();
         for path in model.graph_paths() {
-            let (Some(graph), Some(facts)) = (model.graph_at(&path), inferred.graph().at(&path)) else { continue };
+            let (Some(graph), Some(facts)) = (model.graph_at(&path), cx.facts.graph().at(&path)) else { continue };
             let known = known_from_shapes(graph, facts, &path, &mut changes);
             let foldable = self.foldable(graph, facts, &known, &path, &mut changes);
             if foldable.too_large > 0 {

@@ -28,10 +28,6 @@ impl Pass for NoOps {
 }
 
 impl Rule for NoOps {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         &[
             "Cast",

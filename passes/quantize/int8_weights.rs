@@ -73,7 +73,7 @@ impl Transform for Int8Weights {
             let quantize = |w: Weight| {
                 let quantized: Result<Vec<PerChannel>, Unfit> =
                     w.readers.keys().map(|&axis| per_channel(&w.tensor, axis, self.symmetric)).collect();
-                cx.weights.release(&w.tensor);
+                w.tensor.raw().into_iter().for_each(|raw| cx.weights.release(raw));
                 (w, quantized)
             };
             let results: Vec<_> = weights.into_par_iter().map(quantize).collect();

@@ -111,8 +111,8 @@ fn constants(before: &ModelFile, after: &ModelFile) -> Constants {
                     true => result.same += 1,
                     false => result.changed.push(delta(name, Some(x), Some(y))),
                 }
-                before.release(x);
-                after.release(y);
+                x.raw().into_iter().for_each(|raw| before.release(raw));
+                y.raw().into_iter().for_each(|raw| after.release(raw));
             }
         }
     }

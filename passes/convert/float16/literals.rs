@@ -55,7 +55,7 @@ pub(super) fn literals(graph: &Graph, weights: &dyn crate::Weights) -> Literals 
     let values = constants.par_iter().filter_map(|(id, t)| {
         let strict = graph.users(*id).any(|u| is_quantization_scale(graph, u));
         let misfit = misfit(t, strict);
-        weights.release(t);
+        t.raw().into_iter().for_each(|raw| weights.release(raw));
         Some((Source::Value(*id), misfit?))
     });
     let mut found: Vec<(Source, f32)> = values.collect();

@@ -80,7 +80,7 @@ impl Rewrite<'_> {
                 true => Some(to_half(clamped.as_ref().unwrap_or(tensor)).map_err(failed)?),
                 false => None,
             };
-            weights.release(tensor);
+            tensor.raw().into_iter().for_each(|raw| weights.release(raw));
             Ok(Converted { value: *value, clamped, half })
         };
         let converted: Vec<Converted> = constants.par_iter().map(convert).collect::<Result<_, _>>()?;
