@@ -19,22 +19,26 @@ pub struct Cycle {
 impl Graph {
     /// The canonical topological order of the nodes that live.
     pub fn topological_order(&self) -> Result<Vec<NodeId>, Cycle> {
-        let mut roots: Vec<NodeId> =
-            self.outputs().iter().filter_map(|&v| self.value(v).and_then(crate::Value::producer)).collect();
-        let mut rest: Vec<(&str, NodeId)> = self.nodes().map(|(id, n)| (self.first_output_name(n), id)).collect();
-        // Without outputs to tell them apart the ids have to do.
-        rest.sort_unstable();
-        roots.extend(rest.into_iter().map(|(_, id)| id));
-
         let bound = self.nodes().next_back().map_or(0, |(id, _)| id.index() + 1);
         let successors = |i: usize, out: &mut Vec<usize>| {
             if let Some(node) = self.node(NodeId(i as u32)) {
                 out.extend(node.operands().filter_map(|v| self.value(v)?.producer()).map(NodeId::index));
             }
         };
-        post_order(bound, roots.into_iter().map(NodeId::index), successors)
-            .map(|order| order.into_iter().map(|i| NodeId(i as u32)).collect())
-            .map_err(|_| self.find_cycle())
+        let mut walk = PostOrder::new(bound);
+        let producers = self.outputs().iter().filter_map(|&v| self.value(v)?.producer());
+        let mut done = walk.visit(producers.map(NodeId::index), successors);
+        if done.is_ok() {
+            let rest = self.nodes().filter(|(id, _)| !walk.has_visited(id.index()));
+            let mut rest: Vec<(&str, NodeId)> = rest.map(|(id, n)| (self.first_output_name(n), id)).collect();
+            // Without outputs to tell them apart the ids have to do.
+            rest.sort_unstable();
+            done = walk.visit(rest.into_iter().map(|(_, id)| id.index()), successors);
+        }
+        match done {
+            Ok(()) => Ok(walk.order.into_iter().map(|i| NodeId(i as u32)).collect()),
+            Err(_) => Err(self.find_cycle()),
+        }
     }
 
     fn first_output_name<'a>(&'a self, node: &'a crate::Node) -> &'a str {
@@ -60,44 +64,76 @@ impl Graph {
     }
 }
 
-/// Post-order of a depth-first walk over `0..bound` from `roots`, iterative because graphs are tens of thousands of
-/// nodes deep. Fails with a node that is on a cycle.
+/// Post-order of a depth-first walk over `0..bound`, iterative because graphs are tens of thousands of nodes deep.
+pub(crate) struct PostOrder {
+    marks: Vec<Mark>,
+    /// What was visited so far.
+    pub(crate) order: Vec<usize>,
+    /// Nodes still to look at, or, where it says true, to be closed.
+    stack: Vec<(usize, bool)>,
+    next: Vec<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mark {
+    New,
+    Open,
+    Done,
+}
+
+/// A node that is on a cycle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OnCycle(pub(crate) usize);
+
+impl PostOrder {
+    pub(crate) fn new(bound: usize) -> PostOrder {
+        let order = Vec::with_capacity(bound);
+        PostOrder { marks: vec![Mark::New; bound], order, stack: Vec::new(), next: Vec::new() }
+    }
+
+    pub(crate) fn has_visited(&self, i: usize) -> bool {
+        self.marks.get(i).is_some_and(|&m| m == Mark::Done)
+    }
+
+    /// Visits what can be reached from `roots` and was not visited yet.
+    pub(crate) fn visit(
+        &mut self,
+        roots: impl Iterator<Item = usize>,
+        successors: impl Fn(usize, &mut Vec<usize>),
+    ) -> Result<(), OnCycle> {
+        let PostOrder { marks, order, stack, next } = self;
+        for root in roots {
+            stack.push((root, false));
+            while let Some((i, close)) = stack.pop() {
+                if close {
+                    marks[i] = Mark::Done;
+                    order.push(i);
+                    continue;
+                }
+                match marks[i] {
+                    Mark::Done => continue,
+                    Mark::Open => return Err(OnCycle(i)),
+                    Mark::New => {}
+                }
+                marks[i] = Mark::Open;
+                stack.push((i, true));
+                next.clear();
+                successors(i, next);
+                // Reversed, so that the first operand is visited first.
+                stack.extend(next.iter().rev().filter(|&&j| marks[j] != Mark::Done).map(|&j| (j, false)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// [`PostOrder`] of one set of roots. Fails with a node that is on a cycle.
 pub(crate) fn post_order(
     bound: usize,
     roots: impl Iterator<Item = usize>,
     successors: impl Fn(usize, &mut Vec<usize>),
 ) -> Result<Vec<usize>, usize> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Mark {
-        New,
-        Open,
-        Done,
-    }
-    let mut marks = vec![Mark::New; bound];
-    let mut order = Vec::with_capacity(bound);
-    // Nodes still to look at lie on one stack; `usize::MAX - i` marks where node i has to be closed.
-    let mut stack: Vec<(usize, bool)> = Vec::new();
-    let mut next = Vec::new();
-    for root in roots {
-        stack.push((root, false));
-        while let Some((i, close)) = stack.pop() {
-            if close {
-                marks[i] = Mark::Done;
-                order.push(i);
-                continue;
-            }
-            match marks[i] {
-                Mark::Done => continue,
-                Mark::Open => return Err(i),
-                Mark::New => {}
-            }
-            marks[i] = Mark::Open;
-            stack.push((i, true));
-            next.clear();
-            successors(i, &mut next);
-            // Reversed, so that the first operand is visited first.
-            stack.extend(next.iter().rev().filter(|&&j| marks[j] != Mark::Done).map(|&j| (j, false)));
-        }
-    }
-    Ok(order)
+    let mut walk = PostOrder::new(bound);
+    walk.visit(roots, successors).map_err(|OnCycle(i)| i)?;
+    Ok(walk.order)
 }
