@@ -4,7 +4,7 @@
 //! find the first one after which something is wrong. After each pass that changed anything the verifier runs, and the
 //! interface is compared with that of the original; a pass that breaks either is a bug and ends the run.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use planish_ir::{
     Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, VerifyError, cost,
@@ -214,6 +214,25 @@ struct Progress {
     notes: Vec<String>,
     /// Some of its patches did, so that there may be values whose types are not known yet.
     adds_nodes: bool,
+    /// Nodes of the main graph that were changed, or that have such a node in a subgraph.
+    touched: BTreeSet<NodeId>,
+    /// What was known of values before need not hold any more.
+    forgets: bool,
+}
+
+impl Progress {
+    const fn new(name: &'static str) -> Progress {
+        Progress {
+            name,
+            patches: 0,
+            numerics: Numerics::Exact,
+            refusals: 0,
+            notes: Vec::new(),
+            adds_nodes: false,
+            touched: BTreeSet::new(),
+            forgets: false,
+        }
+    }
 }
 
 impl Run<'_> {
@@ -231,8 +250,7 @@ impl Run<'_> {
         self.driver.observer.pass_begins(name);
         // What is measured after a pass is what the next one finds.
         let before = self.outcome.after;
-        let mut progress =
-            Progress { name, patches: 0, numerics: Numerics::Exact, refusals: 0, notes: Vec::new(), adds_nodes: false };
+        let mut progress = Progress::new(name);
         match pass.shape() {
             Shape::Rule(rule) => {
                 // Lent, because patches change what else there is of the run.
@@ -245,8 +263,13 @@ impl Run<'_> {
         }
         let changed = progress.patches > 0;
         if changed {
+            let mut facts = std::mem::take(&mut self.facts);
             let check = || verify(model).and_then(|_| self.interface.check(model));
-            let (checked, facts) = rayon::join(check, || infer::infer(model, &infer::Bindings::new()));
+            let learn = || match progress.forgets {
+                true => facts = infer::infer(model, &infer::Bindings::new()),
+                false => facts.update(model, &progress.touched),
+            };
+            let (checked, ()) = rayon::join(check, learn);
             checked.map_err(|source| DriverError::Broken { pass: name, patch: self.outcome.patches, source })?;
             if progress.adds_nodes {
                 facts.store(model);
@@ -280,17 +303,23 @@ impl Run<'_> {
     }
 
     fn group(&mut self, model: &mut Model, name: &'static str, steps: &'static [Step]) -> Result<bool, DriverError> {
+        // A test holds that groups name passes which exist and can be built.
+        let members = steps.iter().filter_map(|s| registry::find(s.pass)?.default_step().ok());
+        // With each the number of patches when it last found nothing to do.
+        let mut members: Vec<(StepConfig, Option<u64>)> = members.map(|m| (m, None)).collect();
         let mut any = false;
         for _ in 0..MAX_ROUNDS {
             let mut changed = false;
-            for step in steps {
+            for (member, seen) in &mut members {
                 if self.outcome.stopped {
                     return Ok(any);
                 }
-                // A test holds that groups name passes which exist and can be built.
-                if let Some(Ok(member)) = registry::find(step.pass).map(registry::Entry::default_step) {
-                    changed |= self.pass(model, member.name, &*member.pass, false)?;
+                if *seen == Some(self.outcome.patches) {
+                    continue;
                 }
+                let acted = self.pass(model, member.name, &*member.pass, false)?;
+                *seen = (!acted).then_some(self.outcome.patches);
+                changed |= acted;
             }
             any |= changed;
             if !changed {
@@ -369,6 +398,7 @@ impl Run<'_> {
         }
         for (domain, version) in opsets {
             if model.opsets.insert(domain, version) != Some(version) {
+                progress.forgets = true;
                 // It is a change, also if no node had to follow.
                 progress.patches = progress.patches.max(1);
             }
@@ -392,6 +422,13 @@ impl Run<'_> {
                 self.outcome.patches += 1;
                 progress.patches += 1;
                 progress.adds_nodes |= !applied.added.is_empty();
+                progress.forgets |= applied.retyped || numerics == Numerics::Lossy;
+                match path.steps().next() {
+                    None => progress.touched.extend(&applied.touched),
+                    Some((owner, _)) => {
+                        progress.touched.insert(owner);
+                    }
+                }
                 progress.numerics = progress.numerics.max(numerics);
                 let number = self.outcome.patches;
                 log::debug!("#{number} {}: {note}", progress.name);

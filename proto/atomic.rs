@@ -107,6 +107,27 @@ impl Pending {
         self.temp.as_file_mut()
     }
 
+    /// Ask the system for room, so that a full disk is noticed before anything is written, and blocks need not be
+    /// found page by page. The file stays as long as it is.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match fallocate(self.temp.as_file(), FallocateFlags::KEEP_SIZE, 0, bytes.max(1)) {
+            Err(full @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
+                Err(Error::Io { action: "reserve room for", path: self.path.clone(), source: full.into() })
+            }
+            // Not every file system can.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Does nothing where the system has no such call.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn reserve(&mut self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Replace the last occurrence of `old` by `new`, which is as long. It has to be in the last megabytes.
     pub(crate) fn replace(&mut self, old: &[u8], new: &[u8]) -> io::Result<()> {
         let invalid = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));

@@ -45,6 +45,11 @@ impl DataFile {
         self.weights.is_empty()
     }
 
+    /// How long the file becomes.
+    pub(crate) const fn byte_len(&self) -> u64 {
+        self.end
+    }
+
     /// A name for this content beside the model at `target`: `<stem>.<12 hexadecimal digits>.data`.
     pub(crate) fn name(&self, target: &Target, sources: &Sources) -> Result<String> {
         let mut digest = Digest::new();

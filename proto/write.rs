@@ -107,8 +107,9 @@ pub fn save_with(
 
     let replaced = external::own_data_files(&target);
     let mut written = Written { bytes: 0, files: Vec::new() };
-    let mut start = |place: &Target, fill: &dyn Fn(&mut Stream<'_>)| -> Result<Pending> {
+    let mut start = |place: &Target, bytes: u64, fill: &dyn Fn(&mut Stream<'_>)| -> Result<Pending> {
         let mut pending = place.create()?;
+        pending.reserve(bytes)?;
         let mut stream = Stream::new(pending.file(), sources);
         fill(&mut stream);
         written.bytes += stream.finish().map_err(Error::io("write", &place.path))?;
@@ -116,10 +117,10 @@ pub fn save_with(
         Ok(pending)
     };
     let data = match data {
-        Some((content, place)) => Some(start(&place, &|stream| content.write(stream))?),
+        Some((content, place)) => Some(start(&place, content.byte_len(), &|stream| content.write(stream))?),
         None => None,
     };
-    let mut message = start(&target, &|stream| stream.message(&model))?;
+    let mut message = start(&target, encoded, &|stream| stream.message(&model))?;
     if let Some(late) = late {
         message.replace(late.placeholder, &(late.value)()).map_err(Error::io("write", &target.path))?;
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Bindings, Call, Contradiction, Fact, GraphFacts, Outcome, shape};
-use crate::{Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, TensorType, Type, ValueId, op};
+use crate::{Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, TensorType, Type, Value, ValueId, op};
 
 /// Longest name of a size that is followed. Longer ones would be copied into every expression.
 const MAX_NAME: usize = 128;
@@ -14,6 +14,14 @@ pub(super) fn run(model: &Model, bindings: &Bindings) -> (GraphFacts, Vec<Contra
     let mut engine = Engine { opsets: &model.opsets, functions, place: Vec::new(), contradictions: Vec::new() };
     let graph = engine.graph(&model.graph, &interface(&model.graph, bindings), &[]);
     (graph, engine.contradictions)
+}
+
+/// Brings facts of a main graph up to date: those of new values, of `touched` nodes, and of what depends on facts that
+/// thereby changed.
+pub(super) fn update(model: &Model, facts: &mut GraphFacts, touched: &BTreeSet<NodeId>) {
+    let functions = model.functions.iter().map(|f| &f.op).collect();
+    let mut engine = Engine { opsets: &model.opsets, functions, place: Vec::new(), contradictions: Vec::new() };
+    engine.update(&model.graph, facts, touched);
 }
 
 /// The call that a node makes, if it is one of the table's operators.
@@ -48,16 +56,11 @@ struct Engine<'a> {
 
 impl Engine<'_> {
     fn graph(&mut self, g: &Graph, inputs: &[Fact], captures: &[Fact]) -> GraphFacts {
-        let count = g.values().next_back().map_or(0, |(id, _)| id.index() + 1);
-        let mut facts = GraphFacts { facts: vec![Fact::UNKNOWN; count], inner: BTreeMap::new() };
+        let mut facts = GraphFacts { facts: vec![Fact::UNKNOWN; bound(g)], inner: BTreeMap::new() };
         for (id, value) in g.values() {
-            let known = match &value.def {
-                Def::Constant(t) => Fact::constant(t),
-                Def::SparseConstant(t) => Fact::of(Type::tensor(t.values.dtype(), t.dims.iter().map(|&d| d.into()))),
-                Def::Captured(k) => captures.get(*k as usize).cloned().unwrap_or_default(),
-                Def::Input { .. } | Def::Node { .. } => continue,
-            };
-            facts.set(id, known.bounded());
+            if let Some(known) = given(value, captures) {
+                facts.set(id, known);
+            }
         }
         for (i, &v) in g.inputs().iter().enumerate() {
             let given = inputs.get(i).cloned().unwrap_or_default();
@@ -72,6 +75,36 @@ impl Engine<'_> {
             }
         }
         facts
+    }
+
+    fn update(&mut self, g: &Graph, facts: &mut GraphFacts, touched: &BTreeSet<NodeId>) {
+        let old = facts.facts.len();
+        facts.facts.resize(bound(g).max(old), Fact::UNKNOWN);
+        // Values that what was known before says nothing of.
+        let mut changed = vec![false; facts.facts.len()];
+        for (id, value) in g.values().rev().take_while(|(id, _)| id.index() >= old) {
+            if let Some(known) = given(value, &[]) {
+                facts.set(id, known);
+            }
+            changed[id.index()] = true;
+        }
+        // A cycle is for the verifier to report.
+        for id in g.topological_order().unwrap_or_default() {
+            let Some(node) = g.node(id) else { continue };
+            let is_new = |v: &ValueId| v.index() >= old;
+            let reads_changed = node.operands().any(|v| changed.get(v.index()).copied().unwrap_or(true));
+            if !touched.contains(&id) && !reads_changed && !node.outputs().iter().flatten().any(is_new) {
+                continue;
+            }
+            let outputs = || node.outputs().iter().flatten().copied();
+            let before: Vec<Fact> = outputs().map(|v| facts.fact(v).clone()).collect();
+            self.node(g, id, node, facts);
+            for (v, before) in outputs().zip(before) {
+                if let Some(flag) = changed.get_mut(v.index()) {
+                    *flag |= *facts.fact(v) != before;
+                }
+            }
+        }
     }
 
     fn node(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &mut GraphFacts) {
@@ -128,6 +161,22 @@ impl Engine<'_> {
         place.push(label(g, id, node));
         self.contradictions.push(Contradiction { place: place.join(", "), node: id, message });
     }
+}
+
+/// One above the largest index of a value.
+fn bound(g: &Graph) -> usize {
+    g.values().next_back().map_or(0, |(id, _)| id.index() + 1)
+}
+
+/// What is known of a value that no node makes, and that is no input.
+fn given(value: &Value, captures: &[Fact]) -> Option<Fact> {
+    let known = match &value.def {
+        Def::Constant(t) => Fact::constant(t),
+        Def::SparseConstant(t) => Fact::of(Type::tensor(t.values.dtype(), t.dims.iter().map(|&d| d.into()))),
+        Def::Captured(k) => captures.get(*k as usize).cloned().unwrap_or_default(),
+        Def::Input { .. } | Def::Node { .. } => return None,
+    };
+    Some(known.bounded())
 }
 
 /// The main graph's inputs as declared, with sizes bound. A size without a name gets that of its place, such as `x.0`, so

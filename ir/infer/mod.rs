@@ -27,7 +27,7 @@ pub(crate) mod testing;
 mod tests;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use call::{Call, axis};
 pub(crate) use engine::call;
@@ -86,6 +86,15 @@ impl Inferred {
     /// Stores what is new in the values of the model that was inferred, as [`annotate()`] does.
     pub fn store(&self, model: &mut Model) {
         annotate::store(&mut model.graph, &self.graph);
+    }
+
+    /// Brings what is known up to date after changes that keep what every value computes: adds what follows for new values,
+    /// and looks again at `touched` nodes of the main graph, at their readers where that gives more, and so on. What was
+    /// known of values that were there before stays known. Contradictions are not looked for.
+    ///
+    /// What other changes leave of it is not true: of the element type or shape of a value, of operator set versions.
+    pub fn update(&mut self, model: &Model, touched: &BTreeSet<NodeId>) {
+        engine::update(model, &mut self.graph, touched);
     }
 
     /// Type of a value of the main graph.

@@ -4,7 +4,7 @@ use super::{
     Bindings, annotate, infer, node_types,
     testing::{Draft, add},
 };
-use crate::{Attr, Attrs, DType, Def, Dim, Graph, Tensor, Type, ValueId};
+use crate::{Attr, Attrs, DType, Def, Dim, Graph, GraphPath, Model, Numerics, OpName, Patch, Tensor, Type, ValueId};
 
 /// Types of the outputs of one node on float inputs of the given shapes.
 fn on(opset: i64, op: &str, shapes: &[&[&str]], attrs: Attrs) -> String {
@@ -362,4 +362,41 @@ fn hostile_attributes_are_refused_or_ignored() {
     let blocks = none().with("blocksize", i64::MAX);
     assert!(!refused("SpaceToDepth", &["1", "4", "2", "2"], blocks));
     assert!(!refused("Unsqueeze", &["2"], none().with("axes", (0..5000).collect::<Vec<i64>>())));
+}
+
+#[test]
+fn an_update_finds_what_inference_from_the_start_finds() {
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,4] x, bool c) => (float[?,?] y) <int64[2] shape = {-1, 8}, int64[2] other = {-1, 2}> {
+            a = Relu (x)
+            b = Reshape (a, shape)
+            n = Shape (b)
+            d = If (c) <
+                then_branch = t () => (float[?,?] p) { p = Neg (b) },
+                else_branch = e () => (float[?,?] q) { q = Abs (b) }
+            >
+            z = ConstantOfShape (n)
+            y = Add (z, d)
+        }"#;
+    let mut model = crate::text::parse(text).unwrap();
+    let mut known = infer(&model, &Bindings::new());
+    let id = |m: &Model, name: &str| m.graph.value_named(name).unwrap();
+    // Another target shape, so that everything after it changes; and a new node before.
+    let mut patch = Patch::new(Numerics::Exact, "");
+    let (a, b, other) = (id(&model, "a"), id(&model, "b"), id(&model, "other"));
+    let reshape = model.graph.value(b).unwrap().producer().unwrap();
+    let flat = patch.node(OpName::onnx("Flatten"), [Some(a.into())]).output("flat", None);
+    patch.set_input(reshape, 0, Some(flat));
+    patch.set_input(reshape, 1, Some(other.into()));
+    let applied = model.apply(&GraphPath::main(), patch).unwrap();
+    assert!(!applied.retyped);
+    known.update(&model, &applied.touched);
+    let fresh = infer(&model, &Bindings::new());
+    for (v, value) in model.graph.values() {
+        assert_eq!(known.graph().fact(v), fresh.graph().fact(v), "{}", value.name());
+    }
+    assert_eq!(known.ty(id(&model, "y")).unwrap().to_string(), "float[2*N,2]");
+    let owner = model.graph.value(id(&model, "d")).unwrap().producer().unwrap();
+    let inner = model.graph.node(owner).unwrap().attrs.graphs().next().unwrap().outputs()[0];
+    assert_eq!(known.graph().subgraph(owner, 0).unwrap().ty(inner).unwrap().to_string(), "float[2*N,2]");
 }

@@ -34,6 +34,8 @@ pub struct Applied {
     pub removed: usize,
     /// Nodes that live and read something that changed: where further rewrites may now match.
     pub touched: BTreeSet<NodeId>,
+    /// True if a value that was there before got another type or tensor, so that what was known of it may not hold.
+    pub retyped: bool,
 }
 
 impl Patch {
@@ -248,9 +250,13 @@ impl Run<'_> {
                 }
                 self.applied.touched.insert(node);
             }
-            Edit::SetType { value, ty } => self.graph.set_type(value, ty),
+            Edit::SetType { value, ty } => {
+                self.graph.set_type(value, ty);
+                self.applied.retyped = true;
+            }
             Edit::SetTensor { value, tensor } => {
                 self.graph.set_constant(value, tensor);
+                self.applied.retyped = true;
                 let readers = self.graph.users(value).filter_map(|u| match u {
                     Use::Node(n, _) => Some(n),
                     Use::Output(_) => None,
