@@ -60,8 +60,13 @@ impl Model {
 
     /// Checks and applies a patch to one of the graphs.
     pub fn apply(&mut self, path: &GraphPath, patch: Patch) -> Result<Applied, PatchError> {
+        let stale = || PatchError::Stale(path.to_string());
+        patch.check_model(self, self.graph_at(path).ok_or_else(stale)?)?;
+        let imports = patch.imports.clone();
         let graph = path.0.iter().try_fold(&mut self.graph, |g, &(owner, index)| g.subgraphs_mut(owner).nth(index));
-        patch.apply(graph.ok_or_else(|| PatchError::Stale(path.to_string()))?)
+        let applied = patch.apply(graph.ok_or_else(stale)?)?;
+        self.opsets.extend(imports);
+        Ok(applied)
     }
 }
 
@@ -70,5 +75,54 @@ impl fmt::Display for GraphPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("main")?;
         self.0.iter().try_for_each(|(owner, index)| write!(f, "/{owner}.{index}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Numerics, OpName, text};
+
+    /// A patch that puts a node of another operator set in the place of the only one.
+    fn gelu(model: &Model) -> Patch {
+        let (id, node) = model.graph.nodes().next().unwrap();
+        let mut patch = Patch::new(Numerics::Reassociated, "gelu");
+        patch.import("com.microsoft", 1);
+        let op = OpName::new("com.microsoft", "Gelu");
+        let y = patch.node(op, [node.input(0).map(Into::into)]).in_place_of(id).output("y", None);
+        patch.replace(node.output(0).unwrap(), y);
+        patch
+    }
+
+    #[test]
+    fn an_operator_set_is_imported_once_it_is_used() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Relu (x) }"#;
+        let mut model = text::parse(text).unwrap();
+        let patch = gelu(&model);
+        model.apply(&GraphPath::main(), patch).unwrap();
+        assert_eq!(model.opsets.get("com.microsoft"), Some(&1));
+        crate::verify(&model).unwrap();
+    }
+
+    #[test]
+    fn another_version_or_a_function_of_this_name_is_an_error() {
+        let imported = r#"<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 2]>
+            g (float[2] x) => (float[2] y) { y = Relu (x) }"#;
+        let shadowed = r#"<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+            g (float[2] x) => (float[2] y) { y = Relu (x) }
+            <domain: "com.microsoft", opset_import: ["" : 17]> Gelu (x) => (y) { y = Relu (x) }"#;
+        for (text, message) in [
+            (imported, "the model imports version 2 of the operator set \"com.microsoft\", but version 1 is needed"),
+            (
+                shadowed,
+                "the model defines com.microsoft::Gelu itself, so that the operator of this name cannot be called",
+            ),
+        ] {
+            let mut model = text::parse(text).unwrap();
+            let patch = gelu(&model);
+            let before = text::print(&model);
+            assert_eq!(model.apply(&GraphPath::main(), patch).unwrap_err().to_string(), message);
+            assert_eq!(text::print(&model), before);
+        }
     }
 }

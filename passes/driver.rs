@@ -7,14 +7,14 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use planish_ir::{
-    Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, VerifyError, cost,
+    Graph, GraphPath, Interface, Model, NodeId, Numerics, Patch, PatchError, VerifyError, cost,
     infer::{self, Inferred},
     verify,
 };
 
 use crate::{
-    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Tensors, Transform,
-    Weights, registry,
+    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Target, Tensors,
+    Transform, Weights, registry,
 };
 
 /// Settings of a run.
@@ -25,6 +25,8 @@ pub struct Driver<'a> {
     pub samples: &'a [Tensors],
     /// Reads large weights.
     pub weights: &'a dyn Weights,
+    /// What the result is made for.
+    pub target: Target,
     /// End after the patch with this number.
     pub stop_after: Option<u64>,
     /// Sizes of symbolic dims, for the costs in the reports.
@@ -41,6 +43,10 @@ pub trait Observer {
     fn patch(&self, _number: u64, _pass: &str, _note: &str) {}
     /// A pass looked at a node and left it alone.
     fn refusal(&self, _refusal: &Refusal) {}
+    /// True if refusals are to include near misses: nodes where a part of what a rule is about was found.
+    fn explains(&self) -> bool {
+        false
+    }
     /// A pass is done.
     fn pass_ends(&self, _report: &PassReport) {}
 }
@@ -352,10 +358,11 @@ impl Run<'_> {
                 }
                 let Some(graph) = model.graph_at(&path) else { break };
                 let Some(node) = graph.node(id) else { continue };
-                if !matches_root(rule, node) {
+                if !rule.matches(&node.op) {
                     continue;
                 }
-                let cx = RuleContext { graph, opsets: &model.opsets, facts };
+                let Driver { target, observer, .. } = *self.driver;
+                let cx = RuleContext { graph, opsets: &model.opsets, facts, target, explains: observer.explains() };
                 match rule.rewrite(&cx, id, node) {
                     Ok(patch) => {
                         if let Some(touched) = self.apply(model, &path, patch, Some(id), progress)? {
@@ -378,8 +385,8 @@ impl Run<'_> {
         transform: &dyn Transform,
         progress: &mut Progress,
     ) -> Result<(), DriverError> {
-        let Driver { engine, samples, weights, .. } = *self.driver;
-        let cx = Context { engine, samples, weights, facts: &self.facts };
+        let Driver { engine, samples, weights, target, .. } = *self.driver;
+        let cx = Context { engine, samples, weights, target, facts: &self.facts };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
         let Changes { patches, opsets, ir_version, skipped, notes } = changes;
@@ -436,8 +443,14 @@ impl Run<'_> {
                 self.outcome.stopped = self.driver.stop_after.is_some_and(|n| number >= n);
                 Ok(Some(applied.touched.into_iter().collect()))
             }
-            // Names of the interface and types that the file declares decide this, which a rule need not look at.
-            Err(e @ (PatchError::Interface { .. } | PatchError::Type { .. })) => {
+            // Names of the interface, types that the file declares, operator sets that it imports and functions that it
+            // defines decide this, which a rule need not look at.
+            Err(
+                e @ (PatchError::Interface { .. }
+                | PatchError::Type { .. }
+                | PatchError::Import { .. }
+                | PatchError::Shadowed { .. }),
+            ) => {
                 if let (Some(id), Some(graph)) = (root, model.graph_at(path)) {
                     self.refuse(graph, id, &Skip::because(e.to_string()), progress);
                 }
@@ -448,8 +461,15 @@ impl Run<'_> {
     }
 
     fn refuse(&self, graph: &Graph, id: NodeId, skip: &Skip, progress: &mut Progress) {
-        let Skip::Refused(reason) = skip else { return };
-        progress.refusals += 1;
+        let reason: &str = match skip {
+            Skip::NoMatch => return,
+            Skip::NearMiss(_) if !self.driver.observer.explains() => return,
+            Skip::NearMiss(reason) => reason,
+            Skip::Refused(reason) => {
+                progress.refusals += 1;
+                reason
+            }
+        };
         let Some(node) = graph.node(id) else { return };
         let node_name = match (node.name.as_str(), node.output(0)) {
             ("", Some(v)) => graph.name_of(v),
@@ -460,12 +480,7 @@ impl Run<'_> {
             pass: progress.name,
             node: node_name,
             op: node.op.to_string(),
-            reason: reason.to_string(),
+            reason: reason.to_owned(),
         });
     }
-}
-
-fn matches_root(rule: &dyn Rule, node: &Node) -> bool {
-    let roots = rule.roots();
-    roots.is_empty() || (node.op.domain.is_empty() && roots.contains(&node.op.name.as_str()))
 }

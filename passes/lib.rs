@@ -19,6 +19,7 @@ mod driver;
 mod engine;
 mod pass;
 mod registry;
+mod target;
 mod weights;
 
 pub mod clean;
@@ -33,4 +34,5 @@ pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport,
 pub use engine::{Engine, EngineError, Runnable, Tensors};
 pub use pass::{Changes, Context, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
 pub use registry::{Entry, PASSES, StepConfig, find, suggest};
+pub use target::Target;
 pub use weights::{InMemory, Weights, part};

@@ -7,11 +7,11 @@
 use std::borrow::Cow;
 
 use planish_ir::{
-    Graph, GraphPath, Model, Node, NodeId, Opsets, Patch,
+    Graph, GraphPath, Model, Node, NodeId, OpName, Opsets, Patch,
     infer::{GraphFacts, Inferred},
 };
 
-use crate::{Engine, EngineError, InMemory, Tensors, Weights};
+use crate::{Engine, EngineError, InMemory, Target, Tensors, Weights};
 
 /// A configured pass. Its type is also its configuration in a pipeline file.
 pub trait Pass: Send + Sync {
@@ -43,6 +43,12 @@ pub trait Rule: Send + Sync {
     /// ai.onnx operators at which it can match; empty for any operator of any domain.
     fn roots(&self) -> &'static [&'static str];
 
+    /// True if it can match at a node of this operator. Rules that come from a file know only then which these are.
+    fn matches(&self, op: &OpName) -> bool {
+        let roots = self.roots();
+        roots.is_empty() || (op.domain.is_empty() && roots.contains(&op.name.as_str()))
+    }
+
     /// The patch for a match rooted at `node`, or why there is none.
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip>;
 }
@@ -63,6 +69,10 @@ pub struct RuleContext<'a> {
     /// What inference found out before the rule began; values added since are unknown. Unlike the types in the graph these
     /// are proofs: what a file declares of inner values may be wrong.
     pub facts: &'a GraphFacts,
+    /// What the result is made for.
+    pub target: Target,
+    /// True if somebody wants to hear of [`Skip::NearMiss`], which takes time to put into words.
+    pub explains: bool,
 }
 
 impl RuleContext<'_> {
@@ -83,13 +93,15 @@ pub struct Context<'a> {
     pub weights: &'a dyn Weights,
     /// What inference found out of the model, with all sizes open. Proofs, unlike the types in the graph.
     pub facts: &'a Inferred,
+    /// What the result is made for.
+    pub target: Target,
 }
 
 impl Context<'_> {
     /// Without engine, samples and facts.
     pub const fn bare() -> Context<'static> {
         static NOTHING: Inferred = Inferred::NOTHING;
-        Context { engine: None, samples: &[], weights: &InMemory, facts: &NOTHING }
+        Context { engine: None, samples: &[], weights: &InMemory, facts: &NOTHING, target: Target::Generic }
     }
 }
 
@@ -115,6 +127,8 @@ pub enum Skip {
     NoMatch,
     /// It is, but a condition does not hold.
     Refused(Cow<'static, str>),
+    /// A part of the form was found, and then something else. Reported only to an observer that asks for it.
+    NearMiss(String),
 }
 
 impl Skip {

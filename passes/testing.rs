@@ -51,6 +51,7 @@ fn run(model: &mut Model, steps: &[StepConfig], observer: &dyn Observer) -> Vec<
         engine: None,
         samples: &[],
         weights: &crate::InMemory,
+        target: Default::default(),
         stop_after: None,
         bindings: Default::default(),
         observer,

@@ -2,12 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use planish_passes::Target;
 
 use crate::{
     bounds, commands, data,
     failure::{Failure, Kind, Result},
-    pipeline::{EngineChoice, Target},
+    pipeline::EngineChoice,
 };
 
 /// A compiler for trained neural networks: ONNX in, smaller and faster ONNX out.
@@ -67,7 +71,7 @@ pub struct Compile {
     #[arg(long, value_name = "FILE.npz")]
     pub calib: Option<PathBuf>,
     /// What the result is made for, instead of what the pipeline says.
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = targets())]
     pub target: Option<Target>,
     /// Who verifies the result, instead of whom the pipeline names.
     #[arg(long, value_enum)]
@@ -233,6 +237,11 @@ pub enum ExternalData {
     Always,
     /// Into the model; an error above 2 GB.
     Never,
+}
+
+fn targets() -> impl TypedValueParser<Value = Target> {
+    let values = Target::ALL.map(|t| PossibleValue::new(t.name()).help(t.summary()));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<Target>())
 }
 
 fn parse_dim(s: &str) -> std::result::Result<(String, u64), String> {

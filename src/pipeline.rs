@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use planish_passes::{StepConfig, suggest};
+use planish_passes::{StepConfig, Target, suggest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,21 +41,6 @@ pub struct Pipeline {
 /// The only version so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version;
-
-/// What a model is made for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Target {
-    /// Standard operators, for any runtime.
-    #[default]
-    Generic,
-    /// ONNX Runtime, CPU execution provider.
-    OnnxruntimeCpu,
-    /// ONNX Runtime, CUDA execution provider.
-    OnnxruntimeGpu,
-    /// TensorRT.
-    Tensorrt,
-}
 
 /// Samples. Exactly one of `npz`, `npy` and `random` is given.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]

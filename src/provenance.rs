@@ -10,7 +10,7 @@ use std::{
 };
 
 use planish_ir::Model;
-use planish_passes::StepConfig;
+use planish_passes::{StepConfig, Target};
 use planish_proto::{Late, MappedFile, Written};
 use serde::Serialize;
 
@@ -19,7 +19,7 @@ use crate::{
     data,
     failure::{Kind, OrFail, Result},
     model_file::{self, ModelFile},
-    pipeline::{Calibration, Pipeline, Target, Verify, Version},
+    pipeline::{Calibration, Pipeline, Verify, Version},
 };
 
 /// Stands in the message for a hash that is still being computed.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Attrs, Def, Graph, Node, NodeId, Operand, Patch, Ref, Type, Use, ValueId, op,
+    Attrs, Def, Graph, Model, Node, NodeId, Operand, Patch, Ref, Type, Use, ValueId, op,
     patch::{Edit, NewNode},
 };
 
@@ -23,6 +23,10 @@ pub enum PatchError {
     NotConstant(String),
     #[error("the value {0:?} cannot be removed: it is no unread constant")]
     NotRemovable(String),
+    #[error("the model imports version {present} of the operator set {domain:?}, but version {wanted} is needed")]
+    Import { domain: String, present: i64, wanted: i64 },
+    #[error("the model defines {0} itself, so that the operator of this name cannot be called")]
+    Shadowed(String),
 }
 
 /// What applying a patch did.
@@ -39,7 +43,31 @@ pub struct Applied {
 }
 
 impl Patch {
-    /// Checks the patch against a graph and applies it.
+    /// Checks what the patch asks of the model around the graph.
+    pub(crate) fn check_model(&self, model: &Model, graph: &Graph) -> Result<(), PatchError> {
+        for (domain, wanted) in &self.imports {
+            match model.opsets.get(domain) {
+                Some(&present) if present != *wanted => {
+                    return Err(PatchError::Import { domain: domain.clone(), present, wanted: *wanted });
+                }
+                _ => {}
+            }
+        }
+        if model.functions.is_empty() {
+            return Ok(());
+        }
+        // A node in the place of a call calls what that called.
+        let calls = |n: &NewNode| {
+            n.origin.and_then(|id| graph.node(id)).is_some_and(|origin| origin.is_local && origin.op == n.op)
+        };
+        match self.nodes.iter().find(|n| !calls(n) && model.function(&n.op).is_some()) {
+            Some(n) => Err(PatchError::Shadowed(n.op.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the patch against a graph and applies it. What it asks of the model around the graph is for
+    /// [`Model::apply`].
     pub fn apply(self, graph: &mut Graph) -> Result<Applied, PatchError> {
         self.check(graph)?;
         let mut run =

@@ -38,6 +38,7 @@ pub struct Patch {
     pub(crate) constants: Vec<(String, Tensor)>,
     pub(crate) nodes: Vec<NewNode>,
     pub(crate) edits: Vec<Edit>,
+    pub(crate) imports: Vec<(String, i64)>,
     numerics: Numerics,
     note: String,
 }
@@ -71,7 +72,14 @@ pub(crate) enum Edit {
 impl Patch {
     /// An empty patch; `note` says in a few words what it does, for the log.
     pub fn new(numerics: Numerics, note: impl Into<String>) -> Patch {
-        Patch { constants: Vec::new(), nodes: Vec::new(), edits: Vec::new(), numerics, note: note.into() }
+        Patch {
+            constants: Vec::new(),
+            nodes: Vec::new(),
+            edits: Vec::new(),
+            imports: Vec::new(),
+            numerics,
+            note: note.into(),
+        }
     }
 
     /// What it does, in a few words.
@@ -107,6 +115,12 @@ impl Patch {
             origin: None,
         };
         NodeBuilder { patch: self, node }
+    }
+
+    /// The patch adds nodes of this operator set: the model is to import it, if it does not yet. Fails to apply if it
+    /// imports another version.
+    pub fn import(&mut self, domain: impl Into<String>, version: i64) {
+        self.imports.push((domain.into(), version));
     }
 
     /// Every reader of `old`, graph outputs and subgraphs included, reads `new` instead; readers that this patch adds

@@ -14,7 +14,7 @@ use crate::{
     equivalence::{self, Verdict},
     failure::{Failure, Kind, OrFail, Result},
     model_file::ModelFile,
-    pipeline::{EngineChoice, Pipeline, Target},
+    pipeline::{EngineChoice, Pipeline},
     progress::Progress,
     provenance::{self, Destination, Hashes},
     report::Report,
@@ -159,6 +159,7 @@ fn compile(
         engine: Some(&Tract),
         samples: if calibrated { &samples.batches } else { &[] },
         weights: file,
+        target: pipeline.target,
         stop_after: args.stop_after,
         bindings: sizes.bindings.clone(),
         observer: progress,
@@ -172,9 +173,6 @@ fn compile(
         Failure::new(kind, e)
     })?;
     let mut notes: Vec<String> = sizes.note().into_iter().collect();
-    if pipeline.target != Target::Generic {
-        notes.push("no pass depends on the target yet: the result is the same as for target generic".to_owned());
-    }
     if outcome.stopped {
         notes.push(format!("stopped after patch {}, as asked", outcome.patches));
     }

@@ -54,6 +54,7 @@ fn try_run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Resu
         engine: Some(&Tract),
         samples,
         weights: &InMemory,
+        target: Default::default(),
         stop_after: None,
         bindings: Default::default(),
         observer: &NoObserver,
