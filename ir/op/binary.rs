@@ -35,6 +35,9 @@ const ORDERED: Traits = Traits::ELEMENTWISE;
 pub(super) static ADD: OpSpec = OpSpec::new("Add", FROM_1, COMMUTATIVE, |c| arithmetic(c, Num::add));
 pub(super) static AND: OpSpec =
     OpSpec::new("And", FROM_1, COMMUTATIVE, |c| predicate(c, |a, b| logic(a, b, |a, b| a && b)));
+pub(super) static BIAS_GELU: OpSpec =
+    OpSpec::new("BiasGelu", &[sig(1, 2, 2)], Traits::ELEMENTWISE_ROUNDING, |c| arithmetic(c, opaque))
+        .domain("com.microsoft");
 pub(super) static BITWISE_AND: OpSpec = OpSpec::new("BitwiseAnd", FROM_18, COMMUTATIVE, |c| arithmetic(c, opaque));
 pub(super) static BITWISE_OR: OpSpec = OpSpec::new("BitwiseOr", FROM_18, COMMUTATIVE, |c| arithmetic(c, opaque));
 pub(super) static BITWISE_XOR: OpSpec = OpSpec::new("BitwiseXor", FROM_18, COMMUTATIVE, |c| arithmetic(c, opaque));

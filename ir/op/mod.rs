@@ -7,6 +7,7 @@ use crate::{Node, OpName, cost, infer};
 
 mod arg;
 mod attention;
+pub mod attributes;
 mod binary;
 mod bit_cast;
 mod cast;

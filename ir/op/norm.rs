@@ -2,7 +2,7 @@
 //!
 //! Opsets: BatchNormalization 1, 6, 7 (never trains), 9, 14 (`training_mode`), 15; GroupNormalization 18, 21;
 //! InstanceNormalization 1, 6, 22; LayerNormalization 17; LpNormalization 1, 22; LRN 1, 13; MeanVarianceNormalization 9, 13;
-//! RMSNormalization 23; com.microsoft::SkipLayerNormalization and SkipSimplifiedLayerNormalization 1.
+//! RMSNormalization 23; SimplifiedLayerNormalization 1 (onnxruntime's own); com.microsoft::SkipLayerNormalization and SkipSimplifiedLayerNormalization 1.
 //!
 //! Shape rule: the first output has the shape of the input. Statistics: of BatchNormalization one per channel; of
 //! LayerNormalization all axes from `axis` on become 1.
@@ -28,6 +28,9 @@ pub(super) static LRN: OpSpec = OpSpec::new("LRN", &[sig(1, 1, 1)], Traits::ROUN
 pub(super) static MEAN_VARIANCE: OpSpec =
     OpSpec::new("MeanVarianceNormalization", &[sig(9, 1, 1)], Traits::ROUNDING, same);
 pub(super) static RMS: OpSpec = OpSpec::new("RMSNormalization", &[sig(23, 2, 2)], Traits::ROUNDING, same);
+// A contributed operator that onnxruntime keeps in ai.onnx.
+pub(super) static SIMPLIFIED_LAYER: OpSpec =
+    OpSpec::new("SimplifiedLayerNormalization", &[sig(1, 2, 2).outputs(1, 2)], Traits::ROUNDING, infer_layer);
 pub(super) static SKIP_LAYER: OpSpec =
     OpSpec::new("SkipLayerNormalization", &[sig(1, 3, 5).outputs(1, 4)], Traits::ROUNDING, infer_skip)
         .domain("com.microsoft");

@@ -11,7 +11,7 @@
 //! | Celu | 12, 28 |
 //! | HardSwish | 14, 22 |
 //! | BitwiseNot, Mish | 18, 22 |
-//! | Gelu | 20 (and com.microsoft 1) |
+//! | Gelu | 20 (and com.microsoft 1, with BiasGelu, FastGelu and QuickGelu) |
 //! | Swish | 24 |
 //! | Not | 1 |
 //! | IsInf IsNaN | 9 or 10, 13, 20 |
@@ -74,6 +74,9 @@ pub(super) static SWISH: OpSpec = OpSpec::new("Swish", &[sig(24, 1, 1)], ROUNDIN
 pub(super) static TAN: OpSpec = OpSpec::new("Tan", FROM_7, ROUNDING, same);
 pub(super) static TANH: OpSpec = OpSpec::new("Tanh", FROM_1, ROUNDING, same);
 pub(super) static THRESHOLDED_RELU: OpSpec = OpSpec::new("ThresholdedRelu", &[sig(10, 1, 1)], EXACT, same);
+pub(super) static MS_FAST_GELU: OpSpec =
+    OpSpec::new("FastGelu", &[sig(1, 1, 2)], ROUNDING, same).domain("com.microsoft");
+pub(super) static MS_QUICK_GELU: OpSpec = OpSpec::new("QuickGelu", FROM_1, ROUNDING, same).domain("com.microsoft");
 pub(super) static MS_GELU: OpSpec = OpSpec::new("Gelu", FROM_1, ROUNDING, same).domain("com.microsoft");
 
 /// The first output has the type of the first input.

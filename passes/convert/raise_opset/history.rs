@@ -220,6 +220,8 @@ pub(super) static HISTORY: &[(&str, &[Step])] = &[
     ("Shrink", &[]),
     ("Sigmoid", &[same(13)]),
     ("Sign", &[same(13)]),
+    // onnxruntime's own, which no version changes.
+    ("SimplifiedLayerNormalization", &[]),
     ("Sin", &[same(22)]),
     ("Sinh", &[same(22)]),
     ("Size", &[same(13), same(19), same(21), same(23), same(24), same(25)]),
