@@ -49,6 +49,7 @@ macro_rules! entry {
 /// Every pass, by name.
 pub static PASSES: &[Entry] = &[
     entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
+    entry!("broadcasts", "clean/broadcasts.rs", clean::Broadcasts),
     entry!("constants-to-initializers", "clean/constants.rs", clean::ConstantsToInitializers),
     entry!("cse", "clean/cse.rs", clean::Cse),
     entry!("dead-code", "clean/dead_code.rs", clean::DeadCode),
@@ -58,7 +59,11 @@ pub static PASSES: &[Entry] = &[
     entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
+    entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
+    entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
+    entry!("slices", "clean/slices.rs", clean::Slices),
+    entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
 ];
 
 /// The line of a pass.

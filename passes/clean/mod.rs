@@ -1,13 +1,20 @@
 //! Passes that remove what a model does not need.
 
+mod broadcasts;
 mod constants;
 mod cse;
 mod dead_code;
 mod dedup;
 mod fold;
 mod no_ops;
+mod operands;
+mod reshape_chains;
+mod shape_values;
 mod simplify;
+mod slices;
+mod transpose_chains;
 
+pub use broadcasts::Broadcasts;
 pub use constants::ConstantsToInitializers;
 pub(crate) use constants::constant_of;
 pub use cse::Cse;
@@ -15,4 +22,8 @@ pub use dead_code::DeadCode;
 pub use dedup::DedupInitializers;
 pub use fold::FoldConstants;
 pub use no_ops::NoOps;
+pub use reshape_chains::ReshapeChains;
+pub use shape_values::ShapeValues;
 pub use simplify::Simplify;
+pub use slices::Slices;
+pub use transpose_chains::TransposeChains;
