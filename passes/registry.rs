@@ -61,6 +61,7 @@ pub static PASSES: &[Entry] = &[
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
     entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
+    entry!("scale-into-linear", "fuse/scale_into_linear.rs", fuse::ScaleIntoLinear),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
     entry!("slices", "clean/slices.rs", clean::Slices),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
