@@ -28,7 +28,10 @@ static STEPS: &[Step] = &[
     Step { pass: "transpose-chains", why_here: "brings reshapes together that a transpose keeps apart" },
     Step { pass: "reshape-chains", why_here: "takes what all of the above brought together, and constant targets" },
     Step { pass: "bn-into-conv", why_here: "needs its statistics as constants, which folding may have made" },
+    Step { pass: "hard-sigmoid", why_here: "before its factors are folded into neighbours" },
     Step { pass: "scale-into-linear", why_here: "as the one before, for factors and offsets that are spelled out" },
+    Step { pass: "pad-into-window", why_here: "after what would have to be refused under padding" },
+    Step { pass: "matmul-add", why_here: "after factors went into the weight" },
     Step { pass: "dedup-initializers", why_here: "makes equal what common subexpressions compare" },
     Step { pass: "cse", why_here: "last, since what it merges the others would have to take apart" },
 ];
