@@ -344,7 +344,8 @@ impl Run<'_> {
         progress: &mut Progress,
     ) -> Result<(), DriverError> {
         let unknown = infer::GraphFacts::default();
-        for path in model.graph_paths() {
+        // Inner graphs first: a rewrite of the graph around them may move what is in them.
+        for path in model.graph_paths().into_iter().rev() {
             let facts = inferred.graph().at(&path).unwrap_or(&unknown);
             let Some(graph) = model.graph_at(&path) else { continue };
             // A verified graph has no cycle.

@@ -26,6 +26,7 @@ pub mod clean;
 pub mod convert;
 pub mod fuse;
 pub mod quantize;
+pub mod structure;
 
 #[cfg(test)]
 mod testing;

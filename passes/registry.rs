@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Pass, Shape, clean, convert, fuse, quantize};
+use crate::{Pass, Shape, clean, convert, fuse, quantize, structure};
 
 /// One line of the table.
 pub struct Entry {
@@ -57,14 +57,16 @@ pub static PASSES: &[Entry] = &[
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
     entry!("hard-sigmoid", "fuse/hard_sigmoid.rs", fuse::HardSigmoid),
+    entry!("inline-if", "structure/inline_if.rs", structure::InlineIf),
+    entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
     entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("pad-into-window", "fuse/pad_into_window.rs", fuse::PadIntoWindow),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
-    entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
     entry!("scale-into-linear", "fuse/scale_into_linear.rs", fuse::ScaleIntoLinear),
+    entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
     entry!("slices", "clean/slices.rs", clean::Slices),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),

@@ -1,10 +1,10 @@
 //! Checking and applying a patch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Attrs, Def, Graph, Model, Node, NodeId, Operand, Patch, Ref, Type, Use, ValueId, op,
-    patch::{Edit, NewNode},
+    patch::{Added, Edit, NewNode},
 };
 
 /// Why a patch is not legal. The graph is then unchanged.
@@ -17,6 +17,8 @@ pub enum PatchError {
     Type { old: String, before: Type, after: Type },
     #[error("{old:?} is a graph output and cannot be replaced by {new:?}, whose name is needed as well")]
     Interface { old: String, new: String },
+    #[error("{0:?} of the graph to inline stands for nothing, but is needed")]
+    Absent(String),
     #[error("the node {0:?} still has readers")]
     Used(String),
     #[error("the value {0:?} is no constant and cannot get a tensor")]
@@ -32,7 +34,7 @@ pub enum PatchError {
 /// What applying a patch did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The new nodes, in the order of the patch.
+    /// The new nodes, in the order of the patch, those of inlined graphs included.
     pub added: Vec<NodeId>,
     /// How many nodes are gone.
     pub removed: usize,
@@ -60,7 +62,12 @@ impl Patch {
         let calls = |n: &NewNode| {
             n.origin.and_then(|id| graph.node(id)).is_some_and(|origin| origin.is_local && origin.op == n.op)
         };
-        match self.nodes.iter().find(|n| !calls(n) && model.function(&n.op).is_some()) {
+        let nodes = self.added.iter().filter_map(|a| match a {
+            Added::Node(n) => Some(n),
+            // Its nodes call what they called where they were.
+            Added::Graph(_) => None,
+        });
+        match nodes.into_iter().find(|n| !calls(n) && model.function(&n.op).is_some()) {
             Some(n) => Err(PatchError::Shadowed(n.op.to_string())),
             None => Ok(()),
         }
@@ -70,8 +77,14 @@ impl Patch {
     /// [`Model::apply`].
     pub fn apply(self, graph: &mut Graph) -> Result<Applied, PatchError> {
         self.check(graph)?;
-        let mut run =
-            Run { graph, constants: Vec::new(), nodes: Vec::new(), applied: Applied::default(), dead: Vec::new() };
+        let mut run = Run {
+            graph,
+            constants: Vec::new(),
+            made: Vec::new(),
+            applied: Applied::default(),
+            own: BTreeSet::new(),
+            dead: Vec::new(),
+        };
         let mut wishes = Vec::new();
         for (wish, tensor) in self.constants {
             let name = run.graph.fresh_name(&wish);
@@ -81,10 +94,15 @@ impl Patch {
                 wishes.push((id, name, wish));
             }
         }
-        for node in self.nodes {
-            run.add(node);
+        for added in self.added {
+            let outputs = match added {
+                Added::Node(node) => run.add(node),
+                Added::Graph(inlined) => run.inline(*inlined),
+            };
+            run.made.push(outputs);
         }
-        run.applied.added.clone_from(&run.nodes);
+        run.applied.touched.extend(&run.applied.added);
+        run.own.extend(&run.applied.added);
         for edit in self.edits {
             run.edit(edit);
         }
@@ -105,17 +123,36 @@ impl Patch {
             Ref::Value(v) if g.value(v).is_none() => Err(PatchError::Stale(v.to_string())),
             _ => Ok(()),
         };
-        for node in &self.nodes {
-            node.inputs.iter().flatten().try_for_each(live)?;
-            node.captures.iter().try_for_each(|&v| live(&Ref::Value(v)))?;
+        for added in &self.added {
+            let (inputs, captures) = match added {
+                Added::Node(n) => (&n.inputs, &n.captures),
+                Added::Graph(i) => (&i.inputs, &i.captures),
+            };
+            inputs.iter().flatten().try_for_each(live)?;
+            captures.iter().try_for_each(|&v| live(&Ref::Value(v)))?;
+            if let Added::Graph(inlined) = added {
+                inlined.check()?;
+            }
         }
+        let mut replaced = BTreeSet::new();
+        let mut named: BTreeMap<Ref, bool> = BTreeMap::new();
         let node = |id: NodeId| g.node(id).ok_or_else(|| PatchError::Stale(id.to_string()));
         let value = |id: ValueId| g.value(id).ok_or_else(|| PatchError::Stale(id.to_string()));
         for edit in &self.edits {
             match edit {
                 Edit::Replace { old, new } => {
                     live(new)?;
-                    self.check_replace(g, *old, *new)?;
+                    let new = self.pass_through(*new);
+                    self.check_replace(g, *old, new)?;
+                    // A new value takes the name of what it replaces, so only one of them can be an output.
+                    let is_output = g.is_output(*old);
+                    if !matches!(new, Ref::Value(_))
+                        && named.insert(new, is_output).is_some_and(|other| other || is_output)
+                    {
+                        let new = "a value that takes the place of another one too".into();
+                        return Err(PatchError::Interface { old: g.name_of(*old), new });
+                    }
+                    replaced.insert(*old);
                 }
                 Edit::SetInput { node: n, value: v, .. } => {
                     node(*n)?;
@@ -135,7 +172,11 @@ impl Patch {
                 }
                 Edit::RemoveNode(n) => {
                     let n = node(*n)?;
-                    if n.outputs.iter().flatten().any(|&v| g.users(v).len() > 0) {
+                    let read = |v: &ValueId| match replaced.contains(v) {
+                        true => self.reads(*v),
+                        false => g.users(*v).len() > 0,
+                    };
+                    if n.outputs.iter().flatten().any(read) {
                         return Err(PatchError::Used(n.name.clone()));
                     }
                 }
@@ -165,7 +206,11 @@ impl Patch {
             Ref::Constant(i) => {
                 self.constants.get(i).map(|(_, t)| Type::tensor(t.dtype(), t.dims().iter().map(|&d| d.into())))
             }
-            Ref::Output(i, slot) => self.nodes.get(i).and_then(|n| n.outputs.get(slot)).and_then(|(_, ty)| ty.clone()),
+            Ref::Output(i, slot) => match self.added.get(i) {
+                Some(Added::Node(n)) => n.outputs.get(slot).and_then(|(_, ty)| ty.clone()),
+                Some(Added::Graph(i)) => i.body.outputs().get(slot).and_then(|&v| i.body.ty(v)).cloned(),
+                None => None,
+            },
         };
         if let (Some(before), Some(after)) = (v.ty(), after)
             && !before.compatible(&after)
@@ -183,25 +228,28 @@ impl Patch {
     }
 }
 
-struct Run<'g> {
-    graph: &'g mut Graph,
+pub(super) struct Run<'g> {
+    pub(super) graph: &'g mut Graph,
     constants: Vec<ValueId>,
-    nodes: Vec<NodeId>,
-    applied: Applied,
+    /// The outputs of what was added, in the order of the patch.
+    made: Vec<Vec<Option<ValueId>>>,
+    pub(super) applied: Applied,
+    /// The nodes that were added.
+    own: BTreeSet<NodeId>,
     /// Values that lost a reader.
     dead: Vec<ValueId>,
 }
 
 impl Run<'_> {
-    fn resolve(&self, r: Ref) -> Option<ValueId> {
+    pub(super) fn resolve(&self, r: Ref) -> Option<ValueId> {
         match r {
             Ref::Value(v) => Some(v),
             Ref::Constant(i) => self.constants.get(i).copied(),
-            Ref::Output(i, slot) => self.graph.node(*self.nodes.get(i)?)?.output(slot),
+            Ref::Output(i, slot) => self.made.get(i)?.get(slot).copied().flatten(),
         }
     }
 
-    fn add(&mut self, new: NewNode) {
+    fn add(&mut self, new: NewNode) -> Vec<Option<ValueId>> {
         let origin = new.origin.and_then(|id| self.graph.node(id));
         let mut node = match origin {
             // Attributes may hold subgraphs and weights: not cloned, the patch brings its own.
@@ -247,9 +295,10 @@ impl Run<'_> {
             }
             node.outputs.push(Some(id));
         }
+        let outputs = node.outputs.to_vec();
         let id = self.graph.add_node(node);
-        self.nodes.push(id);
-        self.applied.touched.insert(id);
+        self.applied.added.push(id);
+        outputs
     }
 
     fn edit(&mut self, edit: Edit) {
@@ -305,7 +354,7 @@ impl Run<'_> {
         if old == new {
             return;
         }
-        let own: BTreeSet<NodeId> = self.nodes.iter().copied().collect();
+        let own = std::mem::take(&mut self.own);
         let by_others = |u: Use| !matches!(u, Use::Node(n, _) if own.contains(&n));
         for user in self.graph.users(old).filter(|&u| by_others(u)).collect::<Vec<_>>() {
             if let Use::Node(n, _) = user {
@@ -315,8 +364,9 @@ impl Run<'_> {
         let was_output = self.graph.is_output(old);
         self.graph.replace_uses(old, new, by_others);
         // A new value takes the old one's place in every respect; an existing one only where the interface asks for it.
-        let is_new = self.nodes.iter().any(|&n| self.graph.value(new).and_then(|v| v.producer()) == Some(n))
+        let is_new = self.graph.value(new).and_then(|v| v.producer()).is_some_and(|n| own.contains(&n))
             || self.constants.contains(&new);
+        self.own = own;
         if was_output || is_new {
             self.graph.take_name(old, new);
         }

@@ -5,8 +5,10 @@
 //! without a reader. So "failed half-way" and "changed something and said no" cannot happen.
 
 mod apply;
+mod inline;
 
-use crate::{Attrs, NodeId, OpName, Tensor, Type, ValueId};
+use crate::{Attrs, Graph, NodeId, OpName, Tensor, Type, ValueId};
+use inline::Inlined;
 
 pub use apply::{Applied, PatchError};
 
@@ -22,13 +24,13 @@ pub enum Numerics {
 }
 
 /// A value that a patch refers to: one of the graph, or one that the patch itself adds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Ref {
     /// In the graph already.
     Value(ValueId),
     /// A constant of the patch.
     Constant(usize),
-    /// An output of a node of the patch: (node, slot).
+    /// An output of a node, or of a graph, that the patch adds: (which, slot).
     Output(usize, usize),
 }
 
@@ -36,11 +38,18 @@ pub enum Ref {
 #[derive(Clone, Debug)]
 pub struct Patch {
     pub(crate) constants: Vec<(String, Tensor)>,
-    pub(crate) nodes: Vec<NewNode>,
+    pub(crate) added: Vec<Added>,
     pub(crate) edits: Vec<Edit>,
     pub(crate) imports: Vec<(String, i64)>,
     numerics: Numerics,
     note: String,
+}
+
+/// Something with outputs that a patch adds.
+#[derive(Clone, Debug)]
+pub(crate) enum Added {
+    Node(NewNode),
+    Graph(Box<Inlined>),
 }
 
 /// A node to add.
@@ -74,7 +83,7 @@ impl Patch {
     pub fn new(numerics: Numerics, note: impl Into<String>) -> Patch {
         Patch {
             constants: Vec::new(),
-            nodes: Vec::new(),
+            added: Vec::new(),
             edits: Vec::new(),
             imports: Vec::new(),
             numerics,
@@ -94,7 +103,7 @@ impl Patch {
 
     /// True if it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.constants.is_empty() && self.nodes.is_empty() && self.edits.is_empty()
+        self.constants.is_empty() && self.added.is_empty() && self.edits.is_empty()
     }
 
     /// Adds a constant. `name` is a wish: it gets a suffix if it is taken.
@@ -121,6 +130,25 @@ impl Patch {
     /// imports another version.
     pub fn import(&mut self, domain: impl Into<String>, version: i64) {
         self.imports.push((domain.into(), version));
+    }
+
+    /// Copies the nodes and constants of another graph into this one, such as a branch of an `If` or the body of a
+    /// function: input `i` of `body` stands for `inputs[i]`, what it captures under number `k` for `captures[k]`. An input
+    /// that is `None` is left out by the nodes that read it. Returns what the outputs of `body` are. Copied values and
+    /// nodes keep their names, behind `prefix` and a slash if it is not empty, as far as those are free.
+    ///
+    /// The node that owned the body stays until the patch removes it; see [`Patch::remove_node`].
+    pub fn inline(
+        &mut self,
+        body: Graph,
+        prefix: impl Into<String>,
+        inputs: Vec<Option<Ref>>,
+        captures: Vec<ValueId>,
+    ) -> Vec<Ref> {
+        let at = self.added.len();
+        let outputs = (0..body.outputs().len()).map(|slot| Ref::Output(at, slot)).collect();
+        self.added.push(Added::Graph(Box::new(Inlined { body, prefix: prefix.into(), inputs, captures })));
+        outputs
     }
 
     /// Every reader of `old`, graph outputs and subgraphs included, reads `new` instead; readers that this patch adds
@@ -156,7 +184,7 @@ impl Patch {
         self.edits.push(Edit::SetTensor { value, tensor });
     }
 
-    /// Removes a node that nobody reads.
+    /// Removes a node that nobody reads, or whose outputs the patch has replaced before.
     pub fn remove_node(&mut self, node: NodeId) {
         self.edits.push(Edit::RemoveNode(node));
     }
@@ -214,16 +242,16 @@ impl NodeBuilder<'_> {
     /// Adds the node with one output, which is named `name` if that is free, and has the type if it is known.
     pub fn output(mut self, name: impl Into<String>, ty: Option<Type>) -> Ref {
         self.node.outputs.push((name.into(), ty));
-        self.patch.nodes.push(self.node);
-        Ref::Output(self.patch.nodes.len() - 1, 0)
+        self.patch.added.push(Added::Node(self.node));
+        Ref::Output(self.patch.added.len() - 1, 0)
     }
 
     /// Adds the node with several outputs.
     pub fn outputs(mut self, outputs: Vec<(String, Option<Type>)>) -> Vec<Ref> {
+        let (at, count) = (self.patch.added.len(), outputs.len());
         self.node.outputs = outputs;
-        self.patch.nodes.push(self.node);
-        let node = self.patch.nodes.len() - 1;
-        (0..self.patch.nodes[node].outputs.len()).map(|slot| Ref::Output(node, slot)).collect()
+        self.patch.added.push(Added::Node(self.node));
+        (0..count).map(|slot| Ref::Output(at, slot)).collect()
     }
 }
 

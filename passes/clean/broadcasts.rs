@@ -32,10 +32,6 @@ impl Pass for Broadcasts {
 }
 
 impl Rule for Broadcasts {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     /// Expand and Slice, and everything that broadcasts all its inputs in both directions.
     fn roots(&self) -> &'static [&'static str] {
         &[

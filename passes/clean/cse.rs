@@ -110,7 +110,7 @@ fn pairs(graph: &Graph, first: &Node, second: &Node) -> Option<Vec<(ValueId, Val
 }
 
 /// Attributes as bytes that are equal exactly if they are; `None` if there are subgraphs or references.
-fn attrs_key(attrs: &Attrs) -> Option<Vec<u8>> {
+pub(crate) fn attrs_key(attrs: &Attrs) -> Option<Vec<u8>> {
     let mut key = Vec::new();
     let mut put = |bytes: &[u8]| {
         key.extend_from_slice(&(bytes.len() as u64).to_le_bytes());

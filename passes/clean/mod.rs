@@ -18,6 +18,7 @@ pub use broadcasts::Broadcasts;
 pub use constants::ConstantsToInitializers;
 pub(crate) use constants::constant_of;
 pub use cse::Cse;
+pub(crate) use cse::attrs_key;
 pub use dead_code::DeadCode;
 pub use dedup::DedupInitializers;
 pub use fold::FoldConstants;

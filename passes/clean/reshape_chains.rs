@@ -33,10 +33,6 @@ static ROOTS: &[&str] = &["Flatten", "Reshape", "Squeeze", "Unsqueeze"];
 const LONGEST: usize = 8;
 
 impl Rule for ReshapeChains {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         ROOTS
     }

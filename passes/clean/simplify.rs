@@ -27,6 +27,8 @@ static STEPS: &[Step] = &[
     Step { pass: "slices", why_here: "makes picking and squeezing one node, so that reshapes meet" },
     Step { pass: "transpose-chains", why_here: "brings reshapes together that a transpose keeps apart" },
     Step { pass: "reshape-chains", why_here: "takes what all of the above brought together, and constant targets" },
+    Step { pass: "inline-if", why_here: "conditions are constants only now, and what is inside is then seen by all" },
+    Step { pass: "inline-loop", why_here: "as with conditions" },
     Step { pass: "bn-into-conv", why_here: "needs its statistics as constants, which folding may have made" },
     Step { pass: "hard-sigmoid", why_here: "before its factors are folded into neighbours" },
     Step { pass: "scale-into-linear", why_here: "as the one before, for factors and offsets that are spelled out" },

@@ -36,10 +36,6 @@ impl Pass for Slices {
 }
 
 impl Rule for Slices {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         &["Concat", "Slice", "Split", "Squeeze", "Unsqueeze"]
     }

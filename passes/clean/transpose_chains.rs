@@ -42,10 +42,6 @@ impl Pass for TransposeChains {
 }
 
 impl Rule for TransposeChains {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         &["Reshape", "Squeeze", "Transpose"]
     }
