@@ -49,7 +49,7 @@ mod tests;
 
 pub use error::ParseError;
 pub use parse::{Fill, ParseOptions, parse, parse_with};
-pub use print::{PrintOptions, print, print_graph, print_graph_with, print_with};
+pub use print::{PrintOptions, print, print_graph, print_graph_with, print_showing, print_with};
 
 /// True for what the syntax takes as a name without quotes.
 fn is_identifier(s: &str) -> bool {

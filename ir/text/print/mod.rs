@@ -6,7 +6,10 @@ mod node;
 mod tensor;
 mod token;
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+};
 
 use crate::names::Scopes;
 use crate::{Def, Function, Graph, Metadata, Model, NodeId, Opsets, Value, ValueId};
@@ -47,7 +50,12 @@ pub fn print(model: &Model) -> String {
 
 /// Prints a model.
 pub fn print_with(model: &Model, options: PrintOptions) -> String {
-    let mut p = Printer::new(options);
+    print_showing(model, options, BTreeSet::new())
+}
+
+/// Prints a model and shows the values of the weights with these names, however many they are.
+pub fn print_showing(model: &Model, options: PrintOptions, shown: BTreeSet<String>) -> String {
+    let mut p = Printer { shown, ..Printer::new(options) };
     p.header(model);
     p.graph(&model.graph, None);
     p.out.push('\n');
@@ -73,6 +81,8 @@ pub fn print_graph_with(graph: &Graph, options: PrintOptions) -> String {
 struct Printer {
     out: String,
     options: PrintOptions,
+    /// Weights whose values are shown.
+    shown: BTreeSet<String>,
     scopes: Scopes,
     /// Graphs around the cursor.
     depth: usize,
@@ -86,7 +96,7 @@ struct Entry {
 
 impl Printer {
     fn new(options: PrintOptions) -> Printer {
-        Printer { out: String::new(), options, scopes: Scopes::default(), depth: 0 }
+        Printer { out: String::new(), options, shown: BTreeSet::new(), scopes: Scopes::default(), depth: 0 }
     }
 
     fn put(&mut self, text: fmt::Arguments<'_>) {
@@ -183,11 +193,13 @@ impl Printer {
     fn entries(&self, g: &Graph, names: &[String], order: &[NodeId]) -> Vec<Entry> {
         let mut entries = Vec::new();
         for (id, v) in g.values() {
-            let name = Id(name_of(g, names, id));
+            let name = name_of(g, names, id);
+            let full = self.options.full || self.shown.contains(name);
+            let name = Id(name);
             match &v.def {
                 Def::Constant(t) | Def::Input { default: Some(t) } => {
                     let is_default = matches!(v.def, Def::Input { .. });
-                    entries.push(tensor::entry(t, name, is_default, self.options));
+                    entries.push(tensor::entry(t, name, is_default, PrintOptions { full, ..self.options }));
                 }
                 Def::SparseConstant(t) => {
                     let text = format!("{} {name} = {}", tensor::sparse_type(t), tensor::sparse_values(t));
