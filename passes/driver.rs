@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use planish_ir::{
-    Graph, GraphPath, Interface, Model, NodeId, Numerics, Patch, PatchError, VerifyError, cost,
+    Applied, Graph, GraphPath, Interface, Model, Node, NodeId, Numerics, Patch, PatchError, VerifyError, cost,
     infer::{self, Inferred},
     verify,
 };
@@ -39,8 +39,10 @@ pub struct Driver<'a> {
 pub trait Observer {
     /// A pass begins.
     fn pass_begins(&self, _name: &str) {}
+    /// A rule looks at a node.
+    fn looks(&self, _pass: &'static str, _graph: &Graph, _node: &Node) {}
     /// A patch was applied.
-    fn patch(&self, _number: u64, _pass: &str, _note: &str) {}
+    fn patch(&self, _patch: &Patched<'_>) {}
     /// A pass looked at a node and left it alone.
     fn refusal(&self, _refusal: &Refusal) {}
     /// True if refusals are to include near misses: nodes where a part of what a rule is about was found.
@@ -57,6 +59,21 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {}
 
+/// A patch that was applied.
+#[derive(Debug, Clone, Copy)]
+pub struct Patched<'a> {
+    /// Its number, from 1 on.
+    pub number: u64,
+    /// The pass that made it.
+    pub pass: &'static str,
+    /// What it did, in a few words.
+    pub note: &'a str,
+    /// The graph as it is now.
+    pub graph: &'a Graph,
+    /// The nodes that it added, removed and touched.
+    pub applied: &'a Applied,
+}
+
 /// A rule looked at a node and did not act.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -66,6 +83,8 @@ pub struct Refusal {
     pub node: String,
     /// Operator of the node.
     pub op: String,
+    /// Names of the node's outputs.
+    pub outputs: Vec<String>,
     /// Why.
     pub reason: String,
 }
@@ -363,6 +382,7 @@ impl Run<'_> {
                     continue;
                 }
                 let Driver { target, observer, .. } = *self.driver;
+                observer.looks(progress.name, graph, node);
                 let cx = RuleContext { graph, opsets: &model.opsets, facts, target, explains: observer.explains() };
                 match rule.rewrite(&cx, id, node) {
                     Ok(patch) => {
@@ -440,7 +460,10 @@ impl Run<'_> {
                 progress.numerics = progress.numerics.max(numerics);
                 let number = self.outcome.patches;
                 log::debug!("#{number} {}: {note}", progress.name);
-                self.driver.observer.patch(number, progress.name, &note);
+                if let Some(graph) = model.graph_at(path) {
+                    let pass = progress.name;
+                    self.driver.observer.patch(&Patched { number, pass, note: &note, graph, applied: &applied });
+                }
                 self.outcome.stopped = self.driver.stop_after.is_some_and(|n| number >= n);
                 Ok(Some(applied.touched.into_iter().collect()))
             }
@@ -481,6 +504,7 @@ impl Run<'_> {
             pass: progress.name,
             node: node_name,
             op: node.op.to_string(),
+            outputs: node.outputs().iter().flatten().map(|&v| graph.name_of(v)).collect(),
             reason: reason.to_owned(),
         });
     }

@@ -31,7 +31,7 @@ pub mod structure;
 #[cfg(test)]
 mod testing;
 
-pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Refusal, Size};
+pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Patched, Refusal, Size};
 pub use engine::{Engine, EngineError, Runnable, Tensors};
 pub use pass::{Changes, Context, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
 pub use registry::{Entry, PASSES, StepConfig, find, suggest};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use planish_passes::{Observer, PassReport};
+use planish_passes::{Observer, PassReport, Patched};
 
 /// Shows what is being done.
 pub struct Progress {
@@ -39,10 +39,10 @@ impl Observer for Progress {
         self.say(name);
     }
 
-    fn patch(&self, number: u64, pass: &str, _: &str) {
+    fn patch(&self, patch: &Patched<'_>) {
         // Rules make thousands of patches a second.
-        if number.is_multiple_of(64) {
-            self.say(format!("{pass}: patch {number}"));
+        if patch.number.is_multiple_of(64) {
+            self.say(format!("{}: patch {}", patch.pass, patch.number));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Attrs, Def, Graph, Model, Node, NodeId, Operand, Patch, Ref, Type, Use, ValueId, op,
+    Attrs, Def, Graph, Model, Node, NodeId, OpName, Operand, Patch, Ref, Type, Use, ValueId, op,
     patch::{Added, Edit, NewNode},
 };
 
@@ -36,12 +36,23 @@ pub enum PatchError {
 pub struct Applied {
     /// The new nodes, in the order of the patch, those of inlined graphs included.
     pub added: Vec<NodeId>,
-    /// How many nodes are gone.
-    pub removed: usize,
+    /// The nodes that are gone.
+    pub removed: Vec<Removed>,
     /// Nodes that live and read something that changed: where further rewrites may now match.
     pub touched: BTreeSet<NodeId>,
     /// True if a value that was there before got another type or tensor, so that what was known of it may not hold.
     pub retyped: bool,
+}
+
+/// A node that a patch removed, as it was called before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Its name; may be empty.
+    pub name: String,
+    /// Its operator.
+    pub op: OpName,
+    /// Names of its outputs.
+    pub outputs: Vec<String>,
 }
 
 impl Patch {
@@ -84,6 +95,7 @@ impl Patch {
             applied: Applied::default(),
             own: BTreeSet::new(),
             dead: Vec::new(),
+            given_away: BTreeMap::new(),
         };
         let mut wishes = Vec::new();
         for (wish, tensor) in self.constants {
@@ -238,6 +250,8 @@ pub(super) struct Run<'g> {
     own: BTreeSet<NodeId>,
     /// Values that lost a reader.
     dead: Vec<ValueId>,
+    /// Names of values that others have taken over.
+    given_away: BTreeMap<ValueId, String>,
 }
 
 impl Run<'_> {
@@ -368,6 +382,7 @@ impl Run<'_> {
             || self.constants.contains(&new);
         self.own = own;
         if was_output || is_new {
+            self.given_away.entry(old).or_insert_with(|| self.graph.name_of(old));
             self.graph.take_name(old, new);
         }
         self.dead.push(old);
@@ -410,7 +425,9 @@ impl Run<'_> {
     fn remove(&mut self, id: NodeId) {
         if let Some(n) = self.graph.node(id) {
             self.dead.extend(n.operands());
-            self.applied.removed += 1;
+            let name = |v: &ValueId| self.given_away.get(v).cloned().unwrap_or_else(|| self.graph.name_of(*v));
+            let outputs = n.outputs.iter().flatten().map(name).collect();
+            self.applied.removed.push(Removed { name: n.name.clone(), op: n.op.clone(), outputs });
             self.graph.remove_node(id);
         }
     }

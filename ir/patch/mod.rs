@@ -10,7 +10,7 @@ mod inline;
 use crate::{Attrs, Graph, NodeId, OpName, Tensor, Type, ValueId};
 use inline::Inlined;
 
-pub use apply::{Applied, PatchError};
+pub use apply::{Applied, PatchError, Removed};
 
 /// How far a change may move the outputs. Ordered: a sequence of changes is as inexact as its worst member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
