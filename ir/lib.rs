@@ -11,6 +11,7 @@
 //! | [`Tensor`], [`DType`], [`Type`], [`Dim`] | constants and types, with symbolic dims |
 //! | [`op`] | the operator table, which every analysis asks |
 //! | [`infer`], [`cost`] | shapes and small values; parameters, bytes, multiply-accumulates |
+//! | [`axes`] | which axes are tied, and the sets of channels that go together |
 //! | [`Patch`] | changes as data, checked before they are applied |
 //! | [`mod@verify`] | what a valid model is |
 //! | [`text`] | ONNX's textual syntax, printed and parsed |
@@ -19,6 +20,7 @@
 //! Nothing here reads files, runs a model, or decides what to change.
 
 mod attr;
+pub mod axes;
 pub mod cost;
 mod dim;
 mod dtype;

@@ -5,6 +5,7 @@
 //! Shape rule: the shape stays.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes;
 use crate::{
     DType,
     infer::{Call, Fact, Outcome},
@@ -14,7 +15,8 @@ pub(super) static CAST: OpSpec = OpSpec::new("Cast", &[sig(1, 1, 1)], Traits::EL
     let by_name = || DType::from_name(&c.attrs().str("to")?.to_ascii_lowercase());
     infer(c, c.dtype_attr("to").or_else(by_name))
 });
-pub(super) static CAST_LIKE: OpSpec = OpSpec::new("CastLike", &[sig(15, 2, 2)], Traits::PURE, |c| infer(c, c.dtype(1)));
+pub(super) static CAST_LIKE: OpSpec =
+    OpSpec::new("CastLike", &[sig(15, 2, 2)], Traits::PURE, |c| infer(c, c.dtype(1))).axes(axes::like_first);
 
 fn infer(call: &Call<'_>, to: Option<DType>) -> Outcome {
     let Some(to) = to else { return Ok(Vec::new()) };

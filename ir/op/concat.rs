@@ -5,6 +5,10 @@
 //! Shape rule: sizes along `axis` add up, all others have to be equal.
 
 use super::{OpSpec, Traits, VARIADIC, sig};
+use crate::axes::{
+    Port::{self, Out},
+    Role, Spelling, Why, same_axes,
+};
 use crate::{
     Dim,
     infer::{
@@ -13,7 +17,7 @@ use crate::{
     },
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Concat", &[sig(1, 1, VARIADIC)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Concat", &[sig(1, 1, VARIADIC)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let count = call.node.inputs().len();
@@ -50,4 +54,18 @@ fn infer(call: &Call<'_>) -> Outcome {
         (0..count).map(part).collect::<Option<Vec<_>>>().map(|parts| parts.concat())
     });
     Ok(vec![fact.with(elements.flatten())])
+}
+
+/// `0[a] 1[b] -> 0[a|b]` along the axis; all others are tied.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let rank = s.shape(Out(0))?.len();
+    let at = s.call.axis("axis", 1, rank).map_err(|_| "its axis does not exist")?;
+    let ports: Vec<Port> = s.ports().collect();
+    same_axes(s, &ports, (0..rank).filter(|&a| a != at), Role::Free)?;
+    let mut parts = Vec::with_capacity(ports.len());
+    for port in ports.into_iter().filter(|&p| p != Out(0)) {
+        parts.push(vec![s.tie(&[(port, at)], Role::Free)?]);
+    }
+    s.parts(Out(0), at, parts);
+    Ok(())
 }

@@ -5,12 +5,13 @@
 //! Shape rule: what the attribute holds; lists are vectors, single numbers and strings scalars.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes;
 use crate::{
     Attr, DType, Dim, Type,
     infer::{Call, Fact, Num, Outcome},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Constant", &[sig(1, 0, 0)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Constant", &[sig(1, 0, 0)], Traits::PURE, infer).axes(axes::free);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let vector = |dtype, n: usize| Fact::of(Type::tensor(dtype, [Dim::Known(n as u64)]));

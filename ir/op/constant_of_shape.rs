@@ -5,12 +5,13 @@
 //! Shape rule: the input lists the sizes; type and element are those of the attribute `value`, by default a float 0.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes;
 use crate::{
     DType, Tensor,
     infer::{Call, Fact, Num, Outcome},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("ConstantOfShape", &[sig(9, 1, 1)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("ConstantOfShape", &[sig(9, 1, 1)], Traits::PURE, infer).axes(axes::free);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let value = call.attrs().tensor("value");

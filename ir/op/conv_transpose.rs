@@ -6,12 +6,17 @@
 //! `stride * (size - 1) + output_padding + kernel extent - pads`, or what `output_shape` lists.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim,
     infer::{Call, Fact, Outcome, Window, shape::show},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("ConvTranspose", &[sig(1, 2, 3)], Traits::ROUNDING, infer).macs(macs);
+pub(super) static SPEC: OpSpec =
+    OpSpec::new("ConvTranspose", &[sig(1, 2, 3)], Traits::ROUNDING, infer).macs(macs).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let (Some(x), w) = (call.shape(0), call.shape(1)) else { return Ok(vec![call.like(0, None)]) };
@@ -46,4 +51,18 @@ fn infer(call: &Call<'_>) -> Outcome {
 fn macs(call: &Call<'_>, _: &[Fact]) -> Option<u64> {
     let taps = call.shape(1)?.get(1..)?.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))?;
     call.fact(0).count()?.checked_mul(taps)
+}
+
+/// `x[n,g*c+,…]` and `w[g*c+,o,…]` give `y[n,g*o,…]`, with g groups.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let count = s.count("group", Some(1))?;
+    let group = s.letter(Dim::Known(count), Role::Free);
+    let input = s.per_block(In(1), 0, count, Role::Summed)?;
+    let output = s.letter(s.size(In(1), 1)?.clone(), Role::Free);
+    s.spell(In(0), 1, &[group, input]);
+    s.spell(In(1), 0, &[group, input]);
+    s.spell(In(1), 1, &[output]);
+    s.vector(In(2), &[group, output])?;
+    s.spell(Out(0), 1, &[group, output]);
+    s.tie(&[(In(0), 0), (Out(0), 0)], Role::Free).map(|_| ())
 }

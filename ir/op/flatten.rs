@@ -5,12 +5,13 @@
 //! Shape rule: a matrix; its rows are the axes before `axis`, its columns the others.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes;
 use crate::{
     Dim,
     infer::{Call, Outcome, axis, shape::volume},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Flatten", &[sig(1, 1, 1)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Flatten", &[sig(1, 1, 1)], Traits::PURE, infer).axes(axes::reshape);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, Some(vec![Dim::Unknown, Dim::Unknown]))]) };

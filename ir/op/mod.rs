@@ -3,7 +3,7 @@
 //! One file and one line of [`TABLE`] per operator. Every analysis asks the table; no pass matches on names for what a
 //! line can say. Operators that are not listed are left alone: they block what touches them and nothing else.
 
-use crate::{Node, OpName, cost, infer};
+use crate::{Node, OpName, axes, cost, infer};
 
 mod arg;
 mod attention;
@@ -95,6 +95,8 @@ pub struct OpSpec {
     pub infer: infer::Rule,
     /// What its subgraphs get as inputs, if it has any that take inputs.
     pub bodies: Option<infer::BodyRule>,
+    /// How the axes of inputs, weights and outputs hang together.
+    pub axes: axes::Rule,
     /// Multiply-accumulates of one run, from the types of inputs and outputs.
     pub macs: cost::Rule,
 }
@@ -196,14 +198,21 @@ impl Signature {
 }
 
 impl OpSpec {
-    /// An operator of ai.onnx without linear algebra in it.
+    /// An operator of ai.onnx without linear algebra in it. Its axes are opaque unless it is elementwise.
     const fn new(name: &'static str, signatures: &'static [Signature], traits: Traits, infer: infer::Rule) -> OpSpec {
-        OpSpec { domain: "", name, signatures, traits, infer, bodies: None, macs: cost::none }
+        let axes: axes::Rule = if traits.elementwise { axes::elementwise } else { axes::opaque };
+        OpSpec { domain: "", name, signatures, traits, infer, bodies: None, axes, macs: cost::none }
     }
 
     /// In another domain.
     const fn domain(mut self, domain: &'static str) -> OpSpec {
         self.domain = domain;
+        self
+    }
+
+    /// With axes that hang together.
+    const fn axes(mut self, rule: axes::Rule) -> OpSpec {
+        self.axes = rule;
         self
     }
 

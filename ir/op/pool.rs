@@ -7,15 +7,19 @@
 //! indices.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why, same_axes,
+};
 use crate::{
     DType, Dim,
     infer::{Call, Fact, Outcome, Window, shape::show},
 };
 
-pub(super) static AVERAGE: OpSpec = OpSpec::new("AveragePool", &[sig(1, 1, 1)], Traits::ROUNDING, infer);
-pub(super) static LP: OpSpec = OpSpec::new("LpPool", &[sig(1, 1, 1)], Traits::ROUNDING, infer);
+pub(super) static AVERAGE: OpSpec = OpSpec::new("AveragePool", &[sig(1, 1, 1)], Traits::ROUNDING, infer).axes(axes);
+pub(super) static LP: OpSpec = OpSpec::new("LpPool", &[sig(1, 1, 1)], Traits::ROUNDING, infer).axes(axes);
 pub(super) static MAX: OpSpec =
-    OpSpec::new("MaxPool", &[sig(1, 1, 1), sig(8, 1, 1).outputs(1, 2)], Traits::PURE, infer);
+    OpSpec::new("MaxPool", &[sig(1, 1, 1), sig(8, 1, 1).outputs(1, 2)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(x) = call.shape(0) else { return Ok(vec![call.like(0, None), Fact::tensor(Some(DType::I64), None)]) };
@@ -30,4 +34,9 @@ fn infer(call: &Call<'_>) -> Outcome {
     let mut shape = vec![batch.clone(), channels.clone()];
     shape.extend(Window::read(call, kernel)?.slide(spatial));
     Ok(vec![call.like(0, Some(shape.clone())), Fact::tensor(Some(DType::I64), Some(shape))])
+}
+
+/// `0[n,c,h!] -> 0[n,c,i!]`.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    same_axes(s, &[In(0), Out(0), Out(1)], 0..2, Role::Free)
 }

@@ -6,6 +6,7 @@
 //! what is left.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes;
 use crate::{
     Dim, Shape,
     infer::{
@@ -14,7 +15,8 @@ use crate::{
     },
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Reshape", &[sig(1, 1, 1), sig(5, 2, 2)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec =
+    OpSpec::new("Reshape", &[sig(1, 1, 1), sig(5, 2, 2)], Traits::PURE, infer).axes(axes::reshape);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let listed: Option<Vec<Num>> = call.attrs().ints("shape").map(|s| s.iter().map(|&n| Num::Int(n)).collect());

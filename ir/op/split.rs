@@ -5,6 +5,10 @@
 //! Shape rule: the axis is cut into the listed parts, or into parts of equal size of which the last may be smaller.
 
 use super::{OpSpec, Traits, VARIADIC, sig};
+use crate::axes::{
+    Port::{self, In, Out},
+    Role, Spelling, Why, same_axes,
+};
 use crate::{
     Dim,
     infer::{Call, Num, Outcome},
@@ -15,7 +19,8 @@ pub(super) static SPEC: OpSpec = OpSpec::new(
     &[sig(1, 1, 2).outputs(1, VARIADIC), sig(2, 1, 1).outputs(1, VARIADIC), sig(13, 1, 2).outputs(1, VARIADIC)],
     Traits::PURE,
     infer,
-);
+)
+.axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let count = call.node.outputs().len();
@@ -60,4 +65,19 @@ fn equal_parts(size: &Dim, count: usize) -> Vec<Dim> {
     let Some(n) = size.known() else { return vec![size.floor_div(parts); count] };
     let each = n.div_ceil(parts.max(1));
     (0..parts).map(|i| Dim::Known(n.saturating_sub(each.saturating_mul(i)).min(each))).collect()
+}
+
+/// `0[a|b] -> 0[a] 1[b]` along the axis; all others are tied.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let rank = s.shape(In(0))?.len();
+    let at = s.call.axis("axis", 0, rank).map_err(|_| "its axis does not exist")?;
+    let outputs = (0..s.call.node.outputs().len()).map(Out);
+    let mut parts = Vec::new();
+    for port in outputs.clone() {
+        // Of an output that nobody reads, no size is known.
+        parts.push(vec![s.tie(&[(port, at)], Role::Free)?]);
+    }
+    s.parts(In(0), at, parts);
+    let ports: Vec<Port> = outputs.chain([In(0)]).collect();
+    same_axes(s, &ports, (0..rank).filter(|&a| a != at), Role::Free)
 }

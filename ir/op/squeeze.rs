@@ -6,14 +6,21 @@
 //! places of the output.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    self,
+    Port::{self, In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim,
     infer::{Call, MAX_RANK, Outcome, axis},
 };
 
-pub(super) static SQUEEZE: OpSpec = OpSpec::new("Squeeze", &[sig(1, 1, 1), sig(13, 1, 2)], Traits::PURE, infer_squeeze);
+pub(super) static SQUEEZE: OpSpec =
+    OpSpec::new("Squeeze", &[sig(1, 1, 1), sig(13, 1, 2)], Traits::PURE, infer_squeeze).axes(axes_squeezed);
 pub(super) static UNSQUEEZE: OpSpec =
-    OpSpec::new("Unsqueeze", &[sig(1, 1, 1), sig(13, 2, 2)], Traits::PURE, infer_unsqueeze);
+    OpSpec::new("Unsqueeze", &[sig(1, 1, 1), sig(13, 2, 2)], Traits::PURE, infer_unsqueeze)
+        .axes(|s| axes_with_ones(s, Out(0), In(0)));
 
 fn infer_squeeze(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
@@ -59,4 +66,22 @@ fn infer_unsqueeze(call: &Call<'_>) -> Outcome {
         shape.insert(a.min(shape.len()), Dim::Known(1));
     }
     Ok(vec![call.like(0, Some(shape)).with(call.fact(0).shared())])
+}
+
+fn axes_squeezed(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let given = s.has(In(1)) || s.call.attrs().ints("axes").is_some();
+    if !given {
+        // All axes of size 1 go, and they need no letter.
+        return axes::reshape(s);
+    }
+    axes_with_ones(s, In(0), Out(0))
+}
+
+/// `long` has axes of size 1 that `short` lacks.
+fn axes_with_ones(s: &mut Spelling<'_>, long: Port, short: Port) -> Result<(), Why> {
+    let rank = s.shape(long)?.len();
+    let ones = s.call.axes(1, rank).ok().flatten().flatten().ok_or("its axes are not known")?;
+    let kept = (0..rank).filter(|a| !ones.contains(a));
+    ones.iter().for_each(|&a| s.spell(long, a, &[]));
+    kept.enumerate().try_for_each(|(to, from)| s.tie(&[(long, from), (short, to)], Role::Free).map(|_| ()))
 }

@@ -5,12 +5,16 @@
 //! Shape rule: axis `i` of the output is axis `perm[i]` of the input; without `perm` the axes are reversed.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim, Shape,
     infer::{Call, Num, Outcome, axis},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Transpose", &[sig(1, 1, 1)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Transpose", &[sig(1, 1, 1)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else {
@@ -39,4 +43,15 @@ fn infer(call: &Call<'_>) -> Outcome {
 fn transposed(elements: &[Num], columns: &Dim) -> Option<Vec<Num>> {
     let columns = usize::try_from(columns.known()?).ok()?;
     Some((0..columns).flat_map(|c| elements.iter().skip(c).step_by(columns).cloned()).collect())
+}
+
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let rank = s.shape(In(0))?.len();
+    let perm: Vec<usize> = match s.call.attrs().ints("perm") {
+        Some(perm) => perm.iter().map(|&a| axis(a, rank)).collect::<Result<_, _>>().map_err(|_| "perm is not valid")?,
+        None => (0..rank).rev().collect(),
+    };
+    perm.into_iter()
+        .enumerate()
+        .try_for_each(|(to, from)| s.tie(&[(In(0), from), (Out(0), to)], Role::Free).map(|_| ()))
 }
