@@ -50,6 +50,7 @@ macro_rules! entry {
 pub static PASSES: &[Entry] = &[
     entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
     entry!("broadcasts", "clean/broadcasts.rs", clean::Broadcasts),
+    entry!("casts", "clean/casts.rs", clean::Casts),
     entry!("constants-to-initializers", "clean/constants.rs", clean::ConstantsToInitializers),
     entry!("cse", "clean/cse.rs", clean::Cse),
     entry!("dead-code", "clean/dead_code.rs", clean::DeadCode),
@@ -59,6 +60,7 @@ pub static PASSES: &[Entry] = &[
     entry!("hard-sigmoid", "fuse/hard_sigmoid.rs", fuse::HardSigmoid),
     entry!("inline-if", "structure/inline_if.rs", structure::InlineIf),
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
+    entry!("hoists", "clean/hoists.rs", clean::Hoists),
     entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),

@@ -1,11 +1,13 @@
 //! Passes that remove what a model does not need.
 
 mod broadcasts;
+mod casts;
 mod constants;
 mod cse;
 mod dead_code;
 mod dedup;
 mod fold;
+mod hoists;
 mod no_ops;
 mod operands;
 mod reshape_chains;
@@ -15,6 +17,7 @@ mod slices;
 mod transpose_chains;
 
 pub use broadcasts::Broadcasts;
+pub use casts::Casts;
 pub use constants::ConstantsToInitializers;
 pub(crate) use constants::constant_of;
 pub use cse::Cse;
@@ -22,6 +25,7 @@ pub(crate) use cse::attrs_key;
 pub use dead_code::DeadCode;
 pub use dedup::DedupInitializers;
 pub use fold::FoldConstants;
+pub use hoists::Hoists;
 pub use no_ops::NoOps;
 pub use reshape_chains::ReshapeChains;
 pub use shape_values::ShapeValues;

@@ -2,13 +2,18 @@
 //!
 //! Before     y = Identity (x) · Dropout outside of training · Cast to the type that x has · Transpose that keeps the
 //!            order · Reshape, Expand, Flatten, Tile or Slice to the shape that x has · Pad by nothing · Concat, Sum,
-//!            Mean, Max or Min of one input · x * 1, x / 1, x - 0, x ^ 1
+//!            Mean, Max or Min of one input · x * 1, x / 1, x - 0, x ^ 1, x + 0 · Neg (Neg (x)), Relu (Relu (x)) and the
+//!            like · x and true, x or false · Where with a constant condition or equal branches · Max (x, -inf) · a
+//!            reduction or pool over single elements · Resize by 1
 //! After      readers of y read x
 //! When       shapes and constants prove it
 //! Refuses    training_mode that is not provably false · an input that is also an output of the graph, or an input or
 //!            constant that would have to be one: the interface needs both names
-//! Numerics   Exact
-//! Reference  the operators' definitions; x + 0 is left alone because -0 + 0 is +0
+//! Numerics   Exact for what hands its input on; Reassociated where an operation that real arithmetic calls neutral may
+//!            change the sign of a zero or a NaN: -0 + 0 is +0
+//! Reference  the operators' definitions
+
+mod neutral;
 
 use planish_ir::{DType, Node, NodeId, Numerics, Patch, Tensor, Type, ValueId};
 use schemars::JsonSchema;
@@ -30,35 +35,66 @@ impl Pass for NoOps {
 impl Rule for NoOps {
     fn roots(&self) -> &'static [&'static str] {
         &[
+            "Abs",
+            "Add",
+            "And",
+            "AveragePool",
             "Cast",
+            "CastLike",
+            "Ceil",
             "Concat",
+            "DepthToSpace",
             "Div",
             "Dropout",
             "Expand",
             "Flatten",
+            "Floor",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
             "Identity",
             "Max",
+            "MaxPool",
             "Mean",
             "Min",
             "Mul",
+            "Neg",
+            "Not",
+            "Or",
             "Pad",
             "Pow",
+            "ReduceMax",
+            "ReduceMean",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceSum",
+            "Relu",
             "Reshape",
+            "Resize",
+            "Round",
+            "Sign",
             "Slice",
+            "SpaceToDepth",
+            "Squeeze",
             "Sub",
             "Sum",
             "Tile",
             "Transpose",
+            "Upsample",
+            "Where",
+            "Xor",
         ]
     }
 
     fn rewrite(&self, cx: &RuleContext<'_>, _: NodeId, node: &Node) -> Result<Patch, Skip> {
         let output = node.output(0).ok_or(Skip::NoMatch)?;
-        let input = unchanged_input(cx, node, output)?;
+        let (input, numerics) = match unchanged_input(cx, node, output) {
+            Err(Skip::NoMatch) => neutral::input(cx, node, output).ok_or(Skip::NoMatch)?,
+            found => (found?, Numerics::Exact),
+        };
         if node.outputs().iter().skip(1).flatten().any(|&v| cx.graph.users(v).len() > 0) {
             return Err(Skip::because("its other outputs are read"));
         }
-        let mut patch = Patch::new(Numerics::Exact, format!("{} {:?}", node.op, cx.graph.name_of(output)));
+        let mut patch = Patch::new(numerics, format!("{} {:?}", node.op, cx.graph.name_of(output)));
         patch.replace(output, input);
         Ok(patch)
     }
@@ -94,7 +130,9 @@ fn unchanged_input(cx: &RuleContext<'_>, node: &Node, output: ValueId) -> Result
             })
         }
         "Concat" | "Sum" | "Mean" | "Max" | "Min" => known(node.inputs().len() == 1),
-        "Reshape" | "Expand" | "Flatten" | "Tile" | "Slice" => known(same_shape(cx, x, output) && !reverses(cx, node)),
+        "Reshape" | "Expand" | "Flatten" | "Squeeze" | "Tile" | "Slice" => {
+            known(same_shape(cx, x, output) && !reverses(cx, node))
+        }
         "Pad" => {
             let pads = match node.input(1) {
                 Some(p) => g.constant(p).and_then(|t| t.to_i64().ok()),
@@ -174,6 +212,88 @@ mod tests {
           y = Relu (x)
         }
         "#);
+    }
+
+    #[test]
+    fn what_is_done_twice_is_done_once() {
+        insta::assert_snapshot!(check::<NoOps>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,1] x, bool[N] b) => (float[N,1] y, float[N,1] z, bool[N] c, float[N,1] w) {
+                a = Neg (x)
+                d = Neg (a)
+                y = Exp (d)
+                e = Relu (x)
+                f = Relu (e)
+                h = Abs (f)
+                z = Exp (h)
+                i = Not (b)
+                j = Not (i)
+                c = And (j, b)
+                k = Floor (x)
+                w = Ceil (k)
+            }"#,
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,1] x, bool[N] b) => (float[N,1] y, float[N,1] z, bool[N] c, float[N,1] w) {
+          y = Exp (x)
+          e = Relu (x)
+          z = Exp (e)
+          c = And (b, b)
+          k = Floor (x)
+          w = Ceil (k)
+        }
+        "#);
+    }
+
+    #[test]
+    fn neutral_operands_and_single_elements() {
+        insta::assert_snapshot!(check::<NoOps>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3,4,4] x, int64[N] i, bool[N] b) => (float[N,3,4,4] y, int64[N] j, bool[N] c, float[N,3,1,1] p)
+            <float zero = {0.0}, int64 none = {0}, bool[1] yes = {1}, bool no = {0}, float[4] ones = {1.0, 1.0, 1.0, 1.0}> {
+                a = Add (zero, x)
+                d = Resize (a, , ones)
+                e = MaxPool <kernel_shape = [1, 1]> (d)
+                f = Where (yes, e, zero)
+                y = Relu (f)
+                k = Add (i, none)
+                l = Max (k, k)
+                j = Neg (l)
+                m = And (b, yes)
+                n = Or (no, m)
+                c = Not (n)
+                g1 = GlobalAveragePool (x)
+                g2 = GlobalMaxPool (g1)
+                g3 = ReduceMean <axes = [2, 3]> (g2)
+                p = Relu (g3)
+            }"#,
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3,4,4] x, int64[N] i, bool[N] b) => (float[N,3,4,4] y, int64[N] j, bool[N] c, float[N,3,1,1] p) {
+          y = Relu (x)
+          j = Neg (i)
+          c = Not (b)
+          g1 = GlobalAveragePool (x)
+          p = Relu (g1)
+        }
+        "#);
+    }
+
+    #[test]
+    fn keeps_what_is_not_neutral() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,4] x, float[1,4] w, bool[N,4] b) => (float[N,4] y, float[N,4] z, float[N,4] v, float[M,1] u)
+            <float[2,1] zeros = {0.0, 0.0}, float one = {1.0}, bool[4] some = {1, 0, 1, 1}> {
+                a = Add (w, zeros)
+                y = Relu (a)
+                c = Where (some, x, one)
+                z = Relu (c)
+                d = Neg (x)
+                v = Abs (d)
+                e = ReduceMean <axes = [1]> (x)
+                u = Relu (e)
+            }"#;
+        assert!(refusals::<NoOps>(text).is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!            u = Unsqueeze (x, 1);  y = Squeeze (u, 1) · r = Reshape (x, s);  y = Reshape (r, t)
 //! After      y = Reshape (x, [0, 0, 12, 64]) · readers of y read x · y = Reshape (x, t)
 //! When       shapes prove that each size of the result is a number, or the size at the same place of the input (0), or
-//!            what is left (-1, at most once)
+//!            what is left (-1, at most once), or that axes of size 1 are put in or taken out
 //! Refuses    -1 beside a size that may be 0, unless the original has that -1 too: what is left of nothing is not defined,
 //!            while the computed target is · more than one size that is neither
 //! Numerics   Exact
@@ -123,8 +123,31 @@ fn form(cx: &RuleContext<'_>, chain: &[&Node], source: ValueId, output: ValueId)
     if cx.opset() < 5 {
         return Err(Skip::NoMatch);
     }
-    let sizes = sizes(cx, chain).ok_or_else(|| Skip::because("a size of the result is not known, not even by name"))?;
-    Ok(Form::Reshape(target(&sizes, from.unwrap_or(&[]))?))
+    let made = sizes(cx, chain).ok_or_else(|| Skip::because("a size of the result is not known, not even by name"))?;
+    target(&made, from.unwrap_or(&[])).map(Form::Reshape).or_else(|skip| {
+        // What is only put in or taken out needs no sizes at all.
+        let to: Vec<Dim> = made.iter().map(|s| s.dim().clone()).collect();
+        let from = from.ok_or_else(|| skip.clone())?;
+        inserted(from, &to)
+            .map(Form::Unsqueeze)
+            .or_else(|| inserted(&to, from).map(Form::Squeeze))
+            .filter(|_| chain.len() > 1 || chain.iter().all(|n| n.op.is("Reshape")))
+            .ok_or(skip)
+    })
+}
+
+/// The axes of size 1 that make one shape the other, if nothing else does.
+fn inserted(from: &[Dim], to: &[Dim]) -> Option<Vec<usize>> {
+    let mut rest = from;
+    let mut axes = Vec::new();
+    for (i, d) in to.iter().enumerate() {
+        match rest.split_first() {
+            Some((first, others)) if first.same(d) => rest = others,
+            _ if *d == Dim::Known(1) => axes.push(i),
+            _ => return None,
+        }
+    }
+    rest.is_empty().then_some(axes)
 }
 
 /// Where each axis of the result comes from, `None` for one that was put in; for chains that only put in and take out.

@@ -4,10 +4,11 @@
 //!            a = Slice (x, 0, 4);  b = Slice (x, 4, 8)       x has 8 elements along the axis
 //!            y = Concat (a, Concat (b, c)) · y = Concat (Split (x)) · y = Concat (Slice (x, 0, 2), Slice (x, 2, 5))
 //!            y = Slice (Concat (a, b), 0, n)       a has n elements along the axis
+//!            n = Gather (Shape (x), [1])
 //! After      y = Slice (x, a∘b) · y = Gather (x, i) · u = Gather (x, [3])
 //!            a, b = Split (x, 4, 4)
 //!            y = Concat (a, b, c) · readers of y read x · y = Slice (x, 0, 5)
-//!            readers of y read a
+//!            readers of y read a · n = Shape <start = 1, end = 2> (x)
 //! When       bounds are constant, and shapes prove that indices exist and parts meet
 //! Refuses    a slice in steps · what does not leave fewer nodes
 //! Numerics   Exact
@@ -16,7 +17,7 @@
 mod cut;
 mod join;
 
-use planish_ir::{Attrs, Node, NodeId, Numerics, OpName, Patch, Tensor};
+use planish_ir::{Attrs, Node, NodeId, Numerics, OpName, Patch, Tensor, infer::axis};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +38,7 @@ impl Pass for Slices {
 
 impl Rule for Slices {
     fn roots(&self) -> &'static [&'static str] {
-        &["Concat", "Slice", "Split", "Squeeze", "Unsqueeze"]
+        &["Concat", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze"]
     }
 
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
@@ -48,6 +49,7 @@ impl Rule for Slices {
             "Concat" => join::flattened(cx, id, node).or_else(|| join::adjacent(cx, id, node)),
             "Slice" => cut::merged(cx, id, node).or_else(|| cut::of_concat(cx, node)).or_else(|| cut::tiles(cx, node)),
             "Split" => whole(cx, node),
+            "Gather" => size(cx, id, node),
             "Squeeze" => picked(cx, id, node),
             _ => picked_as_vector(cx, id, node),
         };
@@ -65,6 +67,26 @@ fn whole(cx: &RuleContext<'_>, node: &Node) -> Option<Patch> {
     }
     let mut patch = Patch::new(Numerics::Exact, format!("Split {:?}", cx.graph.name_of(output)));
     patch.replace(output, source);
+    Some(patch)
+}
+
+/// One size out of a shape that is read for nothing else.
+fn size(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Option<Patch> {
+    let all = node.input(0)?;
+    let (_, shape) = producer(cx, all, "Shape")?;
+    cx.graph.only_user(all)?;
+    let source = shape.input(0)?;
+    let index = cx.graph.constant_input(node, 1).filter(|t| t.dims() == [1])?.single_i64()?;
+    let rank = dims(cx, source)?.len();
+    if cx.opset() < 15 || !shape.attrs.is_empty() {
+        return None;
+    }
+    let at = i64::try_from(axis(index, rank).ok()?).ok()?;
+    let mut patch = Patch::new(Numerics::Exact, format!("Gather {:?}", cx.graph.name_of(node.output(0)?)));
+    patch.set_input(id, 0, Some(source.into()));
+    patch.set_input(id, 1, None);
+    patch.set_attrs(id, Attrs::new().with("start", at).with("end", at.checked_add(1)?));
+    patch.set_op(id, OpName::onnx("Shape"));
     Some(patch)
 }
 

@@ -235,3 +235,29 @@ fn sizes_of_zero() {
     ]
     "#);
 }
+
+#[test]
+fn an_axis_that_is_only_put_in_or_taken_out_needs_no_sizes() {
+    insta::assert_snapshot!(body(&check::<ReshapeChains>(&at(
+        17, "(float[N,S,8] x, float[N,1,S,8] w) => (float[N,1,S,8] y, float[N,S,8] z)",
+        "int64[1] a = {0}, int64[1] b = {1}, int64[1] c = {2}, int64[1] one = {1}, int64[1] eight = {8}",
+        "s = Shape (x)
+         m = Gather (s, b)
+         t = Concat <axis = 0> (a, one, m, eight)
+         y = Reshape (x, t)
+         q = Shape (w)
+         r = Gather (q, c)
+         u = Concat <axis = 0> (a, r, eight)
+         z = Reshape (w, u)",
+    ))), @"
+    g (float[N,S,8] x, float[N,1,S,8] w) => (float[N,1,S,8] y, float[N,S,8] z)
+    <
+      int64[1] y_axes = {1},
+      int64[1] z_axes = {1}
+    >
+    {
+      y = Unsqueeze (x, y_axes)
+      z = Squeeze (w, z_axes)
+    }
+    ");
+}

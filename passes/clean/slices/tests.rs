@@ -233,3 +233,24 @@ fn a_slice_of_a_concat_may_be_a_part() {
     }
     ");
 }
+
+#[test]
+fn one_size_is_read_alone() {
+    insta::assert_snapshot!(body(&check::<Slices>(&at(
+        17, "(float[N,4] x, float[M,4] w) => (int64[1] y, int64[1] z, int64[2] v)", "int64[1] last = {-2}",
+        "s = Shape (x)
+         y = Gather (s, last)
+         v = Shape (w)
+         z = Gather (v, last)",
+    ))), @"
+    g (float[N,4] x, float[M,4] w) => (int64[1] y, int64[1] z, int64[2] v)
+    <
+      int64[1] last = {-2}
+    >
+    {
+      y = Shape <end = 1, start = 0> (x)
+      v = Shape (w)
+      z = Gather (v, last)
+    }
+    ");
+}
