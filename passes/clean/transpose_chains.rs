@@ -2,12 +2,13 @@
 //!
 //! Before     y = Transpose (Transpose (x, p), q)
 //!            y = Transpose (f (Transpose (x, p)), q)       f of one element each, a product with a constant matrix, a bias
-//!                                                          per column, or a Reshape that takes the last axis apart
+//!                                                          per column, or a Reshape that takes the last axis apart or
+//!                                                          puts it together
 //!            y = Squeeze (Transpose (Unsqueeze (x, a), p), b)
 //!            y = Reshape (Transpose (Reshape (x, s), p), t)      t takes apart what s put together
 //!            y = Transpose (x, p)       p moves axes of size 1 only
 //! After      y = Transpose (x, p∘q), or x if that keeps the order
-//!            y = Transpose (f (x), p∘q)
+//!            y = Transpose (f (x), p∘q), or y = f (Transpose (x, p∘q))
 //!            y = Transpose (Squeeze (Unsqueeze (x, a), p[b]), p')
 //!            y = Transpose (Reshape (x, s'), p')
 //!            y = Reshape (x, s)
@@ -19,6 +20,7 @@
 
 mod across;
 mod apart;
+mod upward;
 
 use planish_ir::{Attrs, Def, Dim, Node, NodeId, Numerics, OpName, Patch, Tensor, ValueId};
 use schemars::JsonSchema;
@@ -51,7 +53,10 @@ impl Rule for TransposeChains {
             return Err(Skip::NoMatch);
         }
         let patch = match node.op.name.as_str() {
-            "Transpose" => merged(cx, id, node).or_else(|| across::patch(cx, id, node)).or_else(|| ones(cx, id, node)),
+            "Transpose" => merged(cx, id, node)
+                .or_else(|| across::patch(cx, id, node))
+                .or_else(|| upward::patch(cx, node))
+                .or_else(|| ones(cx, id, node)),
             "Squeeze" => squeezed(cx, id, node),
             _ => apart::patch(cx, id, node),
         };

@@ -15,7 +15,7 @@ use crate::RuleContext;
 const LONGEST: usize = 6;
 
 /// A node between the transposes, and at which slot the moved value goes in.
-type Between<'a> = (NodeId, &'a Node, usize);
+pub(super) type Between<'a> = (NodeId, &'a Node, usize);
 
 /// Takes the first transpose out and lets the second one do the work of both.
 pub(super) fn patch(cx: &RuleContext<'_>, id: NodeId, second: &Node) -> Option<Patch> {
@@ -25,7 +25,7 @@ pub(super) fn patch(cx: &RuleContext<'_>, id: NodeId, second: &Node) -> Option<P
     let mut shape = dims(cx, source)?.to_vec();
     let mut perm = perm(first, shape.len())?;
     let name = cx.graph.name_of(output);
-    let mut patch = Patch::new(way_class(&way), format!("Transpose {name:?}"));
+    let mut patch = Patch::new(class(&way), format!("Transpose {name:?}"));
     let mut last: Ref = source.into();
     for &(between, node, slot) in &way {
         let made = node.output(0)?;
@@ -61,7 +61,7 @@ pub(super) fn patch(cx: &RuleContext<'_>, id: NodeId, second: &Node) -> Option<P
 }
 
 /// The nodes between a transpose and the one above it, in the order in which they run.
-fn way<'a>(cx: &RuleContext<'a>, second: &'a Node) -> Option<(Vec<Between<'a>>, &'a Node)> {
+pub(super) fn way<'a>(cx: &RuleContext<'a>, second: &'a Node) -> Option<(Vec<Between<'a>>, &'a Node)> {
     let mut way = Vec::new();
     let mut value = second.input(0)?;
     loop {
@@ -89,7 +89,7 @@ fn moving_slot(cx: &RuleContext<'_>, node: &Node) -> Option<usize> {
 }
 
 /// True if an operator gives the same with its input transposed, but for the order.
-fn commutes(cx: &RuleContext<'_>, node: &Node, slot: usize, perm: &[usize]) -> bool {
+pub(super) fn commutes(cx: &RuleContext<'_>, node: &Node, slot: usize, perm: &[usize]) -> bool {
     let Some(spec) = op::of(node) else { return false };
     let keeps_last = perm.last().is_some_and(|&a| a + 1 == perm.len());
     let other = |ok: &dyn Fn(&Tensor) -> bool| {
@@ -108,7 +108,7 @@ fn commutes(cx: &RuleContext<'_>, node: &Node, slot: usize, perm: &[usize]) -> b
     }
 }
 
-fn way_class(way: &[Between<'_>]) -> Numerics {
+pub(super) fn class(way: &[Between<'_>]) -> Numerics {
     let exact = |node: &Node| op::of(node).is_some_and(|s| s.traits.folding == op::Folding::Exact);
     if way.iter().all(|(_, n, _)| exact(n)) { Numerics::Exact } else { Numerics::Reassociated }
 }

@@ -188,6 +188,42 @@ fn a_reshape_of_the_last_axis_is_no_obstacle() {
 }
 
 #[test]
+fn a_transpose_goes_up_past_a_product_of_rows() {
+    insta::assert_snapshot!(body(&check::<TransposeChains>(&at(
+        17, "(float[N,2,5,3] x, float[N,2,5,3] k) => (float[N,5,4] y, float[N,5,6] z)",
+        "int64[2] rows = {-1, 6}, int64[3] apart = {5, -1, 4}, int64[3] heads = {5, -1, 6}, float s = {2.0},
+         float[6,4] w = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0}",
+        "a = Transpose <perm = [2, 0, 1, 3]> (x)
+         b = Reshape (a, rows)
+         c = Gemm (b, w)
+         d = Reshape (c, apart)
+         y = Transpose <perm = [1, 0, 2]> (d)
+         e = Transpose <perm = [2, 0, 1, 3]> (k)
+         f = Reshape (e, heads)
+         g = Mul (f, s)
+         z = Transpose <perm = [1, 0, 2]> (g)",
+    ))), @"
+    g (float[N,2,5,3] x, float[N,2,5,3] k) => (float[N,5,4] y, float[N,5,6] z)
+    <
+      float s = {2.0},
+      float[6,4] w,  # 7d3e2e5700c6, 24 elements, 100 % zeros
+      int64[2] b_shape = {-1, 6},
+      int64[3] d_shape = {-1, 5, 4},
+      int64[3] f_shape = {0, 5, 6}
+    >
+    {
+      a_moved = Transpose <perm = [0, 2, 1, 3]> (x)
+      b_moved = Reshape (a_moved, b_shape)
+      c_moved = Gemm (b_moved, w)
+      y = Reshape (c_moved, d_shape)
+      e_moved = Transpose <perm = [0, 2, 1, 3]> (k)
+      f_moved = Reshape (e_moved, f_shape)
+      z = Mul (f_moved, s)
+    }
+    ");
+}
+
+#[test]
 fn keeps_transposes_around_what_depends_on_the_axis() {
     let text = at(
         17,
