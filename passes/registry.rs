@@ -48,6 +48,7 @@ macro_rules! entry {
 
 /// Every pass, by name.
 pub static PASSES: &[Entry] = &[
+    entry!("associate-constants", "fuse/associate_constants.rs", fuse::AssociateConstants),
     entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
     entry!("broadcasts", "clean/broadcasts.rs", clean::Broadcasts),
     entry!("casts", "clean/casts.rs", clean::Casts),
@@ -62,7 +63,9 @@ pub static PASSES: &[Entry] = &[
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
     entry!("hoists", "clean/hoists.rs", clean::Hoists),
     entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
+    entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
+    entry!("merge-parallel", "fuse/merge_parallel.rs", fuse::MergeParallel),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("pad-into-window", "fuse/pad_into_window.rs", fuse::PadIntoWindow),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),

@@ -19,6 +19,14 @@ pub(super) struct Affine {
     rank: usize,
 }
 
+/// Two affine functions as one.
+pub(super) struct Composite {
+    pub(super) scale: Vec<f64>,
+    pub(super) shift: Vec<f64>,
+    /// Dims of a constant of either of them.
+    pub(super) dims: Vec<u64>,
+}
+
 /// An axis, counted from 0 at the front or at the back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Axis {
@@ -92,6 +100,37 @@ impl Affine {
             return Err(Skip::because(format!("{count} constants do not fit {channels} channels")));
         }
         Ok(())
+    }
+
+    /// This and then `outer`, as factors, offsets and the dims that a constant for either has; `None` if they vary along
+    /// different axes.
+    pub(super) fn then(&self, outer: &Affine, cx: &RuleContext<'_>) -> Option<Composite> {
+        let rank = shape(cx, self.x).map(<[_]>::len);
+        // An axis that the inner constant adds is counted from the back.
+        let rank = rank.filter(|&r| r >= self.rank);
+        let axis = match (self.axis, outer.axis) {
+            (Axis::Any, axis) | (axis, Axis::Any) => axis,
+            (a, b) => a.same(b, rank).then_some(a)?,
+        };
+        let channels = self.channels.max(outer.channels);
+        if self.channels.min(outer.channels) != 1 && self.channels != outer.channels {
+            return None;
+        }
+        let long = self.rank.max(outer.rank);
+        let mut dims = vec![1; long];
+        if channels > 1 {
+            let back = match axis {
+                Axis::Last(back) => back,
+                Axis::First(_) | Axis::Any => return None,
+            };
+            dims.resize(long.max(back + 1), 1);
+            let index = dims.len().checked_sub(back + 1)?;
+            *dims.get_mut(index)? = channels as u64;
+        }
+        let all = |f: &dyn Fn(usize) -> f64| (0..channels).map(f).collect::<Vec<f64>>();
+        let scale = all(&|c| at(&self.scale, c) * at(&outer.scale, c));
+        let shift = all(&|c| at(&self.shift, c) * at(&outer.scale, c) + at(&outer.shift, c));
+        Some(Composite { scale, shift, dims })
     }
 
     /// True if it only scales, by factors above zero.

@@ -35,7 +35,7 @@ impl Rule for BnIntoConv {
 
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
         match node.op.is("BatchNormalization") {
-            true => fold_affine::into_producer(cx, id, node),
+            true => fold_affine::into_linear(cx, id, node),
             false => fold_affine::into_reader(cx, id, node, &["BatchNormalization"]),
         }
     }

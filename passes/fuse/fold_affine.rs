@@ -11,33 +11,80 @@ use crate::{RuleContext, Skip};
 /// How many operators may stand between an affine function and the linear operator that takes it up.
 const MAX_BETWEEN: usize = 4;
 
-/// Into the linear operator before `node`, over operators that let it pass. Refusals are of a match only: a linear operator
-/// that is there and cannot take it up.
-pub(super) fn into_producer(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
-    let affine = match Affine::of(cx, node) {
-        Ok(affine) => affine,
+/// What can take up an affine function of its output.
+pub(super) trait Target {
+    /// Whether the node is one, as far as that is cheap to tell.
+    fn is_one(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> bool;
+
+    /// Makes `node` compute `affine` of what it computes now. [`Skip::NoMatch`] if it is no target, or has no room for it.
+    fn take(
+        &self,
+        cx: &RuleContext<'_>,
+        id: NodeId,
+        node: &Node,
+        affine: &Affine,
+        patch: &mut Patch,
+    ) -> Result<(), Skip>;
+}
+
+/// Linear operators with constant weights.
+pub(super) struct Weights;
+
+impl Target for Weights {
+    fn is_one(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> bool {
+        Linear::of(cx, id, node).is_ok()
+    }
+
+    fn take(
+        &self,
+        cx: &RuleContext<'_>,
+        id: NodeId,
+        node: &Node,
+        affine: &Affine,
+        patch: &mut Patch,
+    ) -> Result<(), Skip> {
+        Linear::of(cx, id, node)?.take_after(cx, affine, patch)
+    }
+}
+
+/// Into the linear operator before `node`. Refusals are of a match only: an operator that is there and cannot take it up.
+pub(super) fn into_linear(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
+    match Affine::of(cx, node) {
+        Ok(affine) => into_producer(cx, id, node, &affine, &Weights),
         // Why a constant is missing matters only where folding comes into question.
         Err(skip) => {
             let before = node.input(0).and_then(|v| cx.graph.producer(v));
-            return Err(if before.is_some_and(|(_, n)| is_linear(n)) { skip } else { Skip::NoMatch });
+            Err(if before.is_some_and(|(_, n)| is_linear(n)) { skip } else { Skip::NoMatch })
         }
-    };
+    }
+}
+
+/// Into a target before `node`, over operators that let `affine`, which is what the node computes, pass.
+pub(super) fn into_producer(
+    cx: &RuleContext<'_>,
+    id: NodeId,
+    node: &Node,
+    affine: &Affine,
+    target: &dyn Target,
+) -> Result<Patch, Skip> {
     let g = cx.graph;
     let mut moved = affine.clone();
     let mut reader = id;
     let mut operands = Vec::new();
     for _ in 0..=MAX_BETWEEN {
         let (producer_id, producer) = g.producer(moved.x).ok_or(Skip::NoMatch)?;
-        let linear = Linear::of(cx, producer_id, producer);
         let shared = g.only_user(moved.x).is_none_or(|(user, _, _)| user != reader);
-        match linear {
-            Ok(_) if shared => {
-                return Err(Skip::because(format!("{:?} has other readers or is a graph output", g.name_of(moved.x))));
-            }
-            Ok(linear) => {
-                let note = format!("{} {:?} takes {} {:?}", producer.op, producer.name, node.op, node.name);
-                let mut patch = Patch::new(Numerics::Reassociated, note);
-                linear.take_after(cx, &moved, &mut patch)?;
+        if shared {
+            let name = g.name_of(moved.x);
+            return Err(match target.is_one(cx, producer_id, producer) {
+                true => Skip::because(format!("{name:?} has other readers or is a graph output")),
+                false => Skip::NoMatch,
+            });
+        }
+        let note = format!("{} {:?} takes {} {:?}", producer.op, producer.name, node.op, node.name);
+        let mut patch = Patch::new(Numerics::Reassociated, note);
+        match target.take(cx, producer_id, producer, &moved, &mut patch) {
+            Ok(()) => {
                 for (owner, slot, tensor, old) in operands {
                     let new = patch.constant(g.name_of(old), tensor);
                     patch.set_input(owner, slot, Some(new));
@@ -45,7 +92,7 @@ pub(super) fn into_producer(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Re
                 patch.replace(affine.output, affine.x);
                 return Ok(patch);
             }
-            Err(Skip::NoMatch) if !shared => {}
+            Err(Skip::NoMatch) => {}
             Err(skip) => return Err(skip),
         }
         let step = affine::move_up(cx, producer, &moved).ok_or(Skip::NoMatch)?;

@@ -1,16 +1,22 @@
 //! Passes that make one operator of several.
 
 mod affine;
+mod associate_constants;
 mod bn_into_conv;
 mod fold_affine;
 mod hard_sigmoid;
 mod linear;
+mod linear_chain;
 mod matmul_add;
+mod merge_parallel;
 mod pad_into_window;
 mod scale_into_linear;
 
+pub use associate_constants::AssociateConstants;
 pub use bn_into_conv::BnIntoConv;
 pub use hard_sigmoid::HardSigmoid;
+pub use linear_chain::LinearChain;
 pub use matmul_add::MatMulAdd;
+pub use merge_parallel::MergeParallel;
 pub use pad_into_window::PadIntoWindow;
 pub use scale_into_linear::ScaleIntoLinear;

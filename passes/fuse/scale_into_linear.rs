@@ -40,7 +40,7 @@ impl Rule for ScaleIntoLinear {
 
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
         match SCALES.contains(&node.op.name.as_str()) {
-            true => fold_affine::into_producer(cx, id, node),
+            true => fold_affine::into_linear(cx, id, node),
             false => fold_affine::into_reader(cx, id, node, SCALES),
         }
     }
