@@ -133,6 +133,18 @@ impl Affine {
         Some(Composite { scale, shift, dims })
     }
 
+    /// True if the result provably has the shape of the operand: a constant may broadcast it to more.
+    pub(super) fn keeps_shape(&self, cx: &RuleContext<'_>) -> bool {
+        // A scalar adds nothing, and statistics are as many as there are channels.
+        if self.rank == 0 || matches!(self.axis, Axis::First(_)) {
+            return true;
+        }
+        shape(cx, self.x).is_some_and(|s| {
+            let size = self.axis.index(Some(s.len())).and_then(|i| s.get(i)).and_then(Dim::known);
+            s.len() >= self.rank && (self.channels == 1 || size == Some(self.channels as u64))
+        })
+    }
+
     /// True if it only scales, by factors above zero.
     pub(super) fn is_positive(&self) -> bool {
         self.shift == [0.0] && self.scale.iter().all(|&s| s > 0.0)
@@ -288,7 +300,7 @@ pub(super) fn move_up(cx: &RuleContext<'_>, node: &Node, affine: &Affine) -> Opt
             Some(Step { moved: Affine { x, axis, rank: 0, ..affine.clone() }, operands: Vec::new() })
         }
         "Add" | "Sub" if only_scales => {
-            let inner = binary(cx, node, node.output(0)?).ok()?;
+            let inner = binary(cx, node, node.output(0)?).ok().filter(|i| i.keeps_shape(cx))?;
             let slot = node.inputs().iter().position(|v| *v != Some(inner.x))?;
             let id = node.input(slot)?;
             let constant = cx.graph.constant(id)?;

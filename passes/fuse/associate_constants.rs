@@ -4,7 +4,7 @@
 //! After      y = x * (a / b)  ·  y = x + (a - b)  ·  y = (c - a) - x   ·  y = -a - x    ·  y = x * (a * c) + b * c
 //! When       a, b and c are floating constants of one number for all or one per index of one axis; operators that keep
 //!            axes may stand between the two, for factors above zero also Relu, LeakyRelu and MaxPool
-//! Refuses    what is between has other readers or is a graph output · constants along different axes · a result that takes
+//! Refuses    what is between has other readers or is a graph output · constants along different axes, or that make the result larger · a result that takes
 //!            more than one operator · constants that are not finite in their type afterwards
 //! Numerics   Reassociated; the constants are computed in 64 bits and rounded once
 //! Reference  associativity of sums and products
@@ -37,7 +37,7 @@ impl Rule for AssociateConstants {
     }
 
     fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
-        let affine = Affine::of(cx, node)?;
+        let affine = Affine::of(cx, node).ok().filter(|a| a.keeps_shape(cx)).ok_or(Skip::NoMatch)?;
         fold_affine::into_producer(cx, id, node, &affine, &Elementwise)
     }
 }
@@ -178,6 +178,7 @@ mod tests {
         for nodes in [
             "r = Mul (x, a)\n y = Add (r, b)",
             "r = Mul (x, b)\n y = Mul (r, c)",
+            "m = ReduceMax <axes = [2]> (x)\n r = Mul (m, a)\n y = Mul (r, b)",
             "r = Mul (x, a)\n s = Relu (r)\n t = Add (r, s)\n y = Mul (r, a)",
         ] {
             assert!(refusals::<AssociateConstants>(&model(constants, nodes)).is_empty());

@@ -116,7 +116,7 @@ pub(super) fn into_reader(cx: &RuleContext<'_>, reader_id: NodeId, reader: &Node
     let (_, node) = g.producer(input).filter(|(_, n)| of.iter().any(|op| n.op.is(op))).ok_or(Skip::NoMatch)?;
     let affine = Affine::of(cx, node).map_err(|_| Skip::NoMatch)?;
     let linear = Linear::of(cx, reader_id, reader)?;
-    if g.only_user(input).is_none() {
+    if g.only_user(input).is_none() || !affine.keeps_shape(cx) {
         return Err(Skip::NoMatch);
     }
     if ends_normalization(cx, affine.x) {

@@ -100,6 +100,14 @@ impl<'a> Linear<'a> {
             Kind::Gemm { .. } | Kind::MatMul => weight.rank() == 2,
             Kind::LayerNorm | Kind::ChannelNorm => weight.rank() == 1,
         };
+        // A group has as many rows as any other. What hostile files say otherwise is not multiplied out.
+        let rank_fits = match kind {
+            Kind::Conv { groups } | Kind::ConvTranspose { groups } => {
+                rank_fits && weight.dims().first().is_some_and(|&rows| rows.checked_rem(groups as u64) == Some(0))
+            }
+            Kind::Gemm { .. } if node.attrs.get("broadcast").is_some() => false,
+            _ => rank_fits,
+        };
         if !rank_fits || weight.elements() == 0 || !is_supported(weight.dtype()) {
             return Err(Skip::NoMatch);
         }

@@ -1,5 +1,8 @@
 //! Compute several matrix products of one value in one.
 //!
+//! It is no member of `simplify`: onnxruntime's CPU kernels gain nothing from a wider product and pay for the Split, and the
+//! packed weights are held in memory until the model is written.
+//!
 //! Before     q = MatMul (x, wq) + bq;  k = MatMul (x, wk) + bk;  v = MatMul (x, wv) + bv
 //! After      q, k, v = Split (MatMul (x, [wq wk wv]) + [bq bk bv])
 //! When       the weights are constant matrices of one type and height; all products or none have a constant per column added;

@@ -268,6 +268,31 @@ mod tests {
     }
 
     #[test]
+    fn leaves_constants_that_broadcast_and_groups_that_do_not_divide() {
+        let wide = model(
+            "float[N,1,4,4] x",
+            "float[N,1,4,4] y",
+            "float[1,3,1,1] w = {1, 2, 3}, float[3,1,1] k = {2.0, 4.0, 6.0}",
+            "m = Mul (x, k)\n y = Conv (m, w)",
+        );
+        assert!(refusals::<ScaleIntoLinear>(&wide).is_empty());
+        let deep = model(
+            "float[1,4,4] x",
+            "float[1,1,4,4] y",
+            "float[1,1,1,1] w = {1}, float[1,1,1,1] k = {2.0}",
+            "m = Mul (x, k)\n y = Conv (m, w)",
+        );
+        assert!(refusals::<ScaleIntoLinear>(&deep).is_empty());
+        let hostile = model(
+            "float[N,1,4,4] x",
+            "float[N,C,4,4] y",
+            "float[1,2,1,1] w = {1, 2}, float k = {2.0}",
+            "m = ConvTranspose <group = 1099511627776> (x, w)\n y = Add (m, k)",
+        );
+        assert!(refusals::<ScaleIntoLinear>(&hostile).is_empty());
+    }
+
+    #[test]
     fn refuses_the_end_of_a_gelu() {
         let text = model(
             "float[N,4] x",
