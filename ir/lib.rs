@@ -25,6 +25,7 @@ pub mod cost;
 mod dim;
 mod dtype;
 mod extract;
+mod function;
 mod graph;
 mod ids;
 pub mod infer;

@@ -410,7 +410,7 @@ impl Run<'_> {
         let cx = Context { engine, samples, weights, target, facts: &self.facts };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
-        let Changes { patches, opsets, ir_version, skipped, notes } = changes;
+        let Changes { patches, opsets, ir_version, remove_uncalled_functions, skipped, notes } = changes;
         progress.notes = notes;
         for (path, id, skip) in skipped {
             if let Some(graph) = model.graph_at(&path) {
@@ -430,6 +430,9 @@ impl Run<'_> {
                 // It is a change, also if no node had to follow.
                 progress.patches = progress.patches.max(1);
             }
+        }
+        if remove_uncalled_functions && model.remove_uncalled_functions() > 0 {
+            progress.patches = progress.patches.max(1);
         }
         model.ir_version = model.ir_version.max(ir_version.unwrap_or(0));
         Ok(())

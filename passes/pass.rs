@@ -114,6 +114,8 @@ pub struct Changes {
     pub opsets: Vec<(String, i64)>,
     /// IR version that the new operator sets ask for; the model's own stays if it is newer.
     pub ir_version: Option<i64>,
+    /// Local functions that are not called any more, once all patches are applied, are to be removed.
+    pub remove_uncalled_functions: bool,
     /// What was looked at and left alone.
     pub skipped: Vec<(GraphPath, NodeId, Skip)>,
     /// For the report: limits that took effect, figures that the pass measured.

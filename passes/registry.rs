@@ -59,6 +59,7 @@ pub static PASSES: &[Entry] = &[
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
     entry!("hard-sigmoid", "fuse/hard_sigmoid.rs", fuse::HardSigmoid),
+    entry!("inline-functions", "structure/inline_functions.rs", structure::InlineFunctions),
     entry!("inline-if", "structure/inline_if.rs", structure::InlineIf),
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
     entry!("hoists", "clean/hoists.rs", clean::Hoists),

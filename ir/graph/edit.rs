@@ -190,6 +190,13 @@ impl Graph {
         }
     }
 
+    /// Forgets the types of values that nodes make and of inputs.
+    pub(crate) fn forget_types(&mut self) {
+        for v in self.values.iter_mut().flatten().filter(|v| matches!(v.def, Def::Input { .. } | Def::Node { .. })) {
+            (v.ty, v.inferred) = (None, false);
+        }
+    }
+
     /// Gives a constant another tensor and the type of it.
     pub(crate) fn set_constant(&mut self, id: ValueId, tensor: crate::Tensor) {
         if let Some(v) = self.value_mut(id) {

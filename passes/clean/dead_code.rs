@@ -1,4 +1,4 @@
-//! Remove nodes, constants and captures that no output needs.
+//! Remove nodes, constants, captures and local functions that no output needs.
 //!
 //! Before     d = Exp (x);  y = Relu (x)
 //! After      y = Relu (x)
@@ -28,7 +28,7 @@ impl Pass for DeadCode {
 
 impl Transform for DeadCode {
     fn transform(&self, model: &Model, _: &Context<'_>) -> Result<Changes, PassError> {
-        let mut changes = Changes::default();
+        let mut changes = Changes { remove_uncalled_functions: true, ..Changes::default() };
         // Inner graphs first: what they no longer capture may be what keeps an outer node alive.
         for path in model.graph_paths().into_iter().rev() {
             if let Some(graph) = model.graph_at(&path) {

@@ -18,6 +18,7 @@ use crate::{Pass, Shape, Step};
 pub struct Simplify {}
 
 static STEPS: &[Step] = &[
+    Step { pass: "inline-functions", why_here: "the others do not look into functions" },
     Step { pass: "constants-to-initializers", why_here: "everything else looks for constants in one place" },
     Step { pass: "dead-code", why_here: "what nobody reads need not be looked at" },
     Step { pass: "no-ops", why_here: "they hide patterns and constants" },

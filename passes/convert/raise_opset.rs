@@ -107,9 +107,15 @@ impl RaiseOpset {
         let stale = model.functions.iter().find_map(|f| Some((f, *f.opsets.get("")?)).filter(|(_, v)| *v < self.to));
         let Some((function, version)) = stale else { return Ok(()) };
         let message =
-            format!("the local function {} is written for opset {version}; inline the functions first", function.op);
+            format!("the local function {} is written for opset {version}; run `inline-functions` first", function.op);
         Err(PassError::Precondition(message))
     }
+}
+
+/// True if a node of ai.onnx that is written for opset `from` means the same at the later opset `to`, as it stands.
+pub(crate) fn keeps_meaning(op: &str, from: i64, to: i64) -> bool {
+    let unchanged = |s: &Step| !(from < s.version && s.version <= to) || matches!(s.convert, Convert::Compatible);
+    from == to || (OLDEST <= from && from < to && to <= NEWEST && steps(op).is_some_and(|s| s.iter().all(unchanged)))
 }
 
 /// The oldest IR version that goes with an ai.onnx opset, by ONNX's table of releases (`docs/Versioning.md`). At least
@@ -284,7 +290,7 @@ mod tests {
             <domain: "my", opset_import: ["" : 17]> F (x) => (y) { y = Relu (x) }"#;
         insta::assert_snapshot!(
             refusal(text),
-            @"the local function my::F is written for opset 17; inline the functions first"
+            @"the local function my::F is written for opset 17; run `inline-functions` first"
         );
         let model =
             text::parse(r#"<ir_version: 6, opset_import: ["" : 11]> g (float x) => (float y) { y = Relu (x) }"#);

@@ -1,8 +1,10 @@
 //! Passes that take apart what nodes contain: subgraphs, functions, sequences.
 
 mod hand_over;
+mod inline_functions;
 mod inline_if;
 mod inline_loop;
 
+pub use inline_functions::InlineFunctions;
 pub use inline_if::InlineIf;
 pub use inline_loop::InlineLoop;
