@@ -49,7 +49,7 @@ pub use graph::{Cycle, Graph};
 pub use ids::{NodeId, ValueId};
 pub use model::{Function, Model, Opsets};
 pub use node::{Metadata, Node, OpName};
-pub use patch::{Applied, NodeBuilder, Numerics, Patch, PatchError, Ref, Removed};
+pub use patch::{Applied, Keep, NodeBuilder, Numerics, Patch, PatchError, Ref, Removed};
 pub use path::GraphPath;
 pub use tensor::{Dims, Tensor, TensorError, product};
 pub use types::{Shape, TensorType, Type};

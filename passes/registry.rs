@@ -59,10 +59,10 @@ pub static PASSES: &[Entry] = &[
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
     entry!("hard-sigmoid", "fuse/hard_sigmoid.rs", fuse::HardSigmoid),
+    entry!("hoists", "clean/hoists.rs", clean::Hoists),
     entry!("inline-functions", "structure/inline_functions.rs", structure::InlineFunctions),
     entry!("inline-if", "structure/inline_if.rs", structure::InlineIf),
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
-    entry!("hoists", "clean/hoists.rs", clean::Hoists),
     entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
     entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
@@ -72,10 +72,12 @@ pub static PASSES: &[Entry] = &[
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
     entry!("scale-into-linear", "fuse/scale_into_linear.rs", fuse::ScaleIntoLinear),
+    entry!("sequences", "structure/sequences.rs", structure::Sequences),
     entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
     entry!("slices", "clean/slices.rs", clean::Slices),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
+    entry!("trim-subgraphs", "structure/trim_subgraphs.rs", structure::TrimSubgraphs),
 ];
 
 /// The line of a pass.

@@ -58,6 +58,48 @@ impl Graph {
         id
     }
 
+    /// Keeps only the outputs with these numbers, ascending.
+    pub(crate) fn keep_outputs(&mut self, keep: &[usize]) {
+        let old = std::mem::take(&mut self.outputs);
+        for (i, &id) in old.iter().enumerate() {
+            if let Some(v) = self.value_mut(id) {
+                v.users.remove(&Use::Output(i as u32));
+            }
+        }
+        for id in keep.iter().filter_map(|&i| old.get(i).copied()) {
+            self.add_output(id);
+        }
+    }
+
+    /// Keeps only the inputs with these numbers, ascending; nobody reads the others.
+    pub(crate) fn keep_inputs(&mut self, keep: &[usize]) {
+        let old = std::mem::take(&mut self.inputs);
+        for (i, id) in old.into_iter().enumerate() {
+            match keep.binary_search(&i) {
+                Ok(_) => self.inputs.push(id),
+                Err(_) => self.remove_value(id),
+            }
+        }
+    }
+
+    /// Keeps only the output slots of a node with these numbers, ascending; nobody reads the others.
+    pub(crate) fn keep_node_outputs(&mut self, id: NodeId, keep: &[usize]) {
+        let Some(node) = self.node_mut(id) else { return };
+        let old = std::mem::take(&mut node.outputs);
+        node.outputs = keep.iter().map(|&i| old.get(i).copied().flatten()).collect();
+        for (i, value) in old.iter().enumerate() {
+            let Some(value) = *value else { continue };
+            match keep.binary_search(&i) {
+                Ok(slot) => {
+                    if let Some(v) = self.value_mut(value) {
+                        v.def = Def::Node { node: id, slot: slot as u32 };
+                    }
+                }
+                Err(_) => self.remove_value(value),
+            }
+        }
+    }
+
     /// Removes a node and those of its outputs that nobody reads. Its operands stay.
     pub(crate) fn remove_node(&mut self, id: NodeId) {
         let Some(slot) = self.dag.node_weight_mut(NodeIndex::new(id.index())) else { return };

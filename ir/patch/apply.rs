@@ -88,15 +88,7 @@ impl Patch {
     /// [`Model::apply`].
     pub fn apply(self, graph: &mut Graph) -> Result<Applied, PatchError> {
         self.check(graph)?;
-        let mut run = Run {
-            graph,
-            constants: Vec::new(),
-            made: Vec::new(),
-            applied: Applied::default(),
-            own: BTreeSet::new(),
-            dead: Vec::new(),
-            given_away: BTreeMap::new(),
-        };
+        let mut run = Run::new(graph);
         let mut wishes = Vec::new();
         for (wish, tensor) in self.constants {
             let name = run.graph.fresh_name(&wish);
@@ -200,6 +192,7 @@ impl Patch {
                         return Err(PatchError::NotRemovable(v.name.clone()));
                     }
                 }
+                Edit::Narrow { node: n, keep } => keep.check(g, *n)?,
                 Edit::DropOutput { node: n, value: v } => {
                     node(*n)?;
                     if !value(*v)?.users.is_empty() {
@@ -254,7 +247,30 @@ pub(super) struct Run<'g> {
     given_away: BTreeMap<ValueId, String>,
 }
 
-impl Run<'_> {
+impl<'g> Run<'g> {
+    pub(super) fn new(graph: &'g mut Graph) -> Run<'g> {
+        Run {
+            graph,
+            constants: Vec::new(),
+            made: Vec::new(),
+            applied: Applied::default(),
+            own: BTreeSet::new(),
+            dead: Vec::new(),
+            given_away: BTreeMap::new(),
+        }
+    }
+
+    /// Notes values that lost a reader.
+    pub(super) fn lost(&mut self, values: impl IntoIterator<Item = ValueId>) {
+        self.dead.extend(values);
+    }
+
+    /// Removes those of the values that nobody reads, and in turn what only served to make them.
+    pub(super) fn sweep_from(mut self, values: Vec<ValueId>) {
+        self.dead = values;
+        self.sweep();
+    }
+
     pub(super) fn resolve(&self, r: Ref) -> Option<ValueId> {
         match r {
             Ref::Value(v) => Some(v),
@@ -361,6 +377,7 @@ impl Run<'_> {
                 self.graph.clear_output(node, value);
             }
             Edit::Recapture { node, keep } => self.recapture(node, &keep),
+            Edit::Narrow { node, keep } => self.narrow(node, &keep),
         }
     }
 

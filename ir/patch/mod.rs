@@ -6,11 +6,13 @@
 
 mod apply;
 mod inline;
+mod narrow;
 
 use crate::{Attrs, Graph, NodeId, OpName, Tensor, Type, ValueId};
 use inline::Inlined;
 
 pub use apply::{Applied, PatchError, Removed};
+pub use narrow::Keep;
 
 /// How far a change may move the outputs. Ordered: a sequence of changes is as inexact as its worst member.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -76,6 +78,7 @@ pub(crate) enum Edit {
     RemoveValue(ValueId),
     DropOutput { node: NodeId, value: ValueId },
     Recapture { node: NodeId, keep: Vec<u32> },
+    Narrow { node: NodeId, keep: Keep },
 }
 
 impl Patch {
@@ -202,6 +205,12 @@ impl Patch {
     /// Keeps only the captures with these numbers, ascending; no subgraph may use the others.
     pub fn keep_captures(&mut self, node: NodeId, keep: Vec<u32>) {
         self.edits.push(Edit::Recapture { node, keep });
+    }
+
+    /// Takes operands away from a node with subgraphs, and from its subgraphs with them. What only served to make them is
+    /// removed on both sides.
+    pub fn narrow(&mut self, node: NodeId, keep: Keep) {
+        self.edits.push(Edit::Narrow { node, keep });
     }
 }
 

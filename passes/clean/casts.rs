@@ -27,10 +27,6 @@ impl Pass for Casts {
 }
 
 impl Rule for Casts {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         &["Cast"]
     }

@@ -37,10 +37,6 @@ impl Pass for Hoists {
 const MOST: usize = 16;
 
 impl Rule for Hoists {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         &["Reshape", "Transpose", "Unsqueeze"]
     }

@@ -20,6 +20,7 @@ pub struct Simplify {}
 static STEPS: &[Step] = &[
     Step { pass: "inline-functions", why_here: "the others do not look into functions" },
     Step { pass: "constants-to-initializers", why_here: "everything else looks for constants in one place" },
+    Step { pass: "trim-subgraphs", why_here: "what subgraphs no longer capture goes with the next" },
     Step { pass: "dead-code", why_here: "what nobody reads need not be looked at" },
     Step { pass: "no-ops", why_here: "they hide patterns and constants" },
     Step { pass: "fold-constants", why_here: "its results feed the patterns below" },
@@ -35,6 +36,7 @@ static STEPS: &[Step] = &[
         pass: "hoists",
         why_here: "needs reshapes and transposes merged, or it would move some that were going anyway",
     },
+    Step { pass: "sequences", why_here: "indices are constants only now" },
     Step { pass: "bn-into-conv", why_here: "needs its statistics as constants, which folding may have made" },
     Step { pass: "hard-sigmoid", why_here: "before its factors are folded into neighbours" },
     Step { pass: "scale-into-linear", why_here: "as the one before, for factors and offsets that are spelled out" },

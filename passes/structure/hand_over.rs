@@ -2,7 +2,7 @@
 
 use planish_ir::{Def, Graph, Node, NodeId, OpName, Patch, Ref, Type};
 
-use crate::{RuleContext, Skip};
+use crate::Skip;
 
 /// What takes the place of an output.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ fn is_output(user: &planish_ir::Use) -> bool {
 /// of the output and the heir cannot have it, an `Identity` stands between them.
 pub(super) fn hand_over(
     patch: &mut Patch,
-    cx: &RuleContext<'_>,
+    (graph, opset): (&Graph, i64),
     id: NodeId,
     node: &Node,
     heirs: &[Heir],
@@ -51,14 +51,14 @@ pub(super) fn hand_over(
     for (output, heir) in node.outputs().iter().zip(heirs) {
         let Some(output) = *output else { continue };
         let mut value = heir.value;
-        if cx.graph.is_output(output) && !heir.nameable {
-            let ty = cx.graph.ty(output).cloned();
+        if graph.is_output(output) && !heir.nameable {
+            let ty = graph.ty(output).cloned();
             // Identity takes sequences from opset 14 on and optionals from 16 on.
-            if cx.opset() < 16 && !matches!(ty, Some(Type::Tensor(_))) {
-                let name = cx.graph.name_of(output);
+            if opset < 16 && !matches!(ty, Some(Type::Tensor(_))) {
+                let name = graph.name_of(output);
                 return Err(Skip::because(format!("its output {name:?} is an output of the graph and no tensor")));
             }
-            value = patch.node(OpName::onnx("Identity"), [Some(value)]).output(cx.graph.name_of(output), ty);
+            value = patch.node(OpName::onnx("Identity"), [Some(value)]).output(graph.name_of(output), ty);
         }
         patch.replace(output, value);
     }

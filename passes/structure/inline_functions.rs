@@ -14,14 +14,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use planish_ir::{
-    Function, Graph, GraphPath, Model, NodeId, Numerics, Opsets, Patch, infer::GraphFacts, onnx::MAX_DEPTH,
-};
+use planish_ir::{Function, Graph, GraphPath, Model, NodeId, Numerics, Opsets, Patch, onnx::MAX_DEPTH};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::hand_over::{Heir, hand_over};
-use crate::{Changes, Context, Pass, PassError, RuleContext, Shape, Skip, Transform, convert::keeps_meaning};
+use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform, convert::keeps_meaning};
 
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -188,8 +186,8 @@ impl Work<'_> {
         let mut patch = Patch::new(Numerics::Exact, format!("call of {} {name:?}", function.op));
         let inputs = node.inputs().iter().map(|v| v.map(Into::into)).collect();
         let results = patch.inline(body.clone(), name, inputs, Vec::new());
-        let cx = RuleContext { graph, opsets: &self.opsets, facts: &GraphFacts::default() };
-        hand_over(&mut patch, &cx, id, node, &Heir::of(&body, results))?;
+        let opset = self.opsets.get("").copied().unwrap_or(1);
+        hand_over(&mut patch, (graph, opset), id, node, &Heir::of(&body, results))?;
         let applied = self.model.apply(path, patch.clone()).map_err(|e| Skip::because(e.to_string()))?;
         self.changes.patches.push((path.clone(), patch));
         Ok(applied.added)

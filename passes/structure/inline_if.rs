@@ -51,7 +51,7 @@ impl Rule for InlineIf {
         let name = node.output(0).map(|v| cx.graph.name_of(v)).unwrap_or_default();
         let mut patch = Patch::new(Numerics::Exact, format!("condition of {name:?} is {why}"));
         let results = patch.inline(taken.clone(), "", Vec::new(), node.captures().to_vec());
-        hand_over(&mut patch, cx, id, node, &Heir::of(taken, results))?;
+        hand_over(&mut patch, (cx.graph, cx.opset()), id, node, &Heir::of(taken, results))?;
         Ok(patch)
     }
 }

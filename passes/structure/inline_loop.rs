@@ -56,7 +56,7 @@ impl Rule for InlineLoop {
             format!("the loop of {name:?} {}", if runs { "runs once" } else { "never runs" }),
         );
         let heirs = if runs { once(cx, node, body, &mut patch)? } else { never(cx, node, carried, &mut patch)? };
-        hand_over(&mut patch, cx, id, node, &heirs)?;
+        hand_over(&mut patch, (cx.graph, cx.opset()), id, node, &heirs)?;
         Ok(patch)
     }
 }
