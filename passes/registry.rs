@@ -72,6 +72,7 @@ pub static PASSES: &[Entry] = &[
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
     entry!("scale-into-linear", "fuse/scale_into_linear.rs", fuse::ScaleIntoLinear),
+    entry!("requantize", "clean/requantize.rs", clean::Requantize),
     entry!("sequences", "structure/sequences.rs", structure::Sequences),
     entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),

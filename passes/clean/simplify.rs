@@ -37,6 +37,7 @@ static STEPS: &[Step] = &[
         why_here: "needs reshapes and transposes merged, or it would move some that were going anyway",
     },
     Step { pass: "sequences", why_here: "indices are constants only now" },
+    Step { pass: "requantize", why_here: "compares scales, which are constants only now" },
     Step { pass: "bn-into-conv", why_here: "needs its statistics as constants, which folding may have made" },
     Step { pass: "hard-sigmoid", why_here: "before its factors are folded into neighbours" },
     Step { pass: "scale-into-linear", why_here: "as the one before, for factors and offsets that are spelled out" },
