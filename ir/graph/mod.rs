@@ -140,20 +140,18 @@ impl Graph {
         }
     }
 
-    /// A name that no value of this graph has yet: `hint`, or `hint_1`, `hint_2`, …
+    /// A name that no value of this graph has yet: `hint`, or `hint_1`, `hint_2`, …; where very many have it, a larger number,
+    /// so that the search stays short.
     pub fn fresh_name(&self, hint: &str) -> String {
         let hint = if hint.is_empty() { "value" } else { hint };
         if !self.by_name.contains_key(hint) {
             return hint.to_owned();
         }
-        let mut n = 1u64;
-        loop {
-            let name = format!("{hint}_{n}");
-            if !self.by_name.contains_key(&name) {
-                return name;
-            }
-            n += 1;
-        }
+        const TRIES: u64 = 100;
+        // Grows with every value that is added, so it is not taken unless the file itself used it.
+        let beyond = self.values.len() as u64 + TRIES;
+        let mut numbers = (1..=TRIES).chain(beyond..).map(|n| format!("{hint}_{n}"));
+        numbers.find(|name| !self.by_name.contains_key(name)).unwrap_or_default()
     }
 
     /// For the verifier: edges into a node as (producer, place).

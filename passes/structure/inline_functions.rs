@@ -54,7 +54,8 @@ impl Transform for InlineFunctions {
         let sites = vec![Sites::new(); model.functions.len()];
         let changes = Changes { remove_uncalled_functions: true, ..Changes::default() };
         // Which calls there are follows from the calls inlined before.
-        let mut work = Work { model: model.clone(), index, sites, opsets: model.opsets.clone(), changes };
+        let (names, opsets) = (BTreeMap::new(), model.opsets.clone());
+        let mut work = Work { model: model.clone(), index, sites, names, opsets, changes };
         for path in model.graph_paths() {
             if let Some(graph) = model.graph_at(&path) {
                 work.enter_calls(&path, graph.nodes().map(|(id, _)| id).collect());
@@ -94,6 +95,8 @@ struct Work<'a> {
     index: BTreeMap<&'a planish_ir::OpName, usize>,
     /// By function: its calls that are still there.
     sites: Vec<Sites>,
+    /// How often each name of a call occurred: to find a free one by trying would take long.
+    names: BTreeMap<String, usize>,
     /// With what functions import besides.
     opsets: Opsets,
     changes: Changes,
@@ -131,10 +134,10 @@ impl Work<'_> {
             }
         }
         let depth = depth(&function.body);
-        for (number, (path, id)) in sites.into_iter().enumerate() {
+        for (path, id) in sites {
             let outcome = match path.steps().count() + depth > MAX_DEPTH {
                 true => Err(Skip::because(format!("subgraphs would be nested more than {MAX_DEPTH} deep"))),
-                false => self.call(function, number, &path, id),
+                false => self.call(function, &path, id),
             };
             match outcome {
                 Ok(added) => {
@@ -164,8 +167,8 @@ impl Work<'_> {
     }
 
     /// Inlines one call; returns the nodes that came.
-    fn call(&mut self, function: &Function, number: usize, path: &GraphPath, id: NodeId) -> Result<Vec<NodeId>, Skip> {
-        /// Names of calls in calls grow with each level; a number does as well.
+    fn call(&mut self, function: &Function, path: &GraphPath, id: NodeId) -> Result<Vec<NodeId>, Skip> {
+        /// Names of calls in calls grow with each level; beyond this the function's name does as well.
         const LONG: usize = 200;
         let graph = self.model.graph_at(path).ok_or(Skip::NoMatch)?;
         let node = graph.node(id).ok_or(Skip::NoMatch)?;
@@ -181,8 +184,13 @@ impl Work<'_> {
             (name, _) => name.to_owned(),
         };
         if name.is_empty() || name.len() > LONG {
-            name = format!("{}_{number}", function.op.name);
+            name.clone_from(&function.op.name);
         }
+        let count = self.names.entry(name.clone()).or_default();
+        if *count > 0 {
+            name = format!("{name}_{count}");
+        }
+        *count += 1;
         let mut patch = Patch::new(Numerics::Exact, format!("call of {} {name:?}", function.op));
         let inputs = node.inputs().iter().map(|v| v.map(Into::into)).collect();
         let results = patch.inline(body.clone(), name, inputs, Vec::new());
@@ -293,6 +301,24 @@ mod tests {
           ["z/soft"] "z/s" = Softmax <axis = 1> (y)
           "z/c" = Constant <value_float = 0.5> ()
           z = Mul ("z/s", "z/c")
+        }
+        "#);
+    }
+
+    #[test]
+    fn calls_of_one_name() {
+        insta::assert_snapshot!(check::<InlineFunctions>(
+            r#"<ir_version: 10, opset_import: ["" : 18, "my" : 1]>
+            g (float[2] x) => (float[2] y) { [c] a = my.F (x) [c] y = my.F (a) }
+            <domain: "my", opset_import: ["" : 18]>
+            F (p) => (r) { [n] q = Neg (p) r = Exp (q) }"#,
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 18, "my" : 1]>
+        g (float[2] x) => (float[2] y) {
+          ["c/n"] "c/q" = Neg (x)
+          a = Exp ("c/q")
+          ["c_1/n"] "c_1/q" = Neg (a)
+          y = Exp ("c_1/q")
         }
         "#);
     }
