@@ -4,18 +4,21 @@
 //!            a = Slice (x, 0, 4);  b = Slice (x, 4, 8)       x has 8 elements along the axis
 //!            y = Concat (a, Concat (b, c)) · y = Concat (Split (x)) · y = Concat (Slice (x, 0, 2), Slice (x, 2, 5))
 //!            y = Slice (Concat (a, b), 0, n)       a has n elements along the axis
-//!            n = Gather (Shape (x), [1])
+//!            n = Gather (Shape (x), [1]) · y = Unsqueeze (Gather (w, Range (0, n, 1)), 0)      w constant
 //! After      y = Slice (x, a∘b) · y = Gather (x, i) · u = Gather (x, [3])
 //!            a, b = Split (x, 4, 4)
 //!            y = Concat (a, b, c) · readers of y read x · y = Slice (x, 0, 5)
-//!            readers of y read a · n = Shape <start = 1, end = 2> (x)
-//! When       bounds are constant, and shapes prove that indices exist and parts meet
+//!            readers of y read a · n = Shape <start = 1, end = 2> (x) ·
+//!            y = Slice (w', 0, n)      w' is w with an axis more
+//! When       bounds are constant, and shapes prove that indices exist and parts meet; of a Range that picks rows, that it
+//!            counts from the front in ones: where it goes beyond the table, Gather fails and Slice is shorter
 //! Refuses    a slice in steps · what does not leave fewer nodes
 //! Numerics   Exact
 //! Reference  ONNX Slice-13, Split-18, Concat-13, Gather-13
 
 mod cut;
 mod join;
+mod table;
 
 use planish_ir::{Attrs, Node, NodeId, Numerics, OpName, Patch, Tensor, infer::axis};
 use schemars::JsonSchema;
@@ -49,9 +52,9 @@ impl Rule for Slices {
             "Concat" => join::flattened(cx, id, node).or_else(|| join::adjacent(cx, id, node)),
             "Slice" => cut::merged(cx, id, node).or_else(|| cut::of_concat(cx, node)).or_else(|| cut::tiles(cx, node)),
             "Split" => whole(cx, node),
-            "Gather" => size(cx, id, node),
+            "Gather" => size(cx, id, node).or_else(|| table::rows(cx, id, node)),
             "Squeeze" => picked(cx, id, node),
-            _ => picked_as_vector(cx, id, node),
+            _ => picked_as_vector(cx, id, node).or_else(|| table::unsqueezed(cx, id, node)),
         };
         patch.ok_or(Skip::NoMatch)
     }

@@ -8,6 +8,9 @@ use super::{
 };
 use crate::RuleContext;
 
+/// Most inputs of a Concat that is made. Long chains of hostile files would be copied again and again.
+const MOST: usize = 1024;
+
 /// A Concat among the inputs of a Concat along the same axis, if nobody else reads it.
 pub(super) fn flattened(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Option<Patch> {
     let output = node.output(0)?;
@@ -28,7 +31,7 @@ pub(super) fn flattened(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Option
             None => inputs.push(v.map(Ref::from)),
         }
     }
-    if !found {
+    if !found || inputs.len() > MOST {
         return None;
     }
     let name = cx.graph.name_of(output);

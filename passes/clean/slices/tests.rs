@@ -254,3 +254,46 @@ fn one_size_is_read_alone() {
     }
     ");
 }
+
+#[test]
+fn the_first_rows_of_a_table_are_sliced() {
+    insta::assert_snapshot!(body(&check::<Slices>(&at(
+        17, "(int64[N,S] x, int64 k) => (float[S,2] y, float[1,S,2] z, float[M,2] v)",
+        &format!("{NUMBERS}, int64 from = {{0}}, int64 step = {{1}}, float[3,2] w = {{0.0, 0.1, 0.2, 0.3, 0.4, 0.5}},
+            float[3,2] t = {{0.5, 0.1, 0.2, 0.3, 0.4, 0.5}}"),
+        "s = Shape (x)
+         n = Gather (s, step)
+         r = Range (from, n, step)
+         y = Gather (w, r)
+         u = Slice (t, zero, two, zero)
+         z = Unsqueeze (u, zero)
+         q = Range (from, k, step)
+         v = Gather (w, q)",
+    ))), @"
+    g (int64[N,S] x, int64 k) => (float[S,2] y, float[1,S,2] z, float[M,2] v)
+    <
+      int64[1] zero = {0},
+      int64[1] one = {1},
+      int64[1] two = {2},
+      int64[1] three = {3},
+      int64[1] four = {4},
+      int64[1] five = {5},
+      int64[1] end = {9223372036854775807},
+      int64[1] last = {-1},
+      int64 from = {0},
+      int64 step = {1},
+      float[3,2] w = {0.0, 0.1, 0.2, 0.3, 0.4, 0.5},
+      int64[1] y_start = {0},
+      int64[1] y_axis = {0},
+      float[1,3,2] t = {0.5, 0.1, 0.2, 0.3, 0.4, 0.5},
+      int64[1] z_axes = {1}
+    >
+    {
+      y_end = Shape <end = 2, start = 1> (x)
+      y = Slice (w, y_start, y_end, y_axis)
+      z = Slice (t, zero, two, z_axes)
+      q = Range (from, k, step)
+      v = Gather (w, q)
+    }
+    ");
+}
