@@ -45,10 +45,6 @@ static STEPS: &[Step] = &[
     Step { pass: "associate-constants", why_here: "what no linear operator took" },
     Step { pass: "pad-into-window", why_here: "after what would have to be refused under padding" },
     Step { pass: "matmul-add", why_here: "after factors went into the weight" },
-    Step { pass: "scale-into-linear", why_here: "as the one before, for factors and offsets that are spelled out" },
-    Step { pass: "pad-into-window", why_here: "after what would have to be refused under padding" },
-    Step { pass: "matmul-add", why_here: "after factors went into the weight" },
-    Step { pass: "merge-parallel", why_here: "takes away the single weights and biases that the ones before change" },
     Step { pass: "dedup-initializers", why_here: "makes equal what common subexpressions compare" },
     Step { pass: "cse", why_here: "last, since what it merges the others would have to take apart" },
 ];
