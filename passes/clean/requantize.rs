@@ -28,10 +28,6 @@ impl Pass for Requantize {
 }
 
 impl Rule for Requantize {
-    fn needs_facts(&self) -> bool {
-        true
-    }
-
     fn roots(&self) -> &'static [&'static str] {
         &["QuantizeLinear"]
     }
