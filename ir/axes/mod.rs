@@ -122,13 +122,24 @@ impl Axes {
         Axes::by(rule, call, outputs)
     }
 
-    pub(crate) fn by(rule: Rule, call: &Call<'_>, outputs: &[Fact]) -> Axes {
+    /// The size that parts behind each other add up to.
+    pub fn volume(&self, parts: &[Part]) -> Dim {
+        volume(&self.letters, parts)
+    }
+
+    fn by(rule: Rule, call: &Call<'_>, outputs: &[Fact]) -> Axes {
         let mut s = Spelling::new(call, outputs);
-        match rule(&mut s) {
+        match rule(&mut s).and_then(|()| s.check()) {
             Ok(()) => s.finish("the axis is not followed through the operator"),
             Err(why) => Spelling::new(call, outputs).finish(why),
         }
     }
+}
+
+fn volume(letters: &[Index], parts: &[Part]) -> Dim {
+    let size = |l: &Letter| letters.get(l.index()).map_or(Dim::Unknown, |l| l.size.clone());
+    let product = |p: &Part| p.iter().fold(Dim::Known(1), |n, l| n.mul(&size(l)));
+    parts.iter().fold(Dim::Known(0), |n, p| n.add(&product(p)))
 }
 
 /// As in the table above; `+` marks summed letters, `~` mixed ones, `!` those that have to stay whole.

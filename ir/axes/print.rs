@@ -4,15 +4,15 @@ use super::{Block, Class, Classes, Member, Place};
 use crate::{Dim, GraphPath, Model, ValueId};
 
 impl Classes {
-    /// One line per class that `keep` accepts. A member is the name of its value, `@` and the axis, then `+` and its offset, `*` and
+    /// One line per class that `keep` accepts, with the members that `list` accepts. A member is the name of its value, `@` and the axis, then `+` and its offset, `*` and
     /// the length of a channel, `x` and the number of copies, `/` and their distance, where they matter.
-    pub fn show(&self, model: &Model, keep: impl Fn(&Class) -> bool) -> String {
-        self.all().iter().filter(|c| keep(c)).map(|c| line(model, c) + "\n").collect()
+    pub fn show(&self, model: &Model, keep: impl Fn(&Class) -> bool, list: impl Fn(&Member) -> bool) -> String {
+        self.all().iter().filter(|c| keep(c)).map(|c| line(model, c, &list) + "\n").collect()
     }
 }
 
-fn line(model: &Model, class: &Class) -> String {
-    let members: Vec<String> = class.members.iter().map(|m| member(model, m)).collect();
+fn line(model: &Model, class: &Class, list: impl Fn(&Member) -> bool) -> String {
+    let members: Vec<String> = class.members.iter().filter(|m| list(m)).map(|m| member(model, m)).collect();
     let mut text = format!("{}: {}", class.size, members.join(", "));
     for (what, places) in [("summed by", &class.summed), ("mixed by", &class.mixed)] {
         if !places.is_empty() {

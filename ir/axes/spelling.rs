@@ -91,6 +91,11 @@ impl<'a> Spelling<'a> {
         self.spelled.insert((port, axis), kept);
     }
 
+    /// The size that parts behind each other add up to.
+    pub fn volume(&self, parts: &[Part]) -> Dim {
+        super::volume(&self.letters, parts)
+    }
+
     /// A letter turns out to have to stay whole.
     pub(crate) fn keep(&mut self, letter: Letter, why: Why) {
         if let Some(index) = self.letters.get_mut(letter.index()) {
@@ -183,6 +188,15 @@ impl<'a> Spelling<'a> {
             _ => return Err("an operand has more axes than the operator takes"),
         }
         Ok(())
+    }
+
+    /// Fails if an axis has another size than its letters, as in a node that cannot run.
+    pub(super) fn check(&self) -> Result<(), Why> {
+        let fits = |(&(port, axis), parts): (&(Port, usize), &Vec<Part>)| match self.shape(port).map(|s| s.get(axis)) {
+            Ok(Some(size)) => size.compatible(&self.volume(parts)),
+            Ok(None) | Err(_) => true,
+        };
+        self.spelled.iter().all(fits).then_some(()).ok_or("the sizes of its operands contradict")
     }
 
     /// The finished spelling; what was left out stays whole for the given reason.

@@ -4,7 +4,7 @@
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{Bindings, infer, testing::Draft};
-use crate::{Attr, Attrs, DType, Graph, Tensor, ValueId, cost, op};
+use crate::{Attr, Attrs, DType, Dim, Graph, Tensor, ValueId, axes, cost, op};
 
 /// Names of attributes that rules read as integers, and as lists.
 const INTS: &[&str] = &[
@@ -141,6 +141,30 @@ fn draft(index: usize, opset: i64, inputs: &[Input], attrs: Attrs) -> Draft {
     d
 }
 
+/// Axes whose letters do not multiply and add up to their size.
+fn spelling_errors(d: &Draft, inferred: &super::Inferred) -> Vec<String> {
+    let mut errors = Vec::new();
+    for (_, node) in d.model.graph.nodes() {
+        let fact = |v: &Option<ValueId>| v.map_or(&super::Fact::UNKNOWN, |v| inferred.graph().fact(v));
+        let inputs = node.inputs().iter().map(fact).collect();
+        let Some(call) = super::call(node, &d.model.opsets, inputs, Vec::new()) else { continue };
+        let outputs: Vec<super::Fact> = node.outputs().iter().map(|v| fact(v).clone()).collect();
+        let axes = axes::Axes::of(&call, &outputs);
+        for s in &axes.spelled {
+            let shape = match s.port {
+                axes::Port::In(slot) => call.shape(slot),
+                axes::Port::Out(slot) => outputs.get(slot).and_then(super::Fact::shape),
+            };
+            let size = shape.and_then(|d| d.get(s.axis)).unwrap_or(&Dim::Unknown);
+            let spelled = axes.volume(&s.parts);
+            if !size.compatible(&spelled) {
+                errors.push(format!("{}: {:?} {} has size {size}, spelled {spelled}: {axes}", node.op, s.port, s.axis));
+            }
+        }
+    }
+    errors
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2048))]
 
@@ -156,6 +180,10 @@ proptest! {
         let bindings = Bindings::from([("N".into(), 24), ("M".into(), 36)]);
         let (open, bound) = (infer(&d.model, &Bindings::new()), infer(&d.model, &bindings));
         cost::cost(&d.model, &bindings);
+        axes::classes(&d.model, &open);
+        for message in spelling_errors(&d, &bound) {
+            prop_assert!(false, "{message}");
+        }
         for (id, value) in d.model.graph.values() {
             if let (Some(a), Some(b)) = (open.ty(id), bound.ty(id)) {
                 let a = super::shape::map_dims(a, &|d| d.bind(&bindings));

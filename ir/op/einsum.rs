@@ -8,6 +8,10 @@
 use std::collections::BTreeMap;
 
 use super::{OpSpec, Traits, VARIADIC, sig};
+use crate::axes::{
+    Port::{self, In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim, Shape,
     infer::{
@@ -16,7 +20,8 @@ use crate::{
     },
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Einsum", &[sig(12, 1, VARIADIC)], Traits::ROUNDING, infer).macs(macs);
+pub(super) static SPEC: OpSpec =
+    OpSpec::new("Einsum", &[sig(12, 1, VARIADIC)], Traits::ROUNDING, infer).macs(macs).axes(axes);
 
 /// What an equation says of the sizes.
 struct Solved {
@@ -99,4 +104,45 @@ fn solve(call: &Call<'_>) -> Result<Option<Solved>, String> {
         }
     };
     Ok(Some(Solved { sizes, ellipsis, output }))
+}
+
+/// As the equation says; letters that the output lacks are summed.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let equation = s.call.attrs().str("equation").ok_or("it has no equation")?;
+    let equation: String = equation.chars().filter(|c| !c.is_whitespace()).collect();
+    let (left, right) = equation.split_once("->").ok_or("its equation leaves the output open")?;
+    let mut inputs: BTreeMap<Symbol, Vec<(Port, usize)>> = BTreeMap::new();
+    for (slot, term) in left.split(',').enumerate() {
+        for (axis, symbol) in symbols(term, s.shape(In(slot))?.len())?.into_iter().enumerate() {
+            inputs.entry(symbol).or_default().push((In(slot), axis));
+        }
+    }
+    let mut outputs: BTreeMap<Symbol, Vec<(Port, usize)>> = BTreeMap::new();
+    for (axis, symbol) in symbols(right, s.shape(Out(0))?.len())?.into_iter().enumerate() {
+        outputs.entry(symbol).or_default().push((Out(0), axis));
+    }
+    for (symbol, places) in inputs {
+        let out = outputs.remove(&symbol).unwrap_or_default();
+        let role = if out.is_empty() { Role::Summed } else { Role::Free };
+        s.broadcast(&places, &out, role)?;
+    }
+    Ok(())
+}
+
+/// A letter, or an axis of the ellipsis, counted from the back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Symbol {
+    Letter(char),
+    Ellipsis(usize),
+}
+
+/// What each axis of an operand is called.
+fn symbols(term: &str, rank: usize) -> Result<Vec<Symbol>, Why> {
+    let (front, back) = term.split_once("...").unwrap_or((term, ""));
+    let letters = |part: &str| part.chars().map(Symbol::Letter).collect::<Vec<_>>();
+    let (mut all, back) = (letters(front), letters(back));
+    let spare = rank.checked_sub(all.len() + back.len()).filter(|&n| n == 0 || term.contains("..."));
+    all.extend((0..spare.ok_or("a term of its equation does not fit")?).rev().map(Symbol::Ellipsis));
+    all.extend(back);
+    Ok(all)
 }

@@ -5,9 +5,16 @@
 //! Shape rule: the input's shape and the target broadcast in both directions.
 
 use super::{OpSpec, Traits, sig};
-use crate::infer::{Call, Num, Outcome, shape::broadcast};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
+use crate::{
+    Dim,
+    infer::{Call, Num, Outcome, shape::broadcast},
+};
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Expand", &[sig(8, 2, 2)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Expand", &[sig(8, 2, 2)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let target = call.per_axis(1).map(|t| t.iter().map(Num::dim).collect::<Vec<_>>());
@@ -19,4 +26,27 @@ fn infer(call: &Call<'_>) -> Outcome {
         _ => None,
     };
     Ok(vec![fact.with(elements)])
+}
+
+/// `0[a,1] -> 0[b,a,c]`: an axis that is new or stretched has a letter of its own.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let (input, output) = (s.shape(In(0))?, s.shape(Out(0))?);
+    for (back, to) in output.iter().rev().enumerate() {
+        let at = output.len() - 1 - back;
+        let from = input.len().checked_sub(back + 1).and_then(|i| Some((i, input.get(i)?)));
+        match from {
+            Some((i, size)) if size.same(to) => {
+                s.tie(&[(In(0), i), (Out(0), at)], Role::Free)?;
+            }
+            None | Some((_, Dim::Known(1))) => {
+                from.into_iter().for_each(|(i, _)| s.spell(In(0), i, &[]));
+                s.tie(&[(Out(0), at)], Role::Free)?;
+            }
+            Some((i, _)) => {
+                s.whole(In(0), i, "it is not known whether it is stretched")?;
+                s.whole(Out(0), at, "it is not known whether it is stretched")?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -7,17 +7,23 @@
 //! axis, or a vector of everything, as long as there are true conditions.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why, same_axes,
+};
 use crate::{
     Dim, Shape,
     infer::{Call, Num, Outcome},
 };
 
-pub(super) static COMPRESS: OpSpec = OpSpec::new("Compress", &[sig(9, 2, 2)], Traits::PURE, infer_compress);
-pub(super) static GATHER: OpSpec = OpSpec::new("Gather", &[sig(1, 2, 2)], Traits::PURE, infer);
+pub(super) static COMPRESS: OpSpec =
+    OpSpec::new("Compress", &[sig(9, 2, 2)], Traits::PURE, infer_compress).axes(axes_compress);
+pub(super) static GATHER: OpSpec = OpSpec::new("Gather", &[sig(1, 2, 2)], Traits::PURE, infer).axes(axes);
 pub(super) static GATHER_ELEMENTS: OpSpec = OpSpec::new("GatherElements", &[sig(11, 2, 2)], Traits::PURE, |c| {
     Ok(vec![c.like(0, c.shape(1).map(<[_]>::to_vec))])
-});
-pub(super) static GATHER_ND: OpSpec = OpSpec::new("GatherND", &[sig(11, 2, 2)], Traits::PURE, infer_nd);
+})
+.axes(axes_elements);
+pub(super) static GATHER_ND: OpSpec = OpSpec::new("GatherND", &[sig(11, 2, 2)], Traits::PURE, infer_nd).axes(axes_nd);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let (Some(data), Some(indices)) = (call.shape(0), call.shape(1)) else { return Ok(vec![call.like(0, None)]) };
@@ -72,4 +78,63 @@ fn infer_compress(call: &Call<'_>) -> Outcome {
     let at = call.axis("axis", 0, data.len())?;
     let cut = |(i, d): (usize, &Dim)| if i == at { size(d.known()) } else { d.clone() };
     Ok(vec![call.like(0, Some(data.iter().enumerate().map(cut).collect()))])
+}
+
+const INDEXED: Why = "indices address it";
+
+/// `0[a,b!,c] 1[d] -> 0[a,d,c]`.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let (data, indices) = (s.shape(In(0))?.len(), s.shape(In(1))?.len());
+    let at = s.call.axis("axis", 0, data).map_err(|_| "its axis does not exist")?;
+    s.whole(In(0), at, INDEXED)?;
+    for axis in 0..at {
+        s.tie(&[(In(0), axis), (Out(0), axis)], Role::Free)?;
+    }
+    for axis in 0..indices {
+        s.tie(&[(In(1), axis), (Out(0), at + axis)], Role::Free)?;
+    }
+    for axis in at + 1..data {
+        s.tie(&[(In(0), axis), (Out(0), axis + indices - 1)], Role::Free)?;
+    }
+    Ok(())
+}
+
+/// `0[a,b!] 1[a,c] -> 0[a,c]`, where the data is no longer than the indices.
+fn axes_elements(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let data = s.shape(In(0))?;
+    let at = s.call.axis("axis", 0, data.len()).map_err(|_| "its axis does not exist")?;
+    for (axis, size) in data.iter().enumerate() {
+        if axis != at && size.same(s.size(In(1), axis)?) {
+            s.tie(&[(In(0), axis), (In(1), axis), (Out(0), axis)], Role::Free)?;
+        } else {
+            s.whole(In(0), axis, INDEXED)?;
+            s.tie(&[(In(1), axis), (Out(0), axis)], Role::Free)?;
+        }
+    }
+    Ok(())
+}
+
+/// `0[a,b!,c] 1[a,d,e!] -> 0[a,d,c]`, where e says how many axes b stands for.
+fn axes_nd(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let (data, indices) = (s.shape(In(0))?.len(), s.shape(In(1))?);
+    let batch = usize::try_from(s.call.int("batch_dims", 0)).map_err(|_| "batch_dims is negative")?;
+    let (depth, kept) = indices.split_last().ok_or("its indices are a scalar")?;
+    let depth = depth.known().and_then(|d| usize::try_from(d).ok()).ok_or("the length of its indices is not known")?;
+    for axis in 0..kept.len() {
+        match axis < batch {
+            true => s.tie(&[(In(0), axis), (In(1), axis), (Out(0), axis)], Role::Free)?,
+            false => s.tie(&[(In(1), axis), (Out(0), axis)], Role::Free)?,
+        };
+    }
+    for (i, axis) in (batch.saturating_add(depth)..data).enumerate() {
+        s.tie(&[(In(0), axis), (Out(0), kept.len() + i)], Role::Free)?;
+    }
+    Ok(())
+}
+
+fn axes_compress(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let rank = s.shape(In(0))?.len();
+    let at = s.call.attrs().int("axis").ok_or("all axes become one")?;
+    let at = crate::infer::axis(at, rank).map_err(|_| "its axis does not exist")?;
+    same_axes(s, &[In(0), Out(0)], (0..rank).filter(|&a| a != at), Role::Free)
 }

@@ -6,15 +6,23 @@
 //! `[seq,d,batch,hidden]` and `[d,batch,hidden]` (LSTM: twice). `layout` = 1 puts the batch first.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim,
     infer::{Call, Fact, Outcome},
 };
 
 pub(super) static GRU: OpSpec =
-    OpSpec::new("GRU", &[sig(1, 3, 6).outputs(2, 2), sig(3, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs);
-pub(super) static LSTM: OpSpec = OpSpec::new("LSTM", &[sig(1, 3, 8).outputs(0, 3)], Traits::ROUNDING, infer).macs(macs);
-pub(super) static RNN: OpSpec = OpSpec::new("RNN", &[sig(1, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs);
+    OpSpec::new("GRU", &[sig(1, 3, 6).outputs(2, 2), sig(3, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer)
+        .macs(macs)
+        .axes(|s| axes(s, 3));
+pub(super) static LSTM: OpSpec =
+    OpSpec::new("LSTM", &[sig(1, 3, 8).outputs(0, 3)], Traits::ROUNDING, infer).macs(macs).axes(|s| axes(s, 4));
+pub(super) static RNN: OpSpec =
+    OpSpec::new("RNN", &[sig(1, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs).axes(|s| axes(s, 1));
 
 fn infer(call: &Call<'_>) -> Outcome {
     call.expect_rank(0, 3)?;
@@ -43,4 +51,33 @@ fn macs(call: &Call<'_>, _: &[Fact]) -> Option<u64> {
     let steps = a.known()?.checked_mul(b.known()?)?;
     let weights = call.fact(1).count()?.checked_add(call.fact(2).count()?)?;
     steps.checked_mul(weights)
+}
+
+/// `0[t,n,i+] 1[d!,g!*h,i+] 2[d!,g!*h,h+] 3[d!,e!*g!*h] 4[n] 5[d!,n,h] 6[d!,n,h] 7[d!,p!*h] -> 0[t,d!,n,h] 1[d!,n,h] 2[d!,n,h]`: g gates of
+/// h hidden units in d directions, with a bias for inputs and one for states. Attributes that list an activation per gate stay.
+fn axes(s: &mut Spelling<'_>, gates: u64) -> Result<(), Why> {
+    const DIRECTION: Why = "directions are counted";
+    let batch_first = s.call.flag("layout", false);
+    let (time, batch) = if batch_first { (1, 0) } else { (0, 1) };
+    let direction = s.tie(&[(In(1), 0), (In(2), 0), (In(3), 0), (In(7), 0)], Role::Whole(DIRECTION))?;
+    s.tie(&[(In(0), 2), (In(1), 2)], Role::Summed)?;
+    let hidden = s.letter(s.size(In(2), 2)?.clone(), Role::Summed);
+    let gate = s.letter(Dim::Known(gates), Role::Whole("gates are counted"));
+    s.spell(In(1), 1, &[gate, hidden]);
+    s.spell(In(2), 1, &[gate, hidden]);
+    s.spell(In(2), 2, &[hidden]);
+    let biases = s.letter(Dim::Known(2), Role::Whole("biases are counted"));
+    s.spell(In(3), 1, &[biases, gate, hidden]);
+    let peepholes = s.letter(Dim::Known(3), Role::Whole("gates are counted"));
+    s.spell(In(7), 1, &[peepholes, hidden]);
+
+    let samples = s.tie(&[(In(0), batch), (In(4), 0)], Role::Free)?;
+    let steps = s.tie(&[(In(0), time)], Role::Mixed)?;
+    let state = if batch_first { [samples, direction, hidden] } else { [direction, samples, hidden] };
+    for port in [In(5), In(6), Out(1), Out(2)] {
+        state.iter().enumerate().for_each(|(axis, &l)| s.spell(port, axis, &[l]));
+    }
+    let all = if batch_first { [samples, steps, direction, hidden] } else { [steps, direction, samples, hidden] };
+    all.iter().enumerate().for_each(|(axis, &l)| s.spell(Out(0), axis, &[l]));
+    Ok(())
 }

@@ -6,6 +6,10 @@
 //! `noop_with_empty_axes` is set.
 
 use super::{OpSpec, Signature, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim, Shape,
     infer::{Call, Num, Outcome},
@@ -17,16 +21,20 @@ const SIGNATURES: &[Signature] = &[sig(1, 1, 1), sig(18, 1, 2)];
 pub(super) static L1: OpSpec = reduction("ReduceL1");
 pub(super) static L2: OpSpec = reduction("ReduceL2");
 pub(super) static LOG_SUM: OpSpec = reduction("ReduceLogSum");
-pub(super) static LOG_SUM_EXP: OpSpec = reduction("ReduceLogSumExp");
-pub(super) static MAX: OpSpec = OpSpec::new("ReduceMax", SIGNATURES, Traits::PURE, |c| fold(c, Num::max));
-pub(super) static MEAN: OpSpec = reduction("ReduceMean");
-pub(super) static MIN: OpSpec = OpSpec::new("ReduceMin", SIGNATURES, Traits::PURE, |c| fold(c, Num::min));
-pub(super) static PROD: OpSpec = OpSpec::new("ReduceProd", SIGNATURES, Traits::ROUNDING, |c| fold(c, Num::mul));
-pub(super) static SUM: OpSpec = OpSpec::new("ReduceSum", SUM_SIGNATURES, Traits::ROUNDING, |c| fold(c, Num::add));
+pub(super) static LOG_SUM_EXP: OpSpec = reduction("ReduceLogSumExp").axes(|s| axes(s, Role::Mixed));
+pub(super) static MAX: OpSpec =
+    OpSpec::new("ReduceMax", SIGNATURES, Traits::PURE, |c| fold(c, Num::max)).axes(|s| axes(s, Role::Mixed));
+pub(super) static MEAN: OpSpec = reduction("ReduceMean").axes(|s| axes(s, Role::Mixed));
+pub(super) static MIN: OpSpec =
+    OpSpec::new("ReduceMin", SIGNATURES, Traits::PURE, |c| fold(c, Num::min)).axes(|s| axes(s, Role::Mixed));
+pub(super) static PROD: OpSpec =
+    OpSpec::new("ReduceProd", SIGNATURES, Traits::ROUNDING, |c| fold(c, Num::mul)).axes(|s| axes(s, Role::Mixed));
+pub(super) static SUM: OpSpec =
+    OpSpec::new("ReduceSum", SUM_SIGNATURES, Traits::ROUNDING, |c| fold(c, Num::add)).axes(|s| axes(s, Role::Summed));
 pub(super) static SUM_SQUARE: OpSpec = reduction("ReduceSumSquare");
 
 const fn reduction(name: &'static str) -> OpSpec {
-    OpSpec::new(name, SIGNATURES, Traits::ROUNDING, |c| fold(c, |_, _| Num::Unknown))
+    OpSpec::new(name, SIGNATURES, Traits::ROUNDING, |c| fold(c, |_, _| Num::Unknown)).axes(|s| axes(s, Role::Summed))
 }
 
 fn fold(call: &Call<'_>, f: fn(&Num, &Num) -> Num) -> Outcome {
@@ -65,4 +73,35 @@ fn fold(call: &Call<'_>, f: fn(&Num, &Num) -> Num) -> Outcome {
         _ => None,
     };
     Ok(vec![fact.with(elements)])
+}
+
+/// `0[a,b+] -> 0[a,1]`, or mixed where zeros change the result.
+fn axes(s: &mut Spelling<'_>, role: Role) -> Result<(), Why> {
+    let rank = s.shape(In(0))?.len();
+    let listed = s.call.axes(1, rank).ok().flatten().ok_or("its axes are not known")?;
+    let axes: Vec<usize> = match listed.filter(|a| !a.is_empty()) {
+        Some(axes) => axes,
+        None if s.call.flag("noop_with_empty_axes", false) => Vec::new(),
+        None => (0..rank).collect(),
+    };
+    for &axis in &axes {
+        s.tie(&[(In(0), axis)], role)?;
+    }
+    reduced(s, &axes, s.call.flag("keepdims", true))
+}
+
+/// Ties the axes that a reduction leaves.
+pub(super) fn reduced(s: &mut Spelling<'_>, axes: &[usize], keep: bool) -> Result<(), Why> {
+    let mut to = 0;
+    for axis in 0..s.shape(In(0))?.len() {
+        match axes.contains(&axis) {
+            true if keep => s.spell(Out(0), to, &[]),
+            true => continue,
+            false => {
+                s.tie(&[(In(0), axis), (Out(0), to)], Role::Free)?;
+            }
+        }
+        to += 1;
+    }
+    Ok(())
 }

@@ -8,15 +8,19 @@
 //! the region of interest.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim, Shape,
     infer::{Call, Num, Outcome, axis},
 };
 
 pub(super) static RESIZE: OpSpec =
-    OpSpec::new("Resize", &[sig(10, 2, 2), sig(11, 3, 4), sig(13, 1, 4)], Traits::ROUNDING, infer);
+    OpSpec::new("Resize", &[sig(10, 2, 2), sig(11, 3, 4), sig(13, 1, 4)], Traits::ROUNDING, infer).axes(axes);
 pub(super) static UPSAMPLE: OpSpec =
-    OpSpec::new("Upsample", &[sig(1, 1, 1), sig(9, 2, 2)], Traits::ROUNDING, infer_upsample);
+    OpSpec::new("Upsample", &[sig(1, 1, 1), sig(9, 2, 2)], Traits::ROUNDING, infer_upsample).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
@@ -106,4 +110,21 @@ fn set(input: &[Dim], axes: &[usize], f: impl Fn(usize, &Dim) -> Dim) -> Shape {
         }
     }
     shape
+}
+
+/// `0[n,c,h!] -> 0[n,c,i!]`: axes that keep their size are tied.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    if s.call.attrs().str("coordinate_transformation_mode") == Some("tf_crop_and_resize") {
+        return Err("it also cuts");
+    }
+    let (input, output) = (s.shape(In(0))?, s.shape(Out(0))?);
+    for (axis, (before, after)) in input.iter().zip(output).enumerate() {
+        if before.same(after) {
+            s.tie(&[(In(0), axis), (Out(0), axis)], Role::Free)?;
+        } else {
+            s.whole(In(0), axis, "it is interpolated")?;
+            s.whole(Out(0), axis, "it is interpolated")?;
+        }
+    }
+    Ok(())
 }

@@ -5,12 +5,16 @@
 //! Shape rule: each named axis is cut as [`Range`] says, the others stay.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim,
     infer::{Call, Fact, MAX_RANK, Num, Outcome, Range, axis},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Slice", &[sig(1, 1, 1), sig(10, 3, 5)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Slice", &[sig(1, 1, 1), sig(10, 3, 5)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
@@ -104,4 +108,48 @@ pub(super) fn pick(elements: &[Num], dims: &[usize], at: usize, places: &[usize]
         }
     }
     Some(out)
+}
+
+/// `0[a|b|c] -> 0[b]` along each axis that is cut in steps of 1.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let (input, output) = (s.shape(In(0))?, s.shape(Out(0))?);
+    let cuts = cuts(s.call, input.len()).ok().flatten().ok_or("it is not known which axes are cut")?;
+    for (axis, (before, after)) in input.iter().zip(output).enumerate() {
+        let mut own = cuts.iter().filter(|(at, _)| *at == axis).map(|(_, range)| range.as_ref());
+        let skipped = match (own.next(), own.next()) {
+            (None, _) => Some(Dim::Known(0)),
+            (Some(range), None) => range.and_then(|r| skipped(r, before)),
+            (Some(_), Some(_)) => None,
+        };
+        let rest = skipped.as_ref().map(|n| before.sub(n).sub(after));
+        match (skipped, rest) {
+            (Some(Dim::Known(0)), _) if before.same(after) || !cuts.iter().any(|(at, _)| *at == axis) => {
+                s.tie(&[(In(0), axis), (Out(0), axis)], Role::Free)?;
+            }
+            (Some(front), Some(back)) if front != Dim::Unknown && back != Dim::Unknown => {
+                let [front, back] = [front, back].map(|size| s.letter(size, Role::Free));
+                let taken = s.tie(&[(Out(0), axis)], Role::Free)?;
+                s.parts(In(0), axis, vec![vec![front], vec![taken], vec![back]]);
+            }
+            _ => {
+                s.whole(In(0), axis, "what is cut out of it is not known, or not in one piece")?;
+                s.whole(Out(0), axis, "what is cut out of it is not known, or not in one piece")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How many elements lie in front of a slice in steps of 1.
+fn skipped(range: &Range, axis: &Dim) -> Option<Dim> {
+    if range.step != 1 {
+        return None;
+    }
+    if let Some((start, _)) = axis.known().and_then(|n| range.on(i64::try_from(n).ok()?)) {
+        return u64::try_from(start).ok().map(Dim::Known);
+    }
+    match range.start.int()? {
+        n if n < 0 => Some(axis.offset(n)),
+        n => u64::try_from(n).ok().map(Dim::Known),
+    }
 }

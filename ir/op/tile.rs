@@ -5,12 +5,16 @@
 //! Shape rule: each axis is multiplied by its repeats.
 
 use super::{OpSpec, Traits, sig};
+use crate::axes::{
+    Port::{In, Out},
+    Role, Spelling, Why,
+};
 use crate::{
     Dim,
     infer::{Call, Num, Outcome},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Tile", &[sig(1, 3, 3), sig(6, 2, 2)], Traits::PURE, infer);
+pub(super) static SPEC: OpSpec = OpSpec::new("Tile", &[sig(1, 3, 3), sig(6, 2, 2)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else {
@@ -31,4 +35,23 @@ fn infer(call: &Call<'_>) -> Outcome {
         _ => None,
     };
     Ok(vec![fact.with(elements)])
+}
+
+/// `0[a] -> 0[b*a]`, with b copies.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let (input, output) = (s.shape(In(0))?, s.shape(Out(0))?);
+    for (axis, (size, whole)) in input.iter().zip(output).enumerate() {
+        match if whole.same(size) { Some(Dim::Known(1)) } else { whole.div_exact(size) } {
+            Some(copies) => {
+                let copies = s.letter(copies, Role::Free);
+                let own = s.tie(&[(In(0), axis)], Role::Free)?;
+                s.spell(Out(0), axis, &[copies, own]);
+            }
+            None => {
+                s.whole(In(0), axis, "it is not known how often it is repeated")?;
+                s.whole(Out(0), axis, "it is not known how often it is repeated")?;
+            }
+        }
+    }
+    Ok(())
 }
