@@ -93,8 +93,8 @@ pub enum Block {
 const FUEL: u64 = 1024;
 /// Members that are listed, per axis of the model; structures in which far more hide are hostile.
 const MEMBERS: usize = 64;
-/// Terms around one that are looked at for what blocks it.
-const ANCESTORS: usize = 4096;
+/// How often a term is looked at, on average, for what it says of its parts.
+const ANCESTORS: usize = 64;
 const INTRICATE: Why = "how its axes hang together is too intricate";
 
 /// Forms the classes of a model of which `inferred` is what inference knows.
@@ -298,17 +298,23 @@ impl Builder<'_> {
 
     fn collect(mut self, found: Vec<(TermId, Member)>) -> Classes {
         let parents = self.parents();
+        let mut ancestors = Ancestors {
+            parents: &parents,
+            seen: vec![usize::MAX; parents.len()],
+            limit: parents.len().saturating_mul(ANCESTORS),
+        };
         let mut result = Classes::default();
         let mut index: BTreeMap<TermId, usize> = BTreeMap::new();
         for (term, member) in found {
             let term = self.terms.find(term);
             let at = *index.entry(term).or_insert_with(|| {
-                let size = self.terms.size(term).clone();
-                let mut class =
-                    Class { size, members: Vec::new(), blocks: Vec::new(), summed: Vec::new(), mixed: Vec::new() };
-                self.apply_notes(term, &parents, &member, &mut class);
+                let at = result.classes.len();
+                let mut class = self.class(term, ancestors.of(term, at));
+                if ancestors.limit == 0 {
+                    class.blocks.push(Block::Value(member.graph.clone(), member.value, INTRICATE));
+                }
                 result.classes.push(class);
-                result.classes.len() - 1
+                at
             });
             let key = (member.graph.clone(), member.value, member.axis);
             let listed = result.by_axis.entry(key).or_default();
@@ -322,9 +328,9 @@ impl Builder<'_> {
         result
     }
 
-    /// The terms that each term is a part or a factor of.
-    fn parents(&mut self) -> BTreeMap<TermId, Vec<TermId>> {
-        let mut parents: BTreeMap<TermId, Vec<TermId>> = BTreeMap::new();
+    /// The terms that each term is a part or a factor of, by index.
+    fn parents(&mut self) -> Vec<Vec<TermId>> {
+        let mut parents = vec![Vec::new(); self.terms.len()];
         let roots: Vec<TermId> = self.terms.roots().collect();
         for root in roots {
             let children = match self.terms.shape(root) {
@@ -332,8 +338,8 @@ impl Builder<'_> {
                 Shape::Sum(c) | Shape::Product(c) => c.clone(),
             };
             for child in children {
-                let list = parents.entry(self.terms.find(child)).or_default();
-                if list.last() != Some(&root) {
+                let child = self.terms.find(child);
+                if let Some(list) = parents.get_mut(child.index()).filter(|l| l.last() != Some(&root)) {
                     list.push(root);
                 }
             }
@@ -341,25 +347,13 @@ impl Builder<'_> {
         parents
     }
 
-    /// What holds of a term, or of one that it is a part of.
-    fn apply_notes(&self, term: TermId, parents: &BTreeMap<TermId, Vec<TermId>>, member: &Member, class: &mut Class) {
-        let mut seen = BTreeSet::from([term]);
-        let mut stack = vec![term];
-        let mut notes = BTreeSet::new();
-        while let Some(next) = stack.pop() {
-            notes.extend(self.terms.notes(next));
-            for &parent in parents.get(&next).into_iter().flatten() {
-                // What is left out here could only add to what blocks.
-                if seen.len() >= ANCESTORS {
-                    class.blocks.push(Block::Value(member.graph.clone(), member.value, INTRICATE));
-                    stack.clear();
-                    break;
-                }
-                if seen.insert(parent) {
-                    stack.push(parent);
-                }
-            }
-        }
+    /// A class without members: what holds of a term, or of one that it is a part of.
+    fn class(&self, term: TermId, ancestors: Vec<TermId>) -> Class {
+        let mut notes: Vec<u32> = ancestors.into_iter().flat_map(|t| self.terms.notes(t)).copied().collect();
+        notes.sort_unstable();
+        notes.dedup();
+        let size = self.terms.size(term).clone();
+        let mut class = Class { size, members: Vec::new(), blocks: Vec::new(), summed: Vec::new(), mixed: Vec::new() };
         for note in notes.into_iter().filter_map(|i| self.notes.get(i as usize)) {
             match note {
                 Note::Summed(place) => class.summed.push(place.clone()),
@@ -373,6 +367,37 @@ impl Builder<'_> {
         class.mixed.dedup();
         class.blocks.sort();
         class.blocks.dedup();
+        class
+    }
+}
+
+/// Finds what terms are parts of.
+struct Ancestors<'a> {
+    parents: &'a [Vec<TermId>],
+    /// For each term, the last search that met it.
+    seen: Vec<usize>,
+    /// How many may still be met, over all searches. At 0 some are missing.
+    limit: usize,
+}
+
+impl Ancestors<'_> {
+    /// A term and all that it is a part of, directly or not. `search` numbers the searches.
+    fn of(&mut self, term: TermId, search: usize) -> Vec<TermId> {
+        let mut found = vec![term];
+        let mut next = 0;
+        while let Some(&at) = found.get(next) {
+            next += 1;
+            for &parent in self.parents.get(at.index()).into_iter().flatten() {
+                let Some(seen) = self.seen.get_mut(parent.index()).filter(|s| **s != search) else { continue };
+                *seen = search;
+                self.limit = self.limit.saturating_sub(1);
+                if self.limit == 0 {
+                    return found;
+                }
+                found.push(parent);
+            }
+        }
+        found
     }
 }
 

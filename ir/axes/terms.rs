@@ -11,6 +11,13 @@ use crate::Dim;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TermId(u32);
 
+impl TermId {
+    /// Its place among all ids.
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What a term is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -92,22 +99,22 @@ impl Terms {
     /// The id that stands for all terms equal to this one.
     pub(super) fn find(&mut self, id: TermId) -> TermId {
         let mut root = id;
-        while let Some(term) = self.terms.get(root.0 as usize).filter(|t| t.parent != root) {
+        while let Some(term) = self.terms.get(root.index()).filter(|t| t.parent != root) {
             root = term.parent;
         }
         let mut at = id;
-        while let Some(term) = self.terms.get_mut(at.0 as usize).filter(|t| t.parent != root && at != root) {
+        while let Some(term) = self.terms.get_mut(at.index()).filter(|t| t.parent != root && at != root) {
             at = std::mem::replace(&mut term.parent, root);
         }
         root
     }
 
     fn root(&self, id: TermId) -> Option<&Term> {
-        let mut term = self.terms.get(id.0 as usize)?;
+        let mut term = self.terms.get(id.index())?;
         let mut at = id;
         while term.parent != at {
             at = term.parent;
-            term = self.terms.get(at.0 as usize)?;
+            term = self.terms.get(at.index())?;
         }
         Some(term)
     }
@@ -122,18 +129,20 @@ impl Terms {
         self.root(id).map_or(&Shape::Atom, |t| &t.shape)
     }
 
-    /// What was noted of it, sorted.
-    pub(super) fn notes(&self, id: TermId) -> Vec<u32> {
-        let mut notes = self.root(id).map_or_else(Vec::new, |t| t.notes.clone());
-        notes.sort_unstable();
-        notes.dedup();
-        notes
+    /// What was noted of it, in no order.
+    pub(super) fn notes(&self, id: TermId) -> &[u32] {
+        self.root(id).map_or(&[], |t| &t.notes)
+    }
+
+    /// Number of ids.
+    pub(super) fn len(&self) -> usize {
+        self.terms.len()
     }
 
     /// Notes something that holds of all its indices.
     pub(super) fn note(&mut self, id: TermId, note: u32) {
         let root = self.find(id);
-        if let Some(t) = self.terms.get_mut(root.0 as usize)
+        if let Some(t) = self.terms.get_mut(root.index())
             && t.notes.last() != Some(&note)
         {
             t.notes.push(note);
@@ -142,7 +151,7 @@ impl Terms {
 
     /// Ids that stand for themselves.
     pub(super) fn roots(&self) -> impl Iterator<Item = TermId> + '_ {
-        self.terms.iter().enumerate().filter_map(|(i, t)| (t.parent.0 as usize == i).then_some(t.parent))
+        self.terms.iter().enumerate().filter_map(|(i, t)| (t.parent.index() == i).then_some(t.parent))
     }
 
     /// Makes two terms equal. On failure both are as they were or finer, and not equal.
@@ -208,11 +217,11 @@ impl Terms {
 
     /// Lets `from` stand for what `to` stands for.
     fn link(&mut self, from: TermId, to: TermId) {
-        let Some(child) = self.terms.get_mut(from.0 as usize) else { return };
+        let Some(child) = self.terms.get_mut(from.index()) else { return };
         child.parent = to;
         let (size, mut notes) = (child.size.clone(), std::mem::take(&mut child.notes));
         child.shape = Shape::Atom;
-        let Some(root) = self.terms.get_mut(to.0 as usize) else { return };
+        let Some(root) = self.terms.get_mut(to.index()) else { return };
         if root.size.known().is_none() && (size.known().is_some() || root.size == Dim::Unknown) {
             root.size = size;
         }
@@ -252,7 +261,7 @@ impl Terms {
 
     fn keep_shape(&mut self, id: TermId, shape: Shape) {
         let root = self.find(id);
-        if let Some(t) = self.terms.get_mut(root.0 as usize) {
+        if let Some(t) = self.terms.get_mut(root.index()) {
             t.shape = shape;
         }
     }

@@ -48,7 +48,7 @@ impl Moved {
 fn factors(mut count: usize, choices: &[u8]) -> Vec<usize> {
     let mut dims = Vec::new();
     for &c in choices {
-        let divisors: Vec<usize> = (1..=count).filter(|d| count % d == 0).collect();
+        let divisors: Vec<usize> = (1..=count).filter(|d| count.is_multiple_of(*d)).collect();
         let d = divisors[usize::from(c) % divisors.len()];
         dims.push(d);
         count /= d;
@@ -71,7 +71,7 @@ fn step(d: &mut Draft, all: &mut Vec<Moved>, choices: &[u8]) {
         1 => {
             let mut perm: Vec<usize> = (0..from.dims.len()).collect();
             perm.rotate_left(axis);
-            if choices[3] % 2 == 0 && perm.len() > 1 {
+            if choices[3].is_multiple_of(2) && perm.len() > 1 {
                 perm.swap(0, 1);
             }
             let attr: Vec<i64> = perm.iter().map(|&p| p as i64).collect();
