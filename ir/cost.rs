@@ -7,11 +7,15 @@
 //! **MACs** are the multiplications of linear algebra (matrix products, convolutions, recurrent cells, attention) in one
 //! run; elementwise operators, pools, normalizations and activations count as none. Both branches of an `If` count, so
 //! the sum is an upper bound; the body of a `Loop` or `Scan` counts as often as it runs, where that is known.
+//!
+//! **Traffic** is what the nodes read and write, weights included, as if each went to memory on its own: the bytes of all inputs and
+//! outputs. Operators that pick elements read what they give, not what they pick from; those that look at sizes only read nothing.
+//! A runtime that fuses nodes or hands buffers on moves less.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    Attr, Def, Graph, Model, Node, NodeId, OpName, Opsets, Tensor, ValueId,
+    Attr, Def, Graph, Model, Node, NodeId, OpName, Tensor, ValueId,
     infer::{self, Bindings, Call, Fact, GraphFacts, Inferred},
     op,
 };
@@ -22,6 +26,22 @@ pub type Rule = fn(&Call<'_>, &[Fact]) -> Option<u64>;
 /// The rule of operators without linear algebra.
 pub fn none(_: &Call<'_>, _: &[Fact]) -> Option<u64> {
     Some(0)
+}
+
+/// The rule for what most operators read, in bytes: all of their inputs.
+pub fn all_inputs(call: &Call<'_>, _: &[Fact]) -> Option<u64> {
+    (0..call.node.inputs().len()).filter(|&i| call.has(i)).try_fold(0u64, |n, i| n.checked_add(bytes(call.fact(i))?))
+}
+
+/// What operators read that pick elements of their first input: as much as they give, and the other inputs.
+pub fn picked(call: &Call<'_>, outputs: &[Fact]) -> Option<u64> {
+    let others = (1..call.node.inputs().len()).filter(|&i| call.has(i));
+    others.map(|i| call.fact(i)).chain(outputs).try_fold(0u64, |n, fact| n.checked_add(bytes(fact)?))
+}
+
+/// Bytes of a tensor of fixed size.
+fn bytes(fact: &Fact) -> Option<u64> {
+    fact.dtype()?.byte_len(fact.count()?)
 }
 
 /// What a model costs.
@@ -35,10 +55,23 @@ pub struct ModelCost {
     pub weight_bytes: u64,
     /// Multiply-accumulates of one run, as far as they are known. Saturates.
     pub macs: u64,
+    /// What the nodes read and write in one run, if it was counted.
+    pub traffic: Option<Traffic>,
     /// Nodes with linear algebra whose MACs depend on open sizes, by name or by their first output, in the order of nodes.
     pub unknown: Vec<String>,
     /// By operator.
     pub operators: BTreeMap<OpName, OpCost>,
+}
+
+/// What nodes read and write in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Bytes read, weights included, as far as they are known. Saturates.
+    pub read: u64,
+    /// Bytes written, as far as they are known. Saturates.
+    pub written: u64,
+    /// Nodes of which it is open how much they read or write.
+    pub unknown: u64,
 }
 
 /// What all nodes of one operator cost.
@@ -54,38 +87,44 @@ pub struct OpCost {
 
 /// Computes the costs of a model whose named sizes are as bound, or open.
 pub fn cost(model: &Model, bindings: &Bindings) -> ModelCost {
-    cost_of(model, &infer::infer(model, &Bindings::new()), bindings)
+    let mut counter = Counter::new(model, bindings);
+    counter.cost.traffic = Some(Traffic::default());
+    counter.count(&infer::infer(model, bindings))
 }
 
-/// As [`cost()`], from what was inferred with all sizes open.
+/// As [`cost()`], from what was inferred with all sizes open, and without the traffic.
 pub fn cost_of(model: &Model, inferred: &Inferred, bindings: &Bindings) -> ModelCost {
-    let cost = count(model, inferred, bindings);
+    let cost = Counter::new(model, bindings).count(inferred);
     if cost.unknown.is_empty() || bindings.is_empty() {
         return cost;
     }
     // Some sizes follow only from numbers, not from names: those that depend on a comparison, for example.
-    count(model, &infer::infer(model, bindings), bindings)
-}
-
-fn count(model: &Model, inferred: &Inferred, bindings: &Bindings) -> ModelCost {
-    let functions = model.functions.iter().map(|f| &f.op).collect();
-    let mut counter = Counter { functions, opsets: &model.opsets, bindings, cost: ModelCost::default() };
-    counter.graph(&model.graph, inferred.graph(), Some(1));
-    model.graph.walk(&mut |g| counter.weights(g));
-    for f in &model.functions {
-        f.body.walk(&mut |g| counter.weights(g));
-    }
-    counter.cost
+    Counter::new(model, bindings).count(&infer::infer(model, bindings))
 }
 
 struct Counter<'a> {
+    model: &'a Model,
     functions: BTreeSet<&'a OpName>,
-    opsets: &'a Opsets,
     bindings: &'a Bindings,
     cost: ModelCost,
 }
 
-impl Counter<'_> {
+impl<'a> Counter<'a> {
+    fn new(model: &'a Model, bindings: &'a Bindings) -> Counter<'a> {
+        let functions = model.functions.iter().map(|f| &f.op).collect();
+        Counter { model, functions, bindings, cost: ModelCost::default() }
+    }
+
+    fn count(mut self, inferred: &Inferred) -> ModelCost {
+        let model = self.model;
+        self.graph(&model.graph, inferred.graph(), Some(1));
+        model.graph.walk(&mut |g| self.weights(g));
+        for f in &model.functions {
+            f.body.walk(&mut |g| self.weights(g));
+        }
+        self.cost
+    }
+
     /// Counts the nodes of a graph that runs `runs` times, or an unknown number of times.
     fn graph(&mut self, g: &Graph, facts: &GraphFacts, runs: Option<u64>) {
         for (id, node) in g.nodes().filter(|(_, n)| !n.op.is("Constant")) {
@@ -100,6 +139,16 @@ impl Counter<'_> {
     }
 
     fn node(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &GraphFacts, runs: Option<u64>) {
+        if let Some(mut traffic) = self.cost.traffic {
+            match self.traffic(node, facts).zip(runs) {
+                Some(((read, written), runs)) => {
+                    traffic.read = traffic.read.saturating_add(read.saturating_mul(runs));
+                    traffic.written = traffic.written.saturating_add(written.saturating_mul(runs));
+                }
+                None => traffic.unknown += 1,
+            }
+            self.cost.traffic = Some(traffic);
+        }
         let once = self.macs(node, facts);
         // Nothing stays nothing, however often it runs.
         let macs = if once == Some(0) { once } else { once.zip(runs).map(|(m, r)| m.saturating_mul(r)) };
@@ -129,7 +178,7 @@ impl Counter<'_> {
         }
         let Some(spec) = op::spec(&node.op) else { return Some(0) };
         let macs = |inputs: Vec<&Fact>, outputs: &[Fact]| {
-            let call = infer::call(node, self.opsets, inputs, Vec::new())?;
+            let call = infer::call(node, &self.model.opsets, inputs, Vec::new())?;
             (spec.macs)(&call, outputs)
         };
         let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
@@ -140,6 +189,17 @@ impl Counter<'_> {
             let outputs: Vec<Fact> = outputs.iter().map(|f| f.bind(self.bindings)).collect();
             macs(inputs.iter().collect(), &outputs)
         })
+    }
+
+    /// Bytes read and written by a node that runs once.
+    fn traffic(&self, node: &Node, facts: &GraphFacts) -> Option<(u64, u64)> {
+        let spec = op::spec(&node.op).filter(|_| !self.functions.contains(&node.op))?;
+        let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
+        let outputs: Vec<Fact> = node.outputs().iter().flatten().map(|&v| facts.fact(v).clone()).collect();
+        let inputs = node.inputs().iter().map(fact).collect();
+        let call = infer::call(node, &self.model.opsets, inputs, Vec::new())?;
+        let written = outputs.iter().try_fold(0u64, |n, fact| n.checked_add(bytes(fact)?))?;
+        Some(((spec.reads)(&call, &outputs)?, written))
     }
 
     fn weights(&mut self, g: &Graph) {
@@ -214,6 +274,24 @@ mod tests {
         assert_eq!(two.macs, 2 * (4 * 6 * 6 * 27 + 144 * 10));
         assert_eq!((two.nodes, two.parameters, two.weight_bytes), (3, 108 + 1440, 4 * 1548));
         assert_eq!(two.operators[&OpName::onnx("Conv")].macs, 2 * 4 * 6 * 6 * 27);
+    }
+
+    #[test]
+    fn traffic_is_what_nodes_read_and_write() {
+        let mut d = Draft::new(17);
+        let ids = d.input_of("ids", crate::DType::I64, &["N", "5"]);
+        let table = d.weights(&[1000, 8]);
+        let x = d.node("Gather", &[table, ids], Attrs::new());
+        let w = d.weights(&[8, 4]);
+        d.node("MatMul", &[x, w], Attrs::new());
+        d.node("Shape", &[x], Attrs::new());
+        let open = cost(&d.model, &Bindings::new());
+        assert_eq!(open.traffic, Some(Traffic { read: 0, written: 24, unknown: 2 }));
+        let one = cost(&d.model, &Bindings::from([("N".into(), 1)]));
+        // Five ids and the rows that they pick; these again, and the weights.
+        let read = (5 * 8 + 5 * 8 * 4) + (5 * 8 * 4 + 8 * 4 * 4);
+        let written = 5 * 8 * 4 + 5 * 4 * 4 + 3 * 8;
+        assert_eq!(one.traffic, Some(Traffic { read, written, unknown: 0 }));
     }
 
     #[test]

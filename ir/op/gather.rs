@@ -18,12 +18,15 @@ use crate::{
 
 pub(super) static COMPRESS: OpSpec =
     OpSpec::new("Compress", &[sig(9, 2, 2)], Traits::PURE, infer_compress).axes(axes_compress);
-pub(super) static GATHER: OpSpec = OpSpec::new("Gather", &[sig(1, 2, 2)], Traits::PURE, infer).axes(axes);
+pub(super) static GATHER: OpSpec =
+    OpSpec::new("Gather", &[sig(1, 2, 2)], Traits::PURE, infer).axes(axes).reads(crate::cost::picked);
 pub(super) static GATHER_ELEMENTS: OpSpec = OpSpec::new("GatherElements", &[sig(11, 2, 2)], Traits::PURE, |c| {
     Ok(vec![c.like(0, c.shape(1).map(<[_]>::to_vec))])
 })
-.axes(axes_elements);
-pub(super) static GATHER_ND: OpSpec = OpSpec::new("GatherND", &[sig(11, 2, 2)], Traits::PURE, infer_nd).axes(axes_nd);
+.axes(axes_elements)
+.reads(crate::cost::picked);
+pub(super) static GATHER_ND: OpSpec =
+    OpSpec::new("GatherND", &[sig(11, 2, 2)], Traits::PURE, infer_nd).axes(axes_nd).reads(crate::cost::picked);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let (Some(data), Some(indices)) = (call.shape(0), call.shape(1)) else { return Ok(vec![call.like(0, None)]) };

@@ -99,6 +99,8 @@ pub struct OpSpec {
     pub axes: axes::Rule,
     /// Multiply-accumulates of one run, from the types of inputs and outputs.
     pub macs: cost::Rule,
+    /// Bytes that one run reads.
+    pub reads: cost::Rule,
 }
 
 /// Inputs and outputs from one opset version on.
@@ -201,7 +203,17 @@ impl OpSpec {
     /// An operator of ai.onnx without linear algebra in it. Its axes are opaque unless it is elementwise.
     const fn new(name: &'static str, signatures: &'static [Signature], traits: Traits, infer: infer::Rule) -> OpSpec {
         let axes: axes::Rule = if traits.elementwise { axes::elementwise } else { axes::opaque };
-        OpSpec { domain: "", name, signatures, traits, infer, bodies: None, axes, macs: cost::none }
+        OpSpec {
+            domain: "",
+            name,
+            signatures,
+            traits,
+            infer,
+            bodies: None,
+            axes,
+            macs: cost::none,
+            reads: cost::all_inputs,
+        }
     }
 
     /// In another domain.
@@ -219,6 +231,12 @@ impl OpSpec {
     /// With multiply-accumulates.
     const fn macs(mut self, rule: cost::Rule) -> OpSpec {
         self.macs = rule;
+        self
+    }
+
+    /// With inputs that are not read as a whole.
+    const fn reads(mut self, rule: cost::Rule) -> OpSpec {
+        self.reads = rule;
         self
     }
 

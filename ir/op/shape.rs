@@ -15,12 +15,13 @@ use crate::{
 };
 
 pub(super) static SHAPE: OpSpec =
-    OpSpec::new("Shape", &[sig(1, 1, 1)], Traits::PURE, infer_shape).axes(|s| axes(s, true));
+    OpSpec::new("Shape", &[sig(1, 1, 1)], Traits::PURE, infer_shape).axes(|s| axes(s, true)).reads(crate::cost::none);
 pub(super) static SIZE: OpSpec = OpSpec::new("Size", &[sig(1, 1, 1)], Traits::PURE, |call| {
     let elements = call.shape(0).map(|s| vec![Num::from_dim(&volume(s))]);
     Ok(vec![Fact::scalar(DType::I64).with(elements)])
 })
-.axes(|s| axes(s, false));
+.axes(|s| axes(s, false))
+.reads(crate::cost::none);
 
 fn infer_shape(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else {

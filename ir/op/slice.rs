@@ -14,7 +14,8 @@ use crate::{
     infer::{Call, Fact, MAX_RANK, Num, Outcome, Range, axis},
 };
 
-pub(super) static SPEC: OpSpec = OpSpec::new("Slice", &[sig(1, 1, 1), sig(10, 3, 5)], Traits::PURE, infer).axes(axes);
+pub(super) static SPEC: OpSpec =
+    OpSpec::new("Slice", &[sig(1, 1, 1), sig(10, 3, 5)], Traits::PURE, infer).axes(axes).reads(crate::cost::picked);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let Some(input) = call.shape(0) else { return Ok(vec![call.like(0, None)]) };
