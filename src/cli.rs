@@ -40,6 +40,8 @@ enum Command {
     Diff(Diff),
     /// List the passes, or explain one.
     Passes(Passes),
+    /// List the operators that planish knows, and what it knows of them.
+    Operators(Operators),
     /// Write a commented pipeline for a model to start from.
     Init(Init),
     /// Print the JSON Schema of pipeline files.
@@ -207,6 +209,14 @@ pub enum PassesAction {
     },
 }
 
+/// Arguments of `operators`.
+#[derive(Debug, Args)]
+pub struct Operators {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct Init {
@@ -283,6 +293,7 @@ impl Cli {
             Command::Verify(args) => commands::verify::run(&args),
             Command::Diff(args) => commands::diff::run(&args),
             Command::Passes(args) => commands::passes::run(&args),
+            Command::Operators(args) => commands::operators::run(&args),
             Command::Init(args) => commands::init::run(&args),
             Command::Schema => commands::schema(),
             Command::Completions { shell } => commands::completions(shell),

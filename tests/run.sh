@@ -21,3 +21,4 @@ fi
 cargo test --workspace --locked "$@"
 cargo build --locked
 "$venv/bin/python" tests/operators.py target/debug/planish
+"$venv/bin/python" tests/schemas.py target/debug/planish

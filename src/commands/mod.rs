@@ -4,6 +4,7 @@ pub mod compile;
 pub mod diff;
 pub mod init;
 pub mod inspect;
+pub mod operators;
 pub mod passes;
 pub mod verify;
 

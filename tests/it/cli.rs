@@ -244,6 +244,15 @@ fn calibration_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn operators_are_listed() {
+    let all: Value = serde_json::from_str(&stdout(planish().args(["operators", "--json"]))).unwrap();
+    let conv = all.as_array().unwrap().iter().find(|o| o["domain"] == "" && o["name"] == "Conv").unwrap();
+    assert_eq!((&conv["axes"], &conv["macs"], &conv["pure"]), (&true.into(), &true.into(), &true.into()));
+    assert_eq!(conv["signatures"][0]["inputs"], serde_json::json!([2, 3]));
+    assert!(stdout(planish().arg("operators")).contains("com.microsoft::MatMulNBits"));
+}
+
+#[test]
 fn inspect_counts() {
     let text = stdout(planish().arg("inspect").arg(cnn()));
     for part in ["62 nodes", "dynamic dims: batch", "BatchNormalization", "ai.onnx 17", "14.3 M"] {
