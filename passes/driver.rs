@@ -279,8 +279,8 @@ impl Run<'_> {
         match pass.shape() {
             Shape::Rule(rule) => {
                 // Lent, because patches change what else there is of the run.
-                let facts = std::mem::take(&mut self.facts);
-                self.rule(model, rule, &facts, &mut progress)?;
+                let mut facts = std::mem::take(&mut self.facts);
+                self.rule(model, rule, &mut facts, &mut progress)?;
                 self.facts = facts;
             }
             Shape::Transform(transform) => self.transform(model, transform, &mut progress)?,
@@ -359,13 +359,12 @@ impl Run<'_> {
         &mut self,
         model: &mut Model,
         rule: &dyn Rule,
-        inferred: &Inferred,
+        inferred: &mut Inferred,
         progress: &mut Progress,
     ) -> Result<(), DriverError> {
         let unknown = infer::GraphFacts::default();
         // Inner graphs first: a rewrite of the graph around them may move what is in them.
         for path in model.graph_paths().into_iter().rev() {
-            let facts = inferred.graph().at(&path).unwrap_or(&unknown);
             let Some(graph) = model.graph_at(&path) else { continue };
             // A verified graph has no cycle.
             let order = graph.topological_order().unwrap_or_default();
@@ -381,13 +380,19 @@ impl Run<'_> {
                 if !rule.matches(&node.op) {
                     continue;
                 }
+                let facts = inferred.graph().at(&path).unwrap_or(&unknown);
                 let Driver { target, observer, .. } = *self.driver;
                 observer.looks(progress.name, graph, node);
                 let cx = RuleContext { graph, opsets: &model.opsets, facts, target, explains: observer.explains() };
                 match rule.rewrite(&cx, id, node) {
                     Ok(patch) => {
-                        if let Some(touched) = self.apply(model, &path, patch, Some(id), progress)? {
-                            work.extend(touched);
+                        if let Some(applied) = self.apply(model, &path, patch, Some(id), progress)? {
+                            if let (Some(graph), Some(facts)) =
+                                (model.graph_at(&path), inferred.graph_mut().at_mut(&path))
+                            {
+                                facts.learn(graph, &applied.added, &model.opsets);
+                            }
+                            work.extend(applied.touched);
                         }
                     }
                     Err(skip) => self.refuse(graph, id, &skip, progress),
@@ -438,7 +443,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Returns the nodes to look at again, or `None` if the patch was refused.
+    /// Returns what it did, or `None` if the patch was refused.
     fn apply(
         &mut self,
         model: &mut Model,
@@ -446,7 +451,7 @@ impl Run<'_> {
         patch: Patch,
         root: Option<NodeId>,
         progress: &mut Progress,
-    ) -> Result<Option<Vec<NodeId>>, DriverError> {
+    ) -> Result<Option<Applied>, DriverError> {
         let (note, numerics) = (patch.note().to_owned(), patch.numerics());
         match model.apply(path, patch) {
             Ok(applied) => {
@@ -468,7 +473,7 @@ impl Run<'_> {
                     self.driver.observer.patch(&Patched { number, pass, note: &note, graph, applied: &applied });
                 }
                 self.outcome.stopped = self.driver.stop_after.is_some_and(|n| number >= n);
-                Ok(Some(applied.touched.into_iter().collect()))
+                Ok(Some(applied))
             }
             // Names of the interface, types that the file declares, operator sets that it imports and functions that it
             // defines decide this, which a rule need not look at.

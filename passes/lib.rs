@@ -26,6 +26,7 @@ pub mod clean;
 pub mod convert;
 pub mod fuse;
 pub mod quantize;
+pub mod rules;
 pub mod structure;
 
 #[cfg(test)]

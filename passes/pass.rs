@@ -66,8 +66,8 @@ pub struct RuleContext<'a> {
     pub graph: &'a Graph,
     /// Versions of the operator sets in use.
     pub opsets: &'a Opsets,
-    /// What inference found out before the rule began; values added since are unknown. Unlike the types in the graph these
-    /// are proofs: what a file declares of inner values may be wrong.
+    /// What inference found out before the rule began, and of the nodes that the rule added since. Unlike the types in the
+    /// graph these are proofs: what a file declares of inner values may be wrong.
     pub facts: &'a GraphFacts,
     /// What the result is made for.
     pub target: Target,

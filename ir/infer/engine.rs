@@ -82,11 +82,12 @@ impl Engine<'_> {
         facts.facts.resize(bound(g).max(old), Fact::UNKNOWN);
         // Values that what was known before says nothing of.
         let mut changed = vec![false; facts.facts.len()];
-        for (id, value) in g.values().rev().take_while(|(id, _)| id.index() >= old) {
-            if let Some(known) = given(value, &[]) {
+        for (id, value) in g.values() {
+            let is_known = facts.ty(id).is_some();
+            if !is_known && let Some(known) = given(value, &[]) {
                 facts.set(id, known);
             }
-            changed[id.index()] = true;
+            changed[id.index()] = !is_known;
         }
         // A cycle is for the verifier to report.
         for id in g.topological_order().unwrap_or_default() {

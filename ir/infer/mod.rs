@@ -19,6 +19,7 @@ mod fact;
 #[cfg(test)]
 mod generated;
 mod num;
+mod prospect;
 pub mod shape;
 mod slice;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use call::{Call, axis};
 pub(crate) use engine::call;
 pub use fact::{Fact, MAX_ELEMENTS, MAX_RANK};
 pub use num::Num;
+pub use prospect::{Prospect, prospect};
 pub use slice::Range;
 pub use window::Window;
 
@@ -117,6 +119,11 @@ impl Inferred {
         &self.graph
     }
 
+    /// The main graph, to be added to.
+    pub const fn graph_mut(&mut self) -> &mut GraphFacts {
+        &mut self.graph
+    }
+
     /// Nodes that cannot run as the model stands, or that disagree with declared types, in topological order.
     pub fn contradictions(&self) -> &[Contradiction] {
         &self.contradictions
@@ -142,6 +149,11 @@ impl GraphFacts {
     /// Facts of the graph at a path from this one.
     pub fn at(&self, path: &GraphPath) -> Option<&GraphFacts> {
         path.steps().try_fold(self, |facts, (owner, index)| facts.subgraph(owner, index))
+    }
+
+    /// Facts of the graph at a path from this one, to be added to.
+    pub fn at_mut(&mut self, path: &GraphPath) -> Option<&mut GraphFacts> {
+        path.steps().try_fold(self, |facts, (owner, index)| facts.inner.get_mut(&(owner, index)))
     }
 
     /// Facts of a node's subgraph; `index` counts as [`Attrs::graphs`](crate::Attrs::graphs) does.

@@ -4,6 +4,8 @@ mod affine;
 mod associate_constants;
 mod bn_into_conv;
 mod fold_affine;
+#[expect(clippy::module_inception, reason = "the pass is called as the family")]
+mod fuse;
 mod hard_sigmoid;
 mod linear;
 mod linear_chain;
@@ -14,6 +16,7 @@ mod scale_into_linear;
 
 pub use associate_constants::AssociateConstants;
 pub use bn_into_conv::BnIntoConv;
+pub use fuse::Fuse;
 pub use hard_sigmoid::HardSigmoid;
 pub use linear_chain::LinearChain;
 pub use matmul_add::MatMulAdd;

@@ -1,0 +1,107 @@
+//! Make one operator of several, by the built-in rules.
+//!
+//! Before     what exporters spell out: activations and normalizations as chains of elementwise operators
+//! After      the operator that they stand for, in the form that the target runs best
+//! When       a rule of `passes/fuse/rules` matches; `planish passes explain fuse` lists them
+//! Refuses    what the conditions of the rule say; values inside that others read; operators that the model's operator
+//!            set does not have; what would not leave fewer nodes
+//! Numerics   that of each rule
+//! Reference  each rule names its own
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Pass, Shape, rules::RuleSet, suggest};
+
+/// One rule file per line, tried in this order.
+static FILES: &[(&str, &str)] = &[("gelu_erf", include_str!("rules/gelu_erf.rule"))];
+
+/// All built-in rules. A test holds that there is nothing wrong with them.
+static ALL: LazyLock<RuleSet> = LazyLock::new(|| {
+    FILES.iter().fold(RuleSet::default(), |all, (_, text)| all.with(RuleSet::parse(text).unwrap_or_default()))
+});
+
+/// Which rules.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Selection {
+    /// Only these rules; empty for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    only: Vec<String>,
+    /// All rules but these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    except: Vec<String>,
+}
+
+/// The selected rules.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Selection", into = "Selection")]
+pub struct Fuse {
+    selection: Selection,
+    rules: RuleSet,
+}
+
+impl Default for Fuse {
+    fn default() -> Fuse {
+        Fuse { selection: Selection::default(), rules: ALL.clone() }
+    }
+}
+
+impl TryFrom<Selection> for Fuse {
+    type Error = String;
+
+    fn try_from(selection: Selection) -> Result<Fuse, String> {
+        for name in selection.only.iter().chain(&selection.except) {
+            if !ALL.names().any(|n| n == name) {
+                return Err(match suggest(name, ALL.names()) {
+                    Some(like) => format!("unknown rule `{name}`; did you mean `{like}`?"),
+                    None => format!("unknown rule `{name}`; `planish passes explain fuse` lists them"),
+                });
+            }
+        }
+        let listed = |list: &[String], name: &str| list.iter().any(|n| n == name);
+        let accept = |name: &str| {
+            (selection.only.is_empty() || listed(&selection.only, name)) && !listed(&selection.except, name)
+        };
+        let rules = ALL.clone().filter(accept);
+        Ok(Fuse { selection, rules })
+    }
+}
+
+impl JsonSchema for Fuse {
+    fn schema_name() -> Cow<'static, str> {
+        Selection::schema_name()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Selection::json_schema(generator)
+    }
+}
+
+impl From<Fuse> for Selection {
+    fn from(fuse: Fuse) -> Selection {
+        fuse.selection
+    }
+}
+
+impl Pass for Fuse {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Rule(&self.rules)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_nothing_wrong_with_the_rules() {
+        for (file, text) in FILES {
+            if let Err(errors) = RuleSet::parse(text) {
+                panic!("{}", errors.iter().map(|e| format!("{file}.rule:{e}\n")).collect::<String>());
+            }
+        }
+    }
+}
