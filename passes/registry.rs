@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Pass, Shape, clean, convert, fuse, quantize, structure};
+use crate::{Pass, Shape, clean, convert, fuse, quantize, rules, structure};
 
 /// One line of the table.
 pub struct Entry {
@@ -73,6 +73,7 @@ pub static PASSES: &[Entry] = &[
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("requantize", "clean/requantize.rs", clean::Requantize),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
+    entry!("rules", "rules/pass.rs", rules::UserRules),
     entry!("scale-into-linear", "fuse/scale_into_linear.rs", fuse::ScaleIntoLinear),
     entry!("sequences", "structure/sequences.rs", structure::Sequences),
     entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
@@ -101,6 +102,11 @@ impl Entry {
     /// The step with its default configuration.
     pub fn default_step(&'static self) -> Result<StepConfig, String> {
         self.step(json!({})).map_err(|e| e.to_string())
+    }
+
+    /// The step with a configuration. Fails with what is wrong with it.
+    pub fn configured(&'static self, config: Value) -> Result<StepConfig, String> {
+        self.step(config).map_err(|e| e.to_string())
     }
 
     /// The step configured from a map.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use planish_passes::{StepConfig, Target, suggest};
+use planish_passes::{StepConfig, Target, find, suggest};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -150,6 +150,9 @@ impl Pipeline {
             c.npz.iter_mut().chain(&mut c.npy).for_each(from_folder);
         }
         pipeline.report.iter_mut().for_each(|r| from_folder(&mut r.json));
+        for step in &mut pipeline.passes {
+            read_rules(step, folder)?;
+        }
         Ok(pipeline)
     }
 
@@ -191,6 +194,22 @@ impl Verify {
         }
         Ok(())
     }
+}
+
+/// Puts the text of a rule file beside its name, of which the folder is then left out: where a file lies is of no meaning
+/// for the result.
+fn read_rules(step: &mut StepConfig, folder: &Path) -> Result {
+    let Some(entry) = find("rules").filter(|e| e.name == step.name) else { return Ok(()) };
+    let Some(file) = step.config.get("file").and_then(|f| f.as_str()).map(|f| folder.join(f)) else { return Ok(()) };
+    if step.config.get("text").is_some() {
+        return Err(Failure::message(Kind::Config, "rules: give one of file and text"));
+    }
+    let text =
+        std::fs::read_to_string(&file).or_fail_with(Kind::Config, || format!("cannot read {}", file.display()))?;
+    let name = file.file_name().map(|n| n.to_string_lossy().into_owned());
+    let config = serde_json::json!({"file": name, "text": text});
+    *step = entry.configured(config).map_err(|e| Failure::message(Kind::Config, e))?;
+    Ok(())
 }
 
 /// serde lists the keys that exist: name the one that was probably meant.

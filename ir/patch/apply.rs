@@ -212,7 +212,7 @@ impl Patch {
                 self.constants.get(i).map(|(_, t)| Type::tensor(t.dtype(), t.dims().iter().map(|&d| d.into())))
             }
             Ref::Output(i, slot) => match self.added.get(i) {
-                Some(Added::Node(n)) => n.outputs.get(slot).and_then(|(_, ty)| ty.clone()),
+                Some(Added::Node(n)) => n.outputs.get(slot).and_then(|o| o.as_ref()?.1.clone()),
                 Some(Added::Graph(i)) => i.body.outputs().get(slot).and_then(|&v| i.body.ty(v)).cloned(),
                 None => None,
             },
@@ -316,7 +316,11 @@ impl<'g> Run<'g> {
             node.name = new.name;
         }
         node.inputs = new.inputs.iter().map(|r| r.and_then(|r| self.resolve(r))).collect();
-        for (hint, ty) in new.outputs {
+        for output in new.outputs {
+            let Some((hint, ty)) = output else {
+                node.outputs.push(None);
+                continue;
+            };
             let name = self.graph.fresh_name(&hint);
             // The producer is entered by `add_node`.
             let id = self.graph.add_value(name, ty, Def::Captured(u32::MAX));

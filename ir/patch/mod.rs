@@ -60,7 +60,8 @@ pub(crate) struct NewNode {
     pub(crate) name: String,
     pub(crate) op: OpName,
     pub(crate) inputs: Vec<Option<Ref>>,
-    pub(crate) outputs: Vec<(String, Option<Type>)>,
+    /// Name and type; `None` for one that is left out.
+    pub(crate) outputs: Vec<Option<(String, Option<Type>)>>,
     pub(crate) attrs: Attrs,
     pub(crate) captures: Vec<ValueId>,
     pub(crate) origin: Option<NodeId>,
@@ -250,13 +251,18 @@ impl NodeBuilder<'_> {
 
     /// Adds the node with one output, which is named `name` if that is free, and has the type if it is known.
     pub fn output(mut self, name: impl Into<String>, ty: Option<Type>) -> Ref {
-        self.node.outputs.push((name.into(), ty));
+        self.node.outputs.push(Some((name.into(), ty)));
         self.patch.added.push(Added::Node(self.node));
         Ref::Output(self.patch.added.len() - 1, 0)
     }
 
     /// Adds the node with several outputs.
-    pub fn outputs(mut self, outputs: Vec<(String, Option<Type>)>) -> Vec<Ref> {
+    pub fn outputs(self, outputs: Vec<(String, Option<Type>)>) -> Vec<Ref> {
+        self.optional_outputs(outputs.into_iter().map(Some).collect())
+    }
+
+    /// Adds the node with several outputs, of which those that are `None` are left out.
+    pub fn optional_outputs(mut self, outputs: Vec<Option<(String, Option<Type>)>>) -> Vec<Ref> {
         let (at, count) = (self.patch.added.len(), outputs.len());
         self.node.outputs = outputs;
         self.patch.added.push(Added::Node(self.node));

@@ -16,7 +16,14 @@ use serde::{Deserialize, Serialize};
 use crate::{Pass, Shape, rules::RuleSet, suggest};
 
 /// One rule file per line, tried in this order.
-static FILES: &[(&str, &str)] = &[("gelu_erf", include_str!("rules/gelu_erf.rule"))];
+static FILES: &[(&str, &str)] = &[
+    ("gelu_erf", include_str!("rules/gelu_erf.rule")),
+    ("gelu_tanh", include_str!("rules/gelu_tanh.rule")),
+    ("hard_swish", include_str!("rules/hard_swish.rule")),
+    ("layer_norm", include_str!("rules/layer_norm.rule")),
+    ("rms_norm", include_str!("rules/rms_norm.rule")),
+    ("silu", include_str!("rules/silu.rule")),
+];
 
 /// All built-in rules. A test holds that there is nothing wrong with them.
 static ALL: LazyLock<RuleSet> = LazyLock::new(|| {
@@ -83,6 +90,13 @@ impl JsonSchema for Fuse {
 impl From<Fuse> for Selection {
     fn from(fuse: Fuse) -> Selection {
         fuse.selection
+    }
+}
+
+impl Fuse {
+    /// Name and purpose of each built-in rule.
+    pub fn summaries() -> impl Iterator<Item = (&'static str, &'static str)> {
+        ALL.summaries()
     }
 }
 

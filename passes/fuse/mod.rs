@@ -6,6 +6,8 @@ mod bn_into_conv;
 mod fold_affine;
 #[expect(clippy::module_inception, reason = "the pass is called as the family")]
 mod fuse;
+#[cfg(test)]
+mod fuse_tests;
 mod hard_sigmoid;
 mod linear;
 mod linear_chain;

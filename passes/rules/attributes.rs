@@ -33,12 +33,17 @@ impl<'r, T> Matcher<'_, 'r, T> {
                 },
             };
             let found = found.map(|v| self.normal(node, name, v));
+            // A number may be stored as a list of one.
+            let found = match (wanted, found) {
+                (AttrPattern::Int(_) | AttrPattern::Float(_), Some(Val::List(l))) if l.len() == 1 => {
+                    l.into_iter().next()
+                }
+                (_, found) => found,
+            };
             let fits = match (wanted, &found) {
                 (_, None) => false,
                 (AttrPattern::Bind(i), Some(v)) => self.bind_attr(*i, v.clone()),
                 (AttrPattern::Int(i), Some(Val::Int(v))) => i == v,
-                // One axis may be written without brackets.
-                (AttrPattern::Int(i), Some(Val::List(l))) => *l == [Val::Int(*i)],
                 (AttrPattern::Int(i), Some(Val::Float(v))) => literal::near(*i as f64, *v),
                 (AttrPattern::Float(x), Some(Val::Float(v))) => literal::near(*x, *v),
                 (AttrPattern::Text(t), Some(Val::Text(v))) => t == v,

@@ -152,7 +152,7 @@ impl<'a> Builder<'a> {
         if cheaper || (self.nodes < removed && !dearer) {
             return Ok(());
         }
-        Err(format!("it would not pay: {} nodes instead of {removed}", self.nodes))
+        Err(format!("it would not pay: nodes before {removed}, after {}", self.nodes))
     }
 
     fn operand(&mut self, e: &Expr) -> Result<Made, String> {
@@ -249,18 +249,19 @@ impl<'a> Builder<'a> {
             Some(Defined::New { name, .. }) => Some(format!("{root}_{name}")),
             Some(Defined::Nothing) | None => None,
         };
-        let names = known
-            .iter()
-            .enumerate()
-            .map(|(i, f)| (named(i).unwrap_or_else(|| format!("{root}_{}", op.name)), f.ty.clone()));
-        let names: Vec<_> = names.collect();
+        let output = |(i, fact): (usize, &Fact)| {
+            let left_out = matches!(outputs.get(i), Some(Defined::Nothing));
+            let name = || named(i).unwrap_or_else(|| format!("{root}_{}", op.name));
+            (!left_out).then(|| (name(), fact.ty.clone()))
+        };
+        let names: Vec<_> = known.iter().enumerate().map(output).collect();
         let node = self.patch.node(op.clone(), inputs.iter().map(|i| i.value)).attrs(attrs);
         let node = match (is_root, graph.node(self.interior.root_id)) {
             (true, _) => node.in_place_of(self.interior.root_id),
             (false, Some(n)) if !n.name.is_empty() => node.name(format!("{}/{}", n.name, op.name)),
             _ => node,
         };
-        node.outputs(names)
+        node.optional_outputs(names)
     }
 
     /// Attributes; those that are inputs in the model's operator set become constants.

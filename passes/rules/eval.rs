@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 
-use planish_ir::{DType, Dim, Tensor, Type, ValueId, infer::Fact};
+use planish_ir::{DType, Dim, Tensor, Type, ValueId, infer::Fact, op};
 
 use super::{
     arithmetic,
@@ -198,6 +198,11 @@ impl<'a> Eval<'a> {
             }
             Function::BroadcastsTo => broadcasts(self.shape(a)?, self.shape(b()?)?)?,
             Function::Readers => Val::Int(self.cx.graph.users(self.value(a)?).len() as i64),
+            Function::MadeBy => {
+                let Val::Text(name) = self.eval(b()?)? else { return wrong("`made_by` needs the name of an operator") };
+                let producer = self.cx.graph.producer(self.value(a)?);
+                Val::Bool(producer.is_some_and(|(_, n)| op::of(n).is_some() && n.op.to_string() == name))
+            }
             Function::LastAxis | Function::LastAxes => {
                 let rank = self.shape(b()?)?.len() as i64;
                 let axes = self.eval(a)?.int_list()?;

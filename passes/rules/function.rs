@@ -26,6 +26,7 @@ functions! {
     SameType "same_type" 2 2 "True if both have the same element type.";
     BroadcastsTo "broadcasts_to" 2 2 "True if the first one can be stretched to the shape of the second one.";
     Readers "readers" 1 1 "How many read a value; a graph output counts as one.";
+    MadeBy "made_by" 2 2 "True if the value is made by this operator of ai.onnx, or `domain::Op`.";
     LastAxis "last_axis" 2 2 "True if an axis, or a list of one axis, is the last one of a value.";
     LastAxes "last_axes" 2 2 "True if a list of axes holds the last ones of a value.";
     Length "length" 1 1 "Number of elements of a list.";

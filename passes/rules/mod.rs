@@ -18,6 +18,7 @@ mod lexer;
 mod literal;
 mod matcher;
 mod parser;
+mod pass;
 mod pattern;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use planish_ir::{Node, NodeId, OpName, Patch};
 
 pub use error::{RuleError, Span};
+pub use pass::UserRules;
 
 use crate::{Rule, RuleContext, Skip};
 

@@ -1,6 +1,6 @@
 //! `planish passes`: the registry, for people.
 
-use planish_passes::{Entry, PASSES, StepConfig};
+use planish_passes::{Entry, PASSES, StepConfig, fuse::Fuse};
 use serde_json::json;
 
 use super::{print, print_json};
@@ -32,7 +32,15 @@ fn explain(name: &str) -> Result {
     let step = StepConfig::default_of(name).map_err(|e| Failure::message(Kind::Config, e))?;
     let doc = planish_passes::find(step.name).map(Entry::doc).unwrap_or_default();
     let config = serde_yaml::to_string(&vec![&step]).or_fail(Kind::Internal)?;
-    print(&format!("{}\n\n{doc}\n\nWith its defaults:\n{config}", step.name))
+    let rules = if step.name == "fuse" { built_in_rules() } else { String::new() };
+    print(&format!("{}\n\n{doc}\n\n{rules}With its defaults:\n{config}", step.name))
+}
+
+/// What `fuse` consists of.
+fn built_in_rules() -> String {
+    let width = Fuse::summaries().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: String = Fuse::summaries().map(|(name, what)| format!("  {name:width$}  {what}\n")).collect();
+    format!("Rules, in the order in which they are tried:\n{lines}\n")
 }
 
 /// The table in README.md.
