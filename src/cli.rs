@@ -42,6 +42,8 @@ enum Command {
     Passes(Passes),
     /// List the operators that planish knows, and what it knows of them.
     Operators(Operators),
+    /// Look after files of rewrite rules.
+    Rules(Rules),
     /// Write a commented pipeline for a model to start from.
     Init(Init),
     /// Print the JSON Schema of pipeline files.
@@ -217,6 +219,24 @@ pub struct Operators {
     pub json: bool,
 }
 
+/// Arguments of `rules`.
+#[derive(Debug, Args)]
+pub struct Rules {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: RulesAction,
+}
+
+/// What `rules` can do.
+#[derive(Debug, Subcommand)]
+pub enum RulesAction {
+    /// Say everything that is wrong with a rule file, with lines and columns, without running anything.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
 /// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct Init {
@@ -294,6 +314,7 @@ impl Cli {
             Command::Diff(args) => commands::diff::run(&args),
             Command::Passes(args) => commands::passes::run(&args),
             Command::Operators(args) => commands::operators::run(&args),
+            Command::Rules(args) => commands::rules::run(&args),
             Command::Init(args) => commands::init::run(&args),
             Command::Schema => commands::schema(),
             Command::Completions { shell } => commands::completions(shell),

@@ -6,6 +6,7 @@ pub mod init;
 pub mod inspect;
 pub mod operators;
 pub mod passes;
+pub mod rules;
 pub mod verify;
 
 use std::{
