@@ -82,12 +82,12 @@ fn equal(a: &Val, b: &Val) -> Evaluated<bool> {
             if x.len() != y.len() {
                 return Ok(false);
             }
-            let all = x.iter().zip(y).map(|(x, y)| equal(x, y));
-            all.fold(Ok(true), |so_far, e| match (so_far, e) {
-                (Ok(false), _) | (_, Ok(false)) => Ok(false),
-                (Err(t), _) | (_, Err(t)) => Err(t),
-                (Ok(true), Ok(true)) => Ok(true),
-            })
+            let all: Vec<Evaluated<bool>> = x.iter().zip(y).map(|(x, y)| equal(x, y)).collect();
+            // One that differs decides, whatever is not known of the others.
+            if all.contains(&Ok(false)) {
+                return Ok(false);
+            }
+            all.into_iter().try_fold(true, |_, e| e)
         }
         (Val::Dim(_), Val::Int(_) | Val::Dim(_)) | (Val::Int(_), Val::Dim(_)) => match (a.dim(), b.dim()) {
             (Some(x), Some(y)) if x.same(&y) => Ok(true),
@@ -150,20 +150,21 @@ fn floats(dtype: DType, dims: &[u64], values: &[f64]) -> Evaluated<Tensor> {
 fn ints(dtype: DType, dims: &[u64], values: &[i64]) -> Evaluated<Tensor> {
     let mut bytes = Vec::new();
     for &v in values {
-        let fits = match dtype {
-            DType::I64 => Some(bytes.extend(v.to_le_bytes())),
-            DType::I32 => i32::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::I16 => i16::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::I8 => i8::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::U64 => u64::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::U32 => u32::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::U16 => u16::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::U8 => u8::try_from(v).ok().map(|v| bytes.extend(v.to_le_bytes())),
-            DType::Bool if v == 0 || v == 1 => Some(bytes.push(v as u8)),
+        let stored = match dtype {
+            DType::I64 => Some(v.to_le_bytes().to_vec()),
+            DType::I32 => i32::try_from(v).ok().map(|v| v.to_le_bytes().to_vec()),
+            DType::I16 => i16::try_from(v).ok().map(|v| v.to_le_bytes().to_vec()),
+            DType::I8 => i8::try_from(v).ok().map(|v| v.to_le_bytes().to_vec()),
+            DType::U64 => u64::try_from(v).ok().map(|v| v.to_le_bytes().to_vec()),
+            DType::U32 => u32::try_from(v).ok().map(|v| v.to_le_bytes().to_vec()),
+            DType::U16 => u16::try_from(v).ok().map(|v| v.to_le_bytes().to_vec()),
+            DType::U8 => u8::try_from(v).ok().map(|v| vec![v]),
+            DType::Bool if v == 0 || v == 1 => Some(vec![u8::from(v == 1)]),
             _ => None,
         };
-        if fits.is_none() {
-            return wrong(format!("{v} cannot be stored as {dtype}"));
+        match stored {
+            Some(b) => bytes.extend(b),
+            None => return wrong(format!("{v} cannot be stored as {dtype}")),
         }
     }
     Tensor::from_raw(dtype, dims, bytes.into()).map_err(|e| Trouble::Wrong(e.to_string()))

@@ -28,8 +28,10 @@ const LEVELS: &[&[(&str, Operator)]] = &[
 /// The first level that `>` at the end of attributes cannot be mistaken for.
 const ARITHMETIC: usize = 3;
 
-/// Longest chain of operators of one level.
-const MAX_LINKS: usize = 48;
+/// Parts of all expressions of a rule.
+const MAX_PARTS: usize = 1000;
+/// Levels of one expression: evaluation calls itself for each, and each link of a chain is one.
+const MAX_LEVELS: usize = 100;
 
 fn boxed(e: Expr) -> Box<Expr> {
     Box::new(e)
@@ -54,16 +56,14 @@ impl Parser<'_> {
         let Some(operators) = LEVELS.get(level) else { return self.nested(Self::unary) };
         let mut left =
             if level == 2 && self.is_word("not") { self.nested(Self::negation)? } else { self.level(level + 1)? };
-        let mut links = 0;
         loop {
             let found = operators.iter().find(|(sign, _)| self.is_sign(sign) || self.is_word(sign));
             let Some(&(_, operator)) = found else { return Ok(left) };
             let at = self.at();
             self.advance();
             let right = self.level(level + 1)?;
-            links += 1;
-            self.bound(links)?;
             left = Expr { at, kind: Kind::Binary(operator, boxed(left), boxed(right)) };
+            self.part(&left)?;
         }
     }
 
@@ -90,8 +90,8 @@ impl Parser<'_> {
             return Ok(Expr { at, kind });
         }
         let mut e = self.primary()?;
-        for links in 0.. {
-            self.bound(links)?;
+        loop {
+            self.part(&e)?;
             if self.eat("[") {
                 let index = self.level(ARITHMETIC)?;
                 self.expect("]")?;
@@ -103,12 +103,16 @@ impl Parser<'_> {
                 return Ok(e);
             }
         }
-        Ok(e)
     }
 
-    /// Each link of a chain of operators is one level of the tree.
-    fn bound(&self, links: usize) -> Parsed<()> {
-        if links <= MAX_LINKS { Ok(()) } else { Err(RuleError::new(self.at(), "the expression is too long")) }
+    /// Counts the parts of a rule's expressions, which bounds how deep one can be.
+    fn part(&mut self, e: &Expr) -> Parsed<()> {
+        self.parts += 1;
+        if self.parts <= MAX_PARTS && levels(e) <= MAX_LEVELS {
+            Ok(())
+        } else {
+            Err(RuleError::new(self.at(), "the expressions are too long"))
+        }
     }
 
     fn primary(&mut self) -> Parsed<Expr> {
@@ -241,6 +245,18 @@ impl Parser<'_> {
         }
         Ok(Kind::Op(Box::new(OpExpr { op, attrs, inputs })))
     }
+}
+
+/// How deep an expression is.
+fn levels(e: &Expr) -> usize {
+    let inner = match &e.kind {
+        Kind::List(l) | Kind::Call(_, l) => l.iter().map(levels).max(),
+        Kind::Not(a) | Kind::Neg(a) => Some(levels(a)),
+        Kind::Binary(_, a, b) | Kind::At(a, b) | Kind::Typed(a, b) => Some(levels(a).max(levels(b))),
+        Kind::Op(o) => o.attrs.iter().map(|(_, _, e)| e).chain(&o.inputs).map(levels).max(),
+        _ => None,
+    };
+    inner.unwrap_or(0) + 1
 }
 
 /// Where an operator of a model, or a left-out input, is in an expression.

@@ -45,7 +45,7 @@ const MAX_DEPTH: usize = 48;
 pub(super) fn parse(text: &str) -> (Vec<RuleDef>, Vec<RuleError>) {
     let (lexemes, mut errors) = tokens(text);
     let mut rules = Vec::new();
-    let mut p = Parser { text, lexemes, next: 0, depth: 0, rule: empty(), new: Vec::new() };
+    let mut p = Parser { text, lexemes, next: 0, depth: 0, parts: 0, rule: empty(), new: Vec::new() };
     while *p.peek() != Token::End {
         match p.rule() {
             Ok(rule) => rules.push(rule),
@@ -65,6 +65,8 @@ pub(super) struct Parser<'a> {
     lexemes: Vec<Lexeme>,
     next: usize,
     depth: usize,
+    /// Parts of expressions in the rule so far.
+    pub(super) parts: usize,
     /// What is known of the rule so far.
     pub(super) rule: RuleDef,
     /// What the lines of the emit so far define: line, output, name.
@@ -210,7 +212,7 @@ impl Parser<'_> {
         if !self.eat_word("rule") {
             return Err(self.wanted("`rule`"));
         }
-        self.depth = 0;
+        (self.depth, self.parts) = (0, 0);
         self.rule = RuleDef { at, name: self.dashed("the name of the rule")?, ..empty() };
         let mut said_numerics = false;
         loop {

@@ -214,6 +214,9 @@ fn alternatives_are_searched_to_the_end_but_not_for_ever() {
     assert!(errors(&rule(&format!("match {{ y = Relu({nested}) }} emit {{ y = x }}"))).contains("parts"));
     let deep = "(".repeat(10_000);
     assert!(errors(&rule(&format!("match {{ y = Relu({deep}"))).contains("nested"));
+    let chain = "1+".repeat(90);
+    let long = rule(&format!("match {{ y = Relu(Abs(x)) }} where {chain}1 == 91 else \"no\" emit {{ y = x }}"));
+    check_for(pass(&long), Generic, &graph("a = Abs (x) y = Relu (a)"));
     let chain = "1+".repeat(10_000);
     assert!(
         errors(&rule(&format!("match {{ y = Relu(x) }} where {chain}1 == 1 else \"no\" emit {{ y = x }}")))
