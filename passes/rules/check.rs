@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Parts of a pattern; the matcher calls itself for each.
-const MAX_PARTS: usize = 400;
+const MAX_PARTS: usize = 256;
 
 /// Everything that is wrong with a rule.
 pub(super) fn check(rule: &RuleDef) -> Vec<RuleError> {

@@ -305,3 +305,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_longest_pattern_is_matched() {
+    let mut lines = "l0 = Neg(x)".to_owned();
+    let mut nodes = "n0 = Neg (x)".to_owned();
+    for i in 1..120 {
+        lines += &format!(" l{i} = Neg(l{})", i - 1);
+        nodes += &format!(" n{i} = Neg (n{})", i - 1);
+    }
+    let text = rule(&format!("match {{ {lines} y = Abs(l119) }} emit {{ y = Abs(x) }}"));
+    let after = check_for(pass(&text), Generic, &graph(&format!("{nodes} y = Abs (n119)")));
+    assert!(after.contains("y = Abs (x)"));
+}
