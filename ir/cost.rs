@@ -23,7 +23,7 @@ use crate::{
 /// Multiply-accumulates of one node from what is known of its inputs and outputs; `None` if that depends on open sizes.
 pub type Rule = fn(&Call<'_>, &[Fact]) -> Option<u64>;
 
-/// The rule of operators without linear algebra.
+/// The rule for operators that read no element.
 pub fn none(_: &Call<'_>, _: &[Fact]) -> Option<u64> {
     Some(0)
 }
@@ -176,14 +176,14 @@ impl<'a> Counter<'a> {
         if self.functions.contains(&node.op) {
             return None;
         }
-        let Some(spec) = op::spec(&node.op) else { return Some(0) };
+        let Some(rule) = op::spec(&node.op).and_then(|s| s.macs) else { return Some(0) };
         let macs = |inputs: Vec<&Fact>, outputs: &[Fact]| {
             let call = infer::call(node, &self.model.opsets, inputs, Vec::new())?;
-            (spec.macs)(&call, outputs)
+            rule(&call, outputs)
         };
         let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
         let outputs: Vec<Fact> = node.outputs().iter().map(|v| fact(v).clone()).collect();
-        // Most operators have no linear algebra in them, and need no sizes to say so.
+        // Sizes that are known already need no values for their names.
         macs(node.inputs().iter().map(fact).collect(), &outputs).or_else(|| {
             let inputs: Vec<Fact> = node.inputs().iter().map(|v| fact(v).bind(self.bindings)).collect();
             let outputs: Vec<Fact> = outputs.iter().map(|f| f.bind(self.bindings)).collect();

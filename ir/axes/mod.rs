@@ -46,7 +46,7 @@ pub type Rule = fn(&mut Spelling<'_>) -> Result<(), Why>;
 pub type Why = &'static str;
 
 /// The rule of operators of which nothing is known.
-pub fn opaque(_: &mut Spelling<'_>) -> Result<(), Why> {
+fn opaque(_: &mut Spelling<'_>) -> Result<(), Why> {
     Err("the operator's axes are not known")
 }
 
@@ -118,7 +118,7 @@ pub struct Axes {
 impl Axes {
     /// Spells a call by its operator's rule; opaque if the table does not list the operator.
     pub fn of(call: &Call<'_>, outputs: &[Fact]) -> Axes {
-        let rule = crate::op::of(call.node).map_or(opaque as Rule, |s| s.axes);
+        let rule = crate::op::of(call.node).and_then(|s| s.axes).unwrap_or(opaque);
         Axes::by(rule, call, outputs)
     }
 

@@ -34,6 +34,8 @@ struct Term {
     parent: TermId,
     size: Dim,
     shape: Shape,
+    /// How many ids it stands for.
+    weight: u32,
     /// Indices into the list of what was noted.
     notes: Vec<u32>,
 }
@@ -92,7 +94,7 @@ impl Terms {
 
     fn term(&mut self, size: Dim, shape: Shape) -> TermId {
         let id = TermId(u32::try_from(self.terms.len()).unwrap_or(u32::MAX));
-        self.terms.push(Term { parent: id, size, shape, notes: Vec::new() });
+        self.terms.push(Term { parent: id, size, shape, weight: 1, notes: Vec::new() });
         id
     }
 
@@ -208,27 +210,34 @@ impl Terms {
                 return Ok(());
             }
         }
-        let (a, b) = (self.find(a), self.find(b));
-        if a != b {
-            self.link(b, a);
-        }
+        self.link(b, a);
         Ok(())
     }
 
-    /// Lets `from` stand for what `to` stands for.
+    /// Lets both stand for what `to` stands for. The one with more ids stays, so that the way to it is short for all.
     fn link(&mut self, from: TermId, to: TermId) {
-        let Some(child) = self.terms.get_mut(from.index()) else { return };
-        child.parent = to;
-        let (size, mut notes) = (child.size.clone(), std::mem::take(&mut child.notes));
-        child.shape = Shape::Atom;
-        let Some(root) = self.terms.get_mut(to.index()) else { return };
-        if root.size.known().is_none() && (size.known().is_some() || root.size == Dim::Unknown) {
-            root.size = size;
+        let (from, to) = (self.find(from), self.find(to));
+        if from == to {
+            return;
         }
-        if root.notes.len() < notes.len() {
-            std::mem::swap(&mut root.notes, &mut notes);
+        let weight = |t: &Terms, id: TermId| t.terms.get(id.index()).map_or(0, |t| t.weight);
+        let (child, root) = if weight(self, from) > weight(self, to) { (to, from) } else { (from, to) };
+        let Some(c) = self.terms.get_mut(child.index()) else { return };
+        c.parent = root;
+        let (size, shape, weight) = (c.size.clone(), std::mem::replace(&mut c.shape, Shape::Atom), c.weight);
+        let mut notes = std::mem::take(&mut c.notes);
+        let Some(r) = self.terms.get_mut(root.index()) else { return };
+        r.weight = r.weight.saturating_add(weight);
+        if child == to {
+            r.shape = shape;
         }
-        root.notes.append(&mut notes);
+        if r.size.known().is_none() && (size.known().is_some() || r.size == Dim::Unknown) {
+            r.size = size;
+        }
+        if r.notes.len() < notes.len() {
+            std::mem::swap(&mut r.notes, &mut notes);
+        }
+        r.notes.append(&mut notes);
     }
 
     /// Parts of parts, or factors of factors, in one list, which is kept.

@@ -46,7 +46,7 @@ pub fn prospect(
     };
     let mut known: Vec<Fact> = engine::outputs(&call)?.into_iter().map(Fact::bounded).collect();
     known.resize(outputs, Fact::UNKNOWN);
-    let macs = (spec.macs)(&call, &known);
+    let macs = spec.macs.map_or(Some(0), |rule| rule(&call, &known));
     Ok(Prospect { outputs: known, macs })
 }
 

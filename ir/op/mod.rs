@@ -95,10 +95,10 @@ pub struct OpSpec {
     pub infer: infer::Rule,
     /// What its subgraphs get as inputs, if it has any that take inputs.
     pub bodies: Option<infer::BodyRule>,
-    /// How the axes of inputs, weights and outputs hang together.
-    pub axes: axes::Rule,
-    /// Multiply-accumulates of one run, from the types of inputs and outputs.
-    pub macs: cost::Rule,
+    /// How the axes of inputs, weights and outputs hang together, if that is known.
+    pub axes: Option<axes::Rule>,
+    /// Multiply-accumulates of one run, from the types of inputs and outputs; none without linear algebra.
+    pub macs: Option<cost::Rule>,
     /// Bytes that one run reads.
     pub reads: cost::Rule,
 }
@@ -202,18 +202,8 @@ impl Signature {
 impl OpSpec {
     /// An operator of ai.onnx without linear algebra in it. Its axes are opaque unless it is elementwise.
     const fn new(name: &'static str, signatures: &'static [Signature], traits: Traits, infer: infer::Rule) -> OpSpec {
-        let axes: axes::Rule = if traits.elementwise { axes::elementwise } else { axes::opaque };
-        OpSpec {
-            domain: "",
-            name,
-            signatures,
-            traits,
-            infer,
-            bodies: None,
-            axes,
-            macs: cost::none,
-            reads: cost::all_inputs,
-        }
+        let axes: Option<axes::Rule> = if traits.elementwise { Some(axes::elementwise) } else { None };
+        OpSpec { domain: "", name, signatures, traits, infer, bodies: None, axes, macs: None, reads: cost::all_inputs }
     }
 
     /// In another domain.
@@ -224,13 +214,13 @@ impl OpSpec {
 
     /// With axes that hang together.
     const fn axes(mut self, rule: axes::Rule) -> OpSpec {
-        self.axes = rule;
+        self.axes = Some(rule);
         self
     }
 
     /// With multiply-accumulates.
     const fn macs(mut self, rule: cost::Rule) -> OpSpec {
-        self.macs = rule;
+        self.macs = Some(rule);
         self
     }
 

@@ -1,9 +1,6 @@
 //! `planish operators`: the operator table, for people and for tests.
 
-use planish_ir::{
-    axes, cost,
-    op::{Folding, OpSpec, Signature, TABLE, VARIADIC},
-};
+use planish_ir::op::{Folding, OpSpec, Signature, TABLE, VARIADIC};
 use serde_json::json;
 
 use super::{print, print_json};
@@ -25,8 +22,8 @@ pub fn run(args: &Operators) -> Result {
             since.to_string(),
             range(last.inputs),
             range(last.outputs),
-            mark(has_axes(s)),
-            mark(has_macs(s)),
+            mark(s.axes.is_some()),
+            mark(s.macs.is_some()),
         ]);
     }
     print(&format!("{t}\n{} operators\n", TABLE.len()))
@@ -47,8 +44,8 @@ fn describe(s: &OpSpec) -> serde_json::Value {
         "commutative": s.traits.commutative,
         "elementwise": s.traits.elementwise,
         "folding": folding,
-        "axes": has_axes(s),
-        "macs": has_macs(s),
+        "axes": s.axes.is_some(),
+        "macs": s.macs.is_some(),
     })
 }
 
@@ -60,16 +57,6 @@ fn signature(s: &Signature) -> serde_json::Value {
         "inputs": [Some(s.inputs.0), most(s.inputs.1)],
         "outputs": [Some(s.outputs.0), most(s.outputs.1)],
     })
-}
-
-/// True if the table says how the axes hang together.
-fn has_axes(s: &OpSpec) -> bool {
-    !std::ptr::fn_addr_eq(s.axes, axes::opaque as axes::Rule)
-}
-
-/// True if there is linear algebra in it.
-fn has_macs(s: &OpSpec) -> bool {
-    !std::ptr::fn_addr_eq(s.macs, cost::none as cost::Rule)
 }
 
 fn range((least, most): (usize, usize)) -> String {
