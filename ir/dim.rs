@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use crate::ValueId;
+
 /// Names with multiplicity, sorted: the product that they stand for.
 type Monomial = Vec<String>;
 
@@ -34,8 +36,13 @@ const MAX_DEGREE: usize = 8;
 
 /// How the names of quotients begin.
 const FLOOR: &str = "floor(";
-/// Bound on such a name: each division of a quotient nests it deeper.
-const MAX_QUOTIENT: usize = 256;
+/// How the names of minima and maxima begin.
+const MIN: &str = "min(";
+const MAX: &str = "max(";
+/// How the names of sizes begin of which nothing is known but where they occur.
+const OPEN: char = '?';
+/// Bound on such names: each division of a quotient nests it deeper.
+const MAX_RESULT: usize = 256;
 
 impl Dim {
     /// A named size, as in `dim_param`. An empty name says nothing, nor do the placeholders `?`, `-1` and `None`, which
@@ -155,7 +162,7 @@ impl Dim {
         let rest = match Poly::new(rest).into_dim() {
             Dim::Symbolic(rest) => {
                 let name = format!("{FLOOR}({})/{by})", Dim::Symbolic(rest));
-                if name.len() > MAX_QUOTIENT {
+                if name.len() > MAX_RESULT {
                     return Dim::Unknown;
                 }
                 Dim::symbol(&name)
@@ -166,9 +173,60 @@ impl Dim {
         Poly::new(whole).into_dim_signed().add(&rest).non_negative()
     }
 
-    /// True if a name in it could be mistaken for a quotient that [`Dim::floor_div`] forms.
-    pub(crate) fn names_quotient(&self) -> bool {
-        self.names().any(|n| n.starts_with(FLOOR))
+    /// The smaller one. What is not known beforehand becomes a name of its own, `min(5, N)`; `Unknown` for names that grow
+    /// long.
+    pub(crate) fn smaller(&self, other: &Dim) -> Dim {
+        match (self.is_at_least(other), other.is_at_least(self)) {
+            (true, _) => other.clone(),
+            (_, true) => self.clone(),
+            _ => self.choice(other, MIN),
+        }
+    }
+
+    /// The larger one, in the same way.
+    pub(crate) fn larger(&self, other: &Dim) -> Dim {
+        match (self.is_at_least(other), other.is_at_least(self)) {
+            (true, _) => self.clone(),
+            (_, true) => other.clone(),
+            _ => self.choice(other, MAX),
+        }
+    }
+
+    fn is_at_least(&self, other: &Dim) -> bool {
+        self.add(&other.mul_signed(&Dim::from_i64(-1))).lower_bound().is_some_and(|l| l >= 0)
+    }
+
+    fn choice(&self, other: &Dim, function: &str) -> Dim {
+        if *self == Dim::Unknown || *other == Dim::Unknown {
+            return Dim::Unknown;
+        }
+        let (a, b) = if self <= other { (self, other) } else { (other, self) };
+        let name = format!("{function}{a}, {b})");
+        if name.len() > MAX_RESULT { Dim::Unknown } else { Dim::symbol(&name) }
+    }
+
+    /// The name of a size of which nothing else is known: that of an axis of a value of a graph.
+    pub(crate) fn open(scope: &str, value: ValueId, axis: usize) -> Dim {
+        let name = format!("{OPEN}{scope}{value}.{axis}");
+        if name.len() > MAX_RESULT { Dim::Unknown } else { Dim::symbol(&name) }
+    }
+
+    /// True if a name that [`Dim::open`] gives occurs in it.
+    pub fn is_open(&self) -> bool {
+        self.names().any(|n| n.contains(OPEN))
+    }
+
+    /// True if a name occurs in it that [`Dim::open`] gives in that scope, or in one inside of it.
+    pub(crate) fn is_open_in(&self, scope: &str) -> bool {
+        self.is_open() && {
+            let open = format!("{OPEN}{scope}");
+            self.names().any(|n| n.contains(&open))
+        }
+    }
+
+    /// True if a name in it could be mistaken for one that is formed here.
+    pub(crate) fn names_result(&self) -> bool {
+        self.names().any(|n| n.starts_with(FLOOR) || n.starts_with(MIN) || n.starts_with(MAX) || n.contains(OPEN))
     }
 
     /// The dim plus a signed constant; `Unknown` if that is provably no size.

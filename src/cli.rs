@@ -131,6 +131,9 @@ pub struct Inspect {
     /// Print the graph in ONNX's textual syntax instead, weights as digests.
     #[arg(long, conflicts_with = "json")]
     pub text: bool,
+    /// Print the type that is inferred for every value instead.
+    #[arg(long, conflicts_with = "text")]
+    pub types: bool,
     /// How many of the biggest weights to list.
     #[arg(long, default_value_t = 10)]
     pub weights: usize,

@@ -1,6 +1,6 @@
 //! Inferred types, stored in the model.
 
-use super::{GraphFacts, engine::fill};
+use super::{GraphFacts, engine::fill, shape};
 use crate::{Graph, Type, ValueId};
 
 /// Stores types of a graph and its subgraphs.
@@ -8,7 +8,7 @@ pub(super) fn store(g: &mut Graph, facts: &GraphFacts) {
     let values: Vec<(ValueId, Type)> = g
         .values()
         .filter_map(|(id, v)| {
-            let known = facts.ty(id)?;
+            let known = &shape::without_open(facts.ty(id)?);
             let merged = match v.ty() {
                 Some(declared) if !declared.compatible(known) => return None,
                 Some(declared) => keep_names(declared, known),

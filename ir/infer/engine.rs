@@ -2,26 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Bindings, Call, Contradiction, Fact, GraphFacts, Outcome, shape};
-use crate::{Attr, Def, Dim, Graph, Model, Node, NodeId, OpName, Opsets, TensorType, Type, Value, ValueId, op};
+use super::{
+    Bindings, Call, Contradiction, Fact, GraphFacts, Outcome,
+    function::{self, Frame},
+    shape,
+};
+use crate::{
+    Attr, Def, Dim, Function, Graph, Model, Node, NodeId, OpName, Opsets, TensorType, Type, Value, ValueId, op,
+};
 
 /// Longest name of a size that is followed. Longer ones would be copied into every expression.
 const MAX_NAME: usize = 128;
 
 /// Facts of a model's main graph, and what contradicts.
 pub(super) fn run(model: &Model, bindings: &Bindings) -> (GraphFacts, Vec<Contradiction>) {
-    let functions = model.functions.iter().map(|f| &f.op).collect();
-    let mut engine = Engine { opsets: &model.opsets, functions, place: Vec::new(), contradictions: Vec::new() };
-    let graph = engine.graph(&model.graph, &interface(&model.graph, bindings), &[]);
+    let mut engine = Engine::new(model);
+    let frame = Frame::main(&model.opsets);
+    let graph = engine.graph(&frame, &model.graph, &interface(&model.graph, bindings), &[]);
     (graph, engine.contradictions)
 }
 
 /// Brings facts of a main graph up to date: those of new values, of `touched` nodes, and of what depends on facts that
 /// thereby changed.
 pub(super) fn update(model: &Model, facts: &mut GraphFacts, touched: &BTreeSet<NodeId>) {
-    let functions = model.functions.iter().map(|f| &f.op).collect();
-    let mut engine = Engine { opsets: &model.opsets, functions, place: Vec::new(), contradictions: Vec::new() };
-    engine.update(&model.graph, facts, touched);
+    Engine::new(model).update(&Frame::main(&model.opsets), &model.graph, facts, touched);
 }
 
 /// The call that a node makes, if it is one of the table's operators.
@@ -46,17 +50,35 @@ pub(super) fn outputs(call: &Call<'_>) -> Outcome {
     }
 }
 
-struct Engine<'a> {
-    opsets: &'a Opsets,
-    functions: BTreeSet<&'a OpName>,
+/// What stays the same, or is counted, while graphs are walked; what depends on the function around is a [`Frame`].
+pub(super) struct Engine<'a> {
+    pub(super) functions: BTreeMap<&'a OpName, &'a Function>,
+    /// The functions whose bodies are being looked at, outermost first.
+    pub(super) calls: Vec<&'a OpName>,
+    /// How many more nodes in bodies of functions may be looked at.
+    pub(super) budget: usize,
+    /// Tells the sizes that get names in the graph at hand apart from those in other graphs.
+    pub(super) scope: String,
     /// Labels of the nodes around the graph that is being looked at.
-    place: Vec<String>,
+    pub(super) place: Vec<String>,
     contradictions: Vec<Contradiction>,
 }
 
-impl Engine<'_> {
-    fn graph(&mut self, g: &Graph, inputs: &[Fact], captures: &[Fact]) -> GraphFacts {
-        let mut facts = GraphFacts { facts: vec![Fact::UNKNOWN; bound(g)], inner: BTreeMap::new() };
+impl<'a> Engine<'a> {
+    fn new(model: &'a Model) -> Engine<'a> {
+        Engine {
+            functions: model.functions.iter().map(|f| (&f.op, f)).collect(),
+            calls: Vec::new(),
+            budget: function::MAX_NODES,
+            scope: String::new(),
+            place: Vec::new(),
+            contradictions: Vec::new(),
+        }
+    }
+
+    pub(super) fn graph(&mut self, frame: &Frame<'_>, g: &Graph, inputs: &[Fact], captures: &[Fact]) -> GraphFacts {
+        let mut facts =
+            GraphFacts { scope: self.scope.clone(), facts: vec![Fact::UNKNOWN; bound(g)], inner: BTreeMap::new() };
         for (id, value) in g.values() {
             if let Some(known) = given(value, captures) {
                 facts.set(id, known);
@@ -64,20 +86,20 @@ impl Engine<'_> {
         }
         for (i, &v) in g.inputs().iter().enumerate() {
             let given = inputs.get(i).cloned().unwrap_or_default();
-            let declared = g.ty(v).map(shape::without_names);
+            let declared = frame.declared(g, v);
             let fact = refine(given.clone(), declared.as_ref()).unwrap_or(given);
-            facts.set(v, fact.bounded());
+            facts.set(v, fact.bounded().named(&self.scope, v));
         }
         // A cycle is for the verifier to report; nothing on it can be known.
         for id in g.topological_order().unwrap_or_default() {
             if let Some(node) = g.node(id) {
-                self.node(g, id, node, &mut facts);
+                self.node(frame, g, id, node, &mut facts);
             }
         }
         facts
     }
 
-    fn update(&mut self, g: &Graph, facts: &mut GraphFacts, touched: &BTreeSet<NodeId>) {
+    fn update(&mut self, frame: &Frame<'_>, g: &Graph, facts: &mut GraphFacts, touched: &BTreeSet<NodeId>) {
         let old = facts.facts.len();
         facts.facts.resize(bound(g).max(old), Fact::UNKNOWN);
         // Values that what was known before says nothing of.
@@ -99,7 +121,7 @@ impl Engine<'_> {
             }
             let outputs = || node.outputs().iter().flatten().copied();
             let before: Vec<Fact> = outputs().map(|v| facts.fact(v).clone()).collect();
-            self.node(g, id, node, facts);
+            self.node(frame, g, id, node, facts);
             for (v, before) in outputs().zip(before) {
                 if let Some(flag) = changed.get_mut(v.index()) {
                     *flag |= *facts.fact(v) != before;
@@ -108,8 +130,8 @@ impl Engine<'_> {
         }
     }
 
-    fn node(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &mut GraphFacts) {
-        let (outcome, inner) = self.call(g, id, node, facts);
+    fn node(&mut self, frame: &Frame<'_>, g: &Graph, id: NodeId, node: &Node, facts: &mut GraphFacts) {
+        let (outcome, inner) = self.call(frame, g, id, node, facts);
         facts.inner.extend(inner.into_iter().enumerate().map(|(i, f)| ((id, i), f)));
         let mut known = outcome.unwrap_or_else(|message| {
             self.contradiction(g, id, node, message);
@@ -118,7 +140,7 @@ impl Engine<'_> {
         known.resize(node.outputs().len(), Fact::UNKNOWN);
         for (slot, (output, fact)) in node.outputs().iter().zip(known).enumerate() {
             let Some(output) = *output else { continue };
-            let declared = g.ty(output).map(shape::without_names);
+            let declared = frame.declared(g, output);
             let fact = refine(fact, declared.as_ref()).unwrap_or_else(|fact| {
                 let (declared, inferred) = (show(declared.as_ref()), show(fact.ty.as_ref()));
                 let name = g.name_of(output);
@@ -130,17 +152,29 @@ impl Engine<'_> {
                 );
                 fact
             });
-            facts.set(output, fact.bounded());
+            facts.set(output, fact.bounded().named(&self.scope, output));
         }
     }
 
-    fn call(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &GraphFacts) -> (Outcome, Vec<GraphFacts>) {
-        if self.functions.contains(&node.op) {
-            return (Ok(Vec::new()), Vec::new());
+    fn call(
+        &mut self,
+        frame: &Frame<'_>,
+        g: &Graph,
+        id: NodeId,
+        node: &Node,
+        facts: &GraphFacts,
+    ) -> (Outcome, Vec<GraphFacts>) {
+        let inputs = node.inputs().iter().map(|v| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v))).collect();
+        if let Some(&function) = self.functions.get(&node.op) {
+            self.place.push(label(g, id, node));
+            let outputs = self.function(frame, function, id, node, inputs);
+            self.place.pop();
+            return (Ok(outputs), Vec::new());
         }
-        let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
-        let inputs = node.inputs().iter().map(fact).collect();
-        let Some(mut call) = call(node, self.opsets, inputs, Vec::new()) else { return (Ok(Vec::new()), Vec::new()) };
+        let bound = frame.bind(node);
+        let Some(mut call) = call(&bound, frame.opsets, inputs, Vec::new()) else {
+            return (Ok(Vec::new()), Vec::new());
+        };
         let mut inner = Vec::new();
         if node.attrs.has_graphs() {
             let captures: Vec<Fact> = node.captures().iter().map(|&v| facts.fact(v).clone()).collect();
@@ -148,13 +182,26 @@ impl Engine<'_> {
             self.place.push(label(g, id, node));
             for (i, body) in node.attrs.graphs().enumerate() {
                 let inputs = body_inputs.map_or_else(Vec::new, |rule| rule(&call, i));
-                let known = self.graph(body, &inputs, &captures);
-                call.bodies.push(body.outputs().iter().map(|&v| known.fact(v).clone()).collect());
+                let known = self.within(&format!("{id}.{i}/"), |engine, scope| {
+                    let known = engine.graph(frame, body, &inputs, &captures);
+                    call.bodies.push(body.outputs().iter().map(|&v| known.fact(v).outside(scope)).collect());
+                    known
+                });
                 inner.push(known);
             }
             self.place.pop();
         }
         (outputs(&call), inner)
+    }
+
+    /// Runs `f` in a scope of its own, which it is given.
+    pub(super) fn within<R>(&mut self, step: &str, f: impl FnOnce(&mut Self, &str) -> R) -> R {
+        let outer = self.scope.len();
+        self.scope.push_str(step);
+        let scope = self.scope.clone();
+        let result = f(self, &scope);
+        self.scope.truncate(outer);
+        result
     }
 
     fn contradiction(&mut self, g: &Graph, id: NodeId, node: &Node, message: String) {
@@ -186,7 +233,7 @@ fn interface(g: &Graph, bindings: &Bindings) -> Vec<Fact> {
     let declared: BTreeSet<&str> =
         g.inputs().iter().filter_map(|&v| g.ty(v)?.shape()).flatten().flat_map(Dim::names).collect();
     let bind = |d: &Dim| match d {
-        Dim::Symbolic(_) if d.names_quotient() || d.names().any(|n| n.len() > MAX_NAME) => Dim::Unknown,
+        Dim::Symbolic(_) if d.names_result() || d.names().any(|n| n.len() > MAX_NAME) => Dim::Unknown,
         _ => d.bind(bindings),
     };
     let input = |&v: &ValueId| {
@@ -195,8 +242,9 @@ fn interface(g: &Graph, bindings: &Bindings) -> Vec<Fact> {
         if let Some(Type::Tensor(TensorType { shape: Some(dims), .. })) = &mut ty {
             for (axis, d) in dims.iter_mut().enumerate().filter(|(_, d)| **d == Dim::Unknown) {
                 let name = format!("{}.{axis}", value.name());
-                let free = name.len() <= MAX_NAME && !declared.contains(name.as_str());
-                let named = if free { Dim::symbol(&name) } else { Dim::Unknown };
+                let named = Dim::symbol(&name);
+                let free = name.len() <= MAX_NAME && !declared.contains(name.as_str()) && !named.names_result();
+                let named = if free { named } else { Dim::Unknown };
                 *d = bindings.get(&name).map_or(named, |&n| Dim::Known(n));
             }
         }
@@ -225,7 +273,8 @@ pub(super) fn fill(known: &Type, declared: &Type) -> Type {
     let (Some(k), Some(d)) = (known.as_tensor(), declared.as_tensor()) else { return known.merge(declared) };
     let shape = match (&k.shape, &d.shape) {
         (Some(a), Some(b)) => {
-            Some(a.iter().zip(b).map(|(x, y)| if *x == Dim::Unknown { y.clone() } else { x.clone() }).collect())
+            let open = |x: &Dim, y: &Dim| *x == Dim::Unknown || (x.is_open() && y.known().is_some());
+            Some(a.iter().zip(b).map(|(x, y)| if open(x, y) { y.clone() } else { x.clone() }).collect())
         }
         (None, b) => b.clone(),
         (a, None) => a.clone(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Bindings, Num, shape};
-use crate::{DType, Dim, Shape, Tensor, TensorType, Type};
+use crate::{DType, Dim, Shape, Tensor, TensorType, Type, ValueId};
 
 /// Longest tensor whose elements are followed. Shapes and axes are far shorter; a bound keeps hostile files cheap.
 pub const MAX_ELEMENTS: u64 = 1024;
@@ -60,11 +60,40 @@ impl Fact {
             return Fact::tensor(self.dtype(), None);
         }
         match self.elements {
-            Some(e) if e.len() > MAX_SYMBOLIC && e.iter().any(|n| matches!(n, Num::Symbolic(_))) => {
+            Some(e)
+                if e.len() > MAX_SYMBOLIC && e.iter().any(|n| matches!(n, Num::Symbolic(_) | Num::Quotient(..))) =>
+            {
                 Fact { ty: self.ty, elements: None }
             }
             elements => Fact { ty: self.ty, elements },
         }
+    }
+
+    /// The same with a name for each size that is not known, so that what has the same size can be told from it.
+    pub(crate) fn named(self, scope: &str, value: ValueId) -> Fact {
+        let Some(Type::Tensor(TensorType { dtype, shape: Some(dims) })) = &self.ty else { return self };
+        if !dims.contains(&Dim::Unknown) {
+            return self;
+        }
+        let name = |(axis, d): (usize, &Dim)| match d {
+            Dim::Unknown => Dim::open(scope, value, axis),
+            Dim::Known(_) | Dim::Symbolic(_) => d.clone(),
+        };
+        Fact::tensor(Some(*dtype), Some(dims.iter().enumerate().map(name).collect()))
+    }
+
+    /// What holds of the value outside of the graph that makes it, where the sizes that got names in it have none.
+    pub(crate) fn outside(&self, scope: &str) -> Fact {
+        let outer = |d: &Dim| if d.is_open_in(scope) { Dim::Unknown } else { d.clone() };
+        let ty = self.ty.as_ref().map(|t| shape::map_dims(t, &outer));
+        let elements = self.elements().map(|e| {
+            let outer = |n: &Num| match n {
+                Num::Symbolic(d) | Num::Quotient(d, _) if d.is_open_in(scope) => Num::Unknown,
+                _ => n.clone(),
+            };
+            e.iter().map(outer).collect::<Vec<_>>()
+        });
+        Fact::typed(ty).with(elements)
     }
 
     /// What is known of a constant.

@@ -9,13 +9,17 @@
 //! with one label may differ in size. Named sizes are taken to be large enough that slices with constant bounds do not
 //! run over the end.
 //!
-//! Work is linear in the number of nodes, each of which is looked at once; subgraphs included, bodies of local
-//! functions excluded: what they return is known only as far as the file declares it.
+//! A size of which nothing is known, such as the number of elements that `NonZero` finds, gets a name that says where it
+//! arises, such as `?v7.1`. It is the same in whatever follows from it, and is no evidence of how large it is.
+//!
+//! Work is linear in the number of nodes, each of which is looked at once, subgraphs included. Bodies of local functions
+//! are looked at once for each call, up to a bound.
 
 mod annotate;
 mod call;
 mod engine;
 mod fact;
+mod function;
 #[cfg(test)]
 mod generated;
 mod num;
@@ -64,6 +68,8 @@ pub struct Inferred {
 /// What is known of every value of one graph.
 #[derive(Debug, Default)]
 pub struct GraphFacts {
+    /// Tells the sizes that got names in this graph apart from those in other graphs.
+    scope: String,
     facts: Vec<Fact>,
     inner: BTreeMap<(NodeId, usize), GraphFacts>,
 }
@@ -82,8 +88,10 @@ pub struct Contradiction {
 
 impl Inferred {
     /// Nothing is known.
-    pub const NOTHING: Inferred =
-        Inferred { graph: GraphFacts { facts: Vec::new(), inner: BTreeMap::new() }, contradictions: Vec::new() };
+    pub const NOTHING: Inferred = Inferred {
+        graph: GraphFacts { scope: String::new(), facts: Vec::new(), inner: BTreeMap::new() },
+        contradictions: Vec::new(),
+    };
 
     /// Stores what is new in the values of the model that was inferred, as [`annotate()`] does.
     pub fn store(&self, model: &mut Model) {

@@ -19,6 +19,9 @@ pub enum Num {
     Float(f64),
     /// An integer that depends on named sizes; always [`Dim::Symbolic`].
     Symbolic(Dim),
+    /// A floating point number that depends on named sizes: such an integer over a positive one. Sizes are taken to be less
+    /// than 2^24, which single precision holds exactly, and only what rounding cannot change is followed.
+    Quotient(Dim, u64),
     /// Not known.
     Unknown,
 }
@@ -42,7 +45,7 @@ impl Num {
     pub const fn int(&self) -> Option<i64> {
         match self {
             Num::Int(n) => Some(*n),
-            Num::Float(_) | Num::Symbolic(_) | Num::Unknown => None,
+            Num::Float(_) | Num::Symbolic(_) | Num::Quotient(..) | Num::Unknown => None,
         }
     }
 
@@ -51,7 +54,7 @@ impl Num {
         match self {
             Num::Float(x) => Some(*x),
             Num::Int(n) => Some(*n as f64),
-            Num::Symbolic(_) | Num::Unknown => None,
+            Num::Symbolic(_) | Num::Quotient(..) | Num::Unknown => None,
         }
     }
 
@@ -60,7 +63,7 @@ impl Num {
         match self {
             Num::Int(n) => u64::try_from(*n).map_or(Dim::Unknown, Dim::Known),
             Num::Symbolic(d) => d.clone(),
-            Num::Float(_) | Num::Unknown => Dim::Unknown,
+            Num::Float(_) | Num::Quotient(..) | Num::Unknown => Dim::Unknown,
         }
     }
 
@@ -74,6 +77,11 @@ impl Num {
         match (self, other) {
             (Num::Int(a), Num::Int(b)) => a.checked_add(*b).map_or(Num::Unknown, Num::Int),
             (Num::Float(a), Num::Float(b)) => Num::Float(a + b),
+            (Num::Quotient(a, k), b) => b.quotient().map_or(Num::Unknown, |(b, l)| {
+                let sum = a.mul_signed(&Dim::Known(l)).add(&b.mul_signed(&Dim::Known(*k)));
+                Num::from_quotient(sum, k.checked_mul(l))
+            }),
+            (Num::Float(_), Num::Quotient(..)) => other.add(self),
             _ => Num::from_dim(&self.signed().add(&other.signed())),
         }
     }
@@ -92,6 +100,11 @@ impl Num {
         match (self, other) {
             (Num::Int(a), Num::Int(b)) => a.checked_mul(*b).map_or(Num::Unknown, Num::Int),
             (Num::Float(a), Num::Float(b)) => Num::Float(a * b),
+            // What was divided by anything else is rounded already.
+            (Num::Quotient(a, k), Num::Float(_)) if k.is_power_of_two() => {
+                other.quotient().map_or(Num::Unknown, |(b, l)| Num::from_quotient(a.mul_signed(&b), k.checked_mul(l)))
+            }
+            (Num::Float(_), Num::Quotient(..)) => other.mul(self),
             _ => Num::from_dim(&self.signed().mul_signed(&other.signed())),
         }
     }
@@ -101,6 +114,11 @@ impl Num {
         match (self, other) {
             (Num::Int(a), Num::Int(b)) => a.checked_div(*b).map_or(Num::Unknown, Num::Int),
             (Num::Float(a), Num::Float(b)) => Num::Float(a / b),
+            (Num::Quotient(a, k), Num::Float(b)) if k.is_power_of_two() => match other.quotient() {
+                Some((Dim::Known(b), l)) if b > 0 => Num::from_quotient(a.mul_signed(&Dim::Known(l)), k.checked_mul(b)),
+                _ if *b == 1.0 => self.clone(),
+                _ => Num::Unknown,
+            },
             (Num::Symbolic(a), Num::Int(b)) if *b > 0 && a.lower_bound().is_some_and(|l| l >= 0) => {
                 Num::from_dim(&a.floor_div(b.unsigned_abs()))
             }
@@ -116,6 +134,9 @@ impl Num {
                 Num::Int(if r != 0 && (r < 0) != (*b < 0) { r + b } else { r })
             }
             (Num::Symbolic(a), _) if a.div_exact(&other.signed()).is_some() => Num::Int(0),
+            (Num::Symbolic(a), Num::Int(b)) if *b > 0 && self.at_least(&Num::Int(0)) => {
+                self.sub(&Num::from_dim(&a.floor_div(b.unsigned_abs())).mul(other))
+            }
             _ => Num::Unknown,
         }
     }
@@ -124,6 +145,7 @@ impl Num {
     pub fn neg(&self) -> Num {
         match self {
             Num::Float(x) => Num::Float(-x),
+            Num::Quotient(a, k) => Num::from_quotient(a.mul_signed(&Dim::from_i64(-1)), Some(*k)),
             _ => Num::Int(-1).mul(self),
         }
     }
@@ -133,8 +155,8 @@ impl Num {
         match self {
             Num::Int(n) => n.checked_abs().map_or(Num::Unknown, Num::Int),
             Num::Float(x) => Num::Float(x.abs()),
-            Num::Symbolic(d) if d.lower_bound().is_some_and(|b| b >= 0) => self.clone(),
-            Num::Symbolic(_) | Num::Unknown => Num::Unknown,
+            Num::Symbolic(d) | Num::Quotient(d, _) if d.lower_bound().is_some_and(|b| b >= 0) => self.clone(),
+            Num::Symbolic(_) | Num::Quotient(..) | Num::Unknown => Num::Unknown,
         }
     }
 
@@ -158,21 +180,38 @@ impl Num {
         }
     }
 
-    /// The larger one, if that is provable.
+    /// The larger one.
     pub fn max(&self, other: &Num) -> Num {
         match (self.at_least(other), other.at_least(self)) {
             (true, _) => self.clone(),
             (false, true) => other.clone(),
-            (false, false) => Num::Unknown,
+            (false, false) => self.sizes(other).map_or(Num::Unknown, |(a, b)| Num::from_dim(&a.larger(&b))),
         }
     }
 
-    /// The smaller one, if that is provable.
+    /// The smaller one.
     pub fn min(&self, other: &Num) -> Num {
         match (self.at_least(other), other.at_least(self)) {
             (true, _) => other.clone(),
             (false, true) => self.clone(),
-            (false, false) => Num::Unknown,
+            (false, false) => self.sizes(other).map_or(Num::Unknown, |(a, b)| Num::from_dim(&a.smaller(&b))),
+        }
+    }
+
+    /// The next integer below, or above.
+    #[must_use]
+    pub fn round(&self, up: bool) -> Num {
+        match self {
+            Num::Float(x) => Num::Float(if up { x.ceil() } else { x.floor() }),
+            Num::Quotient(d, k) => {
+                let d = if up {
+                    i64::try_from(k - 1).map_or(Dim::Unknown, |k| d.add(&Dim::from_i64(k)))
+                } else {
+                    d.clone()
+                };
+                Num::from_quotient(d.floor_div(*k), Some(1))
+            }
+            Num::Int(_) | Num::Symbolic(_) | Num::Unknown => self.clone(),
         }
     }
 
@@ -193,7 +232,13 @@ impl Num {
                 // Not by way of f64, which would round twice.
                 if to == DType::F32 { Num::Float(f64::from(*n as f32)) } else { Num::Float(*n as f64).fit(to) }
             }
-            Num::Symbolic(_) if to.is_float() => Num::Unknown,
+            Num::Symbolic(d) if to.is_float() => Num::Quotient(d.clone(), 1).fit(to),
+            // Truncated, which is rounded down where nothing is negative.
+            Num::Quotient(d, k) if to.is_integer() => match d.lower_bound() {
+                Some(0..) => Num::from_dim(&d.floor_div(*k)).fit(to),
+                _ if *k == 1 => Num::from_dim(d).fit(to),
+                _ => Num::Unknown,
+            },
             _ => self.clone().fit(to),
         }
     }
@@ -203,6 +248,7 @@ impl Num {
     pub fn fit(self, dtype: DType) -> Num {
         let range = match dtype {
             DType::I64 => return self,
+            DType::F32 | DType::F64 if matches!(self, Num::Quotient(..)) => return self,
             DType::F32 => {
                 return self.float().map_or(Num::Unknown, |x| Num::Float(f64::from(x as f32)));
             }
@@ -229,24 +275,52 @@ impl Num {
 
     fn zero(&self) -> Num {
         match self {
-            Num::Float(_) => Num::Float(0.0),
+            Num::Float(_) | Num::Quotient(..) => Num::Float(0.0),
             Num::Int(_) | Num::Symbolic(_) | Num::Unknown => Num::Int(0),
         }
     }
 
+    /// A bound whose sign is that of a bound of the number.
     fn lower_bound(&self) -> Option<i64> {
         match self {
             Num::Int(n) => Some(*n),
-            Num::Symbolic(d) => d.lower_bound(),
+            Num::Symbolic(d) | Num::Quotient(d, _) => d.lower_bound(),
             Num::Float(_) | Num::Unknown => None,
         }
+    }
+
+    /// The number as an expression over a positive integer, where that is exact.
+    fn quotient(&self) -> Option<(Dim, u64)> {
+        match self {
+            Num::Quotient(d, k) => Some((d.clone(), *k)),
+            // Small enough for products with sizes to be exact.
+            Num::Float(x) if x.abs() < 1024.0 && (x * 1024.0).fract() == 0.0 => {
+                let k = (0..=10).map(|i| 1u64 << i).find(|&k| (x * k as f64).fract() == 0.0)?;
+                Some((Dim::from_i64((x * k as f64) as i64), k))
+            }
+            Num::Float(_) | Num::Int(_) | Num::Symbolic(_) | Num::Unknown => None,
+        }
+    }
+
+    fn from_quotient(d: Dim, k: Option<u64>) -> Num {
+        match (d.signed(), k) {
+            (Some(n), Some(k)) if k.is_power_of_two() && n.unsigned_abs() < 1 << 24 => Num::Float(n as f64 / k as f64),
+            (None, Some(k)) if matches!(d, Dim::Symbolic(_)) => Num::Quotient(d, k),
+            _ => Num::Unknown,
+        }
+    }
+
+    /// Both as sizes, if they are none that may be negative.
+    fn sizes(&self, other: &Num) -> Option<(Dim, Dim)> {
+        let size = |n: &Num| (!matches!(n, Num::Quotient(..)) && n.lower_bound()? >= 0).then(|| n.signed());
+        Some((size(self)?, size(other)?))
     }
 
     fn signed(&self) -> Dim {
         match self {
             Num::Int(n) => Dim::from_i64(*n),
             Num::Symbolic(d) => d.clone(),
-            Num::Float(_) | Num::Unknown => Dim::Unknown,
+            Num::Float(_) | Num::Quotient(..) | Num::Unknown => Dim::Unknown,
         }
     }
 }
@@ -275,7 +349,40 @@ mod tests {
         assert_eq!(Num::Int(-1).compare(&n("N")), Some(Ordering::Less));
         assert_eq!(n("N").compare(&Num::Int(0)), None);
         assert_eq!(n("N").add(&n("M")).max(&n("M")), n("N").add(&n("M")));
-        assert_eq!(n("N").max(&n("M")), Num::Unknown);
+        assert_eq!(n("N").max(&n("M")), Num::Symbolic(Dim::symbol("max(M, N)")));
+        assert_eq!(n("N").min(&n("M")), n("M").min(&n("N")));
+        assert_eq!(n("N").sub(&Num::Int(1)).min(&n("M")), Num::Unknown);
+    }
+
+    #[test]
+    fn remainders_are_what_a_quotient_leaves() {
+        let twice = n("N").mul(&Num::Int(2));
+        assert_eq!(twice.modulo(&Num::Int(2)), Num::Int(0));
+        assert_eq!(n("N").modulo(&Num::Int(8)).dim().to_string(), "-8*floor((N)/8) + N");
+        assert_eq!(n("N").modulo(&Num::Int(-8)), Num::Unknown);
+    }
+
+    #[test]
+    fn floats_that_sizes_become_are_followed_as_far_as_they_are_exact() {
+        let x = n("N").cast(DType::F32);
+        let by = |f: f64| x.mul(&Num::Float(f));
+        assert_eq!(by(2.0).cast(DType::I64), n("N").mul(&Num::Int(2)));
+        assert_eq!(by(0.5).round(false).cast(DType::I64), n("N").div(&Num::Int(2)));
+        assert_eq!(by(0.5).round(true).cast(DType::I64), n("N").add(&Num::Int(1)).div(&Num::Int(2)));
+        assert_eq!(by(1.5).cast(DType::I64).dim().to_string(), "floor((N)/2) + N");
+        assert_eq!(by(1.0 / 3.0), Num::Unknown);
+        assert_eq!(by(f64::NAN), Num::Unknown);
+        let third = x.div(&Num::Float(3.0));
+        assert_eq!(third.cast(DType::I64), n("N").div(&Num::Int(3)));
+        // Rounded, and may be more or less than N.
+        assert_eq!(third.mul(&Num::Float(3.0)), Num::Unknown);
+        assert_eq!(x.add(&Num::Float(0.5)).round(false).cast(DType::I64), n("N"));
+        assert_eq!(x.sub(&x), Num::Float(0.0));
+        assert_eq!(x.neg().cast(DType::I64), n("N").neg());
+        assert_eq!(by(-0.5).cast(DType::I64), Num::Unknown);
+        assert_eq!(n("N").cast(DType::F16), Num::Unknown);
+        assert_eq!(x.compare(&Num::Float(-1.0)), Some(Ordering::Greater));
+        assert_eq!(x.div(&Num::Float(0.0)), Num::Unknown);
     }
 
     #[test]

@@ -68,8 +68,9 @@ impl GraphFacts {
             let call = if node.is_local() { None } else { engine::call(node, opsets, inputs, Vec::new()) };
             let known = call.and_then(|c| engine::outputs(&c).ok()).unwrap_or_default();
             for (output, fact) in node.outputs().to_vec().iter().zip(known) {
-                if let Some(output) = *output {
-                    self.set(output, fact.bounded());
+                if let Some(v) = *output {
+                    let fact = fact.bounded().named(&self.scope, v);
+                    self.set(v, fact);
                 }
             }
         }

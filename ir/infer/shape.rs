@@ -69,6 +69,12 @@ pub(crate) fn without_names(ty: &Type) -> Type {
     })
 }
 
+/// The type without the names that inference gave to sizes of which nothing is known; they mean something among the facts
+/// of one run only.
+pub(crate) fn without_open(ty: &Type) -> Type {
+    map_dims(ty, &|d| if d.is_open() { Dim::Unknown } else { d.clone() })
+}
+
 /// The type with each dim replaced.
 pub(crate) fn map_dims(ty: &Type, f: &dyn Fn(&Dim) -> Dim) -> Type {
     let tensor = |t: &crate::TensorType| crate::TensorType {

@@ -3,6 +3,10 @@
 use super::Num;
 use crate::Dim;
 
+/// Bounds from here on mean the end of the axis, which exporters write as one of several large numbers, 1 000 000 000 the
+/// smallest of them. No axis of a tensor is that long.
+const END: i64 = 1_000_000_000;
+
 /// A slice along one axis: from `start`, up to `end`, in steps. Negative numbers count from the back.
 #[derive(Debug, Clone)]
 pub struct Range {
@@ -40,48 +44,64 @@ impl Range {
             return Dim::from(count.unsigned_abs());
         }
         match self.step {
-            1 => self.forward(axis),
             -1 if self.reverses() => axis.clone(),
+            1.. => self.forward(axis).offset(self.step - 1).floor_div(self.step.unsigned_abs()),
             _ => Dim::Unknown,
         }
     }
 
     /// The whole axis backwards: from the last element, to in front of the first.
     fn reverses(&self) -> bool {
-        let from_last = matches!(self.start, Num::Int(s) if s == -1 || s >= i64::from(i32::MAX));
-        from_last && matches!(self.end, Num::Int(e) if e <= i64::from(i32::MIN) + 1)
+        let from_last = matches!(self.start, Num::Int(s) if s == -1 || s >= END);
+        from_last && matches!(self.end, Num::Int(e) if e <= -END)
     }
 
+    /// Number of elements between the bounds.
     fn forward(&self, axis: &Dim) -> Dim {
-        let size = Num::from_dim(axis);
-        // The last element alone.
-        if let (Num::Int(-1), Num::Int(end)) = (&self.start, &self.end)
-            && *end >= i64::from(i32::MAX)
-        {
-            return Dim::Known(1);
-        }
-        let Some(start) = (match &self.start {
-            Num::Int(s) if *s >= 0 => Some(self.start.clone()),
-            s @ Num::Symbolic(_) if s.at_least(&Num::Int(0)) => Some(s.clone()),
-            Num::Int(_) | Num::Float(_) | Num::Symbolic(_) | Num::Unknown => None,
-        }) else {
-            return Dim::Unknown;
-        };
-        let end = match &self.end {
-            Num::Int(e) if *e >= i64::from(i32::MAX) => size.clone(),
-            Num::Int(e) if *e < 0 => size.add(&self.end),
-            // `min(size, e)`, which no expression says.
-            Num::Int(_) => return Dim::Unknown,
-            e @ Num::Symbolic(_) if axis.known().is_some() || size.at_least(e) => e.clone(),
-            Num::Float(_) | Num::Symbolic(_) | Num::Unknown => return Dim::Unknown,
-        };
-        let length = end.sub(&start);
-        // A start that is an expression has to be provably in front of the end.
-        match start {
-            Num::Int(_) => length.dim(),
-            _ if length.at_least(&Num::Int(0)) => length.dim(),
+        // A size that no input has may be too small for any bounds.
+        let large = !axis.is_open();
+        match (&self.start, &self.end) {
+            (&Num::Int(start), &Num::Int(end)) => fixed(axis, start, end),
+            (Num::Int(0), end @ Num::Symbolic(e)) if end.at_least(&Num::Int(0)) => {
+                // A table that is cut to a named size is long enough for it.
+                if axis.known().is_some() && !e.is_open() { e.clone() } else { axis.smaller(e) }
+            }
+            (start @ (Num::Int(_) | Num::Symbolic(_)), end) if large && start.at_least(&Num::Int(0)) => {
+                let size = Num::from_dim(axis);
+                let end = match end {
+                    Num::Int(e) if *e >= END => size,
+                    Num::Int(e) if *e < 0 => size.add(end),
+                    Num::Symbolic(e) if (axis.known().is_some() && !e.is_open()) || size.at_least(end) => end.clone(),
+                    _ => return Dim::Unknown,
+                };
+                let length = end.sub(start);
+                // A start that is an expression has to be provably in front of the end.
+                match start {
+                    Num::Int(_) => length.dim(),
+                    _ if length.at_least(&Num::Int(0)) => length.dim(),
+                    _ => Dim::Unknown,
+                }
+            }
             _ => Dim::Unknown,
         }
+    }
+}
+
+/// Number of elements between two numbers on an axis that is no number.
+fn fixed(axis: &Dim, start: i64, end: i64) -> Dim {
+    let large = !axis.is_open();
+    let first = |n: i64| axis.smaller(&Dim::from_i64(n));
+    match (start, end) {
+        _ if (start < 0) == (end < 0) && end <= start => Dim::Known(0),
+        (0, _) if end >= END => axis.clone(),
+        (0, 1..) => first(end),
+        (-1, _) if end >= END && large => Dim::Known(1),
+        (..=-1, _) if end >= END && start > -END => first(-start),
+        (1.., _) if end >= END && large => axis.offset(-start),
+        (1.., 1..) if large => first(end).offset(-start),
+        (0.., ..=-1) if large && end > -END => end.checked_sub(start).map_or(Dim::Unknown, |by| axis.offset(by)),
+        (..=-1, ..=-1) if large && start > -END => Dim::from_i64(end - start),
+        _ => Dim::Unknown,
     }
 }
 
@@ -114,9 +134,39 @@ mod tests {
         assert_eq!(slice(1, i64::MAX, 1, &n), n.offset(-1));
         assert_eq!(slice(0, -1, 1, &n), n.offset(-1));
         assert_eq!(slice(-1, i64::MAX, 1, &n), Dim::Known(1));
-        assert_eq!(slice(0, 5, 1, &n), Dim::Unknown);
-        assert_eq!(slice(-5, i64::MAX, 1, &n), Dim::Unknown);
+        assert_eq!(slice(0, 1_000_000_000, 1, &n), n);
+        assert_eq!(slice(-4, -1, 1, &n), Dim::Known(3));
         assert_eq!(slice(-1, i64::MIN, -1, &n), n);
+        assert_eq!(slice(3, 3, 1, &n), Dim::Known(0));
+        assert_eq!(slice(i64::MIN, -1, 1, &n), Dim::Unknown);
+        assert_eq!(slice(-1, i64::MIN, 1, &n), Dim::Known(0));
+        assert_eq!(slice(0, i64::MIN, 1, &n), Dim::Unknown);
+    }
+
+    #[test]
+    fn what_may_run_over_the_end_is_a_minimum() {
+        let n = Dim::symbol("N");
+        assert_eq!(slice(0, 5, 1, &n).to_string(), "min(5, N)");
+        assert_eq!(slice(-5, i64::MAX, 1, &n), slice(0, 5, 1, &n));
+        assert_eq!(slice(2, 5, 1, &n).to_string(), "min(5, N) - 2");
+        assert_eq!(slice(0, 5, 1, &n.offset(5)), Dim::Known(5));
+    }
+
+    #[test]
+    fn steps_round_up() {
+        let n = Dim::symbol("N");
+        assert_eq!(slice(0, i64::MAX, 2, &n).to_string(), "floor((N + 1)/2)");
+        assert_eq!(slice(1, i64::MAX, 2, &n).to_string(), "floor((N)/2)");
+    }
+
+    #[test]
+    fn a_size_that_data_decides_may_be_too_small_for_the_bounds() {
+        let m = Dim::open("", crate::ValueId(3), 0);
+        assert_eq!(slice(0, i64::MAX, 1, &m), m);
+        assert_eq!(slice(0, 5, 1, &m).to_string(), "min(5, ?v3.0)");
+        assert_eq!(slice(-1, i64::MAX, 1, &m).to_string(), "min(1, ?v3.0)");
+        assert_eq!(slice(1, i64::MAX, 1, &m), Dim::Unknown);
+        assert_eq!(slice(0, -1, 1, &m), Dim::Unknown);
     }
 
     #[test]

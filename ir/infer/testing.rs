@@ -57,11 +57,11 @@ impl Draft {
         add(&mut self.model.graph, op, inputs, attrs, &[], outputs)
     }
 
-    /// The inferred type of a value, as text.
+    /// The inferred type of a value, as text, with `?` for sizes of which nothing is known.
     pub(crate) fn ty(&self, value: ValueId) -> String {
         let inferred = super::infer(&self.model, &super::Bindings::new());
         assert_eq!(inferred.contradictions(), []);
-        inferred.ty(value).map_or_else(|| "?".into(), Type::to_string)
+        inferred.ty(value).map_or_else(|| "?".into(), |ty| super::shape::without_open(ty).to_string())
     }
 
     /// The first contradiction.

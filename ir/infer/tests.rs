@@ -400,3 +400,77 @@ fn an_update_finds_what_inference_from_the_start_finds() {
     let inner = model.graph.node(owner).unwrap().attrs.graphs().next().unwrap().outputs()[0];
     assert_eq!(known.graph().subgraph(owner, 0).unwrap().ty(inner).unwrap().to_string(), "float[2*N,2]");
 }
+
+#[test]
+fn a_known_condition_takes_a_branch() {
+    let mut d = Draft::new(17);
+    let x = d.input("x", &["N", "3"]);
+    let (yes, no) =
+        (d.constant(Tensor::from_raw(DType::Bool, [].as_slice(), bytes::Bytes::from_static(&[1])).unwrap()), {
+            let (size, zero) = (d.node("Size", &[x], none()), d.int(-1));
+            d.node("Equal", &[size, zero], none())
+        });
+    for (condition, expected) in [(yes, "float[N,3]"), (no, "float[3,N]")] {
+        let attrs = none()
+            .with("then_branch", Attr::Graph(Box::new(body(0, true, "Relu"))))
+            .with("else_branch", Attr::Graph(Box::new(body(0, true, "Transpose"))));
+        let y = add(&mut d.model.graph, "If", &[Some(condition)], attrs, &[x], 1);
+        assert_eq!(d.ty(y[0]), expected);
+    }
+}
+
+/// `F.interpolate(x, scale_factor=(2, 0.5))` as exporters write it, on sizes that are not known.
+#[test]
+fn sizes_are_followed_through_floats() {
+    let mut d = Draft::new(13);
+    let x = d.input("x", &["N", "C", "H", "W"]);
+    let shape = d.node("Shape", &[x], none());
+    let scale = d.constant(Tensor::from_f32([2].as_slice(), &[2.0, 0.5]).unwrap());
+    let [from, middle, to] = [0, 2, 4].map(|v| d.ints(&[v]));
+    let spatial = d.node("Slice", &[shape, middle, to], none());
+    let floats = d.node("Cast", &[spatial], none().with("to", 1));
+    let scaled = d.node("Mul", &[floats, scale], none());
+    let floor = d.node("Floor", &[scaled], none());
+    let sizes = d.node("Cast", &[floor], none().with("to", 7));
+    let kept = d.node("Slice", &[shape, from, middle], none());
+    let target = d.node("Concat", &[kept, sizes], none().with("axis", 0));
+    let y = d.nodes("Resize", &[Some(x), None, None, Some(target)], none(), 1)[0];
+    assert_eq!(d.ty(y), "float[N,C,2*H,floor((W)/2)]");
+}
+
+#[test]
+fn names_of_inputs_are_not_mistaken_for_those_of_inference() {
+    let mut d = Draft::new(17);
+    let x = d.input("x", &["?v0.0", "min(2, N)", "max(2, N)", "floor((N)/2)", "M"]);
+    assert_eq!(d.ty(x), "float[x.0,x.1,x.2,x.3,M]");
+    let x = d.input("what?", &["?"]);
+    assert_eq!(d.ty(x), "float[?]");
+}
+
+#[test]
+fn declared_sizes_fill_what_data_decides() {
+    let mut d = Draft::new(17);
+    let x = d.input("x", &["N"]);
+    let places = d.node("NonZero", &[x], none());
+    let y = d.node("Neg", &[places], none());
+    d.model.graph.set_type(y, Type::tensor(DType::I64, [Dim::Known(1), Dim::Known(7)]));
+    assert_eq!((d.ty(places), d.ty(y)), ("int64[1,?]".into(), "int64[1,7]".into()));
+}
+
+#[test]
+fn sizes_that_a_body_decides_have_no_name_outside() {
+    let mut d = Draft::new(17);
+    let (c, x) = (d.input_of("c", DType::Bool, &[]), d.input("x", &["N", "3"]));
+    let branch = || Attr::Graph(Box::new(body(0, true, "NonZero")));
+    let attrs = none().with("then_branch", branch()).with("else_branch", branch());
+    let y = add(&mut d.model.graph, "If", &[Some(c)], attrs, &[x], 1)[0];
+    assert_eq!(d.ty(y), "int64[2,?]");
+    let inferred = infer(&d.model, &Bindings::new());
+    let node = d.model.graph.producer(y).unwrap().0;
+    for i in [0, 1] {
+        let branch = d.model.graph.node(node).unwrap().attrs.graphs().nth(i).unwrap();
+        let made = inferred.graph().subgraph(node, i).unwrap().fact(branch.outputs()[0]);
+        assert!(made.shape().unwrap()[1].is_open());
+        assert!(!made.shape().unwrap()[1].same(&inferred.shape(y).unwrap()[1]));
+    }
+}

@@ -46,7 +46,7 @@ fn resolve(input: Option<&[Dim]>, target: &[Num], allow_zero: bool) -> Result<Sh
             Num::Int(-1) => free.push(i),
             Num::Int(n) if *n < 0 => return Err(format!("the target size {n} is negative")),
             Num::Unknown => free.push(i),
-            Num::Int(_) | Num::Float(_) | Num::Symbolic(_) => {}
+            Num::Int(_) | Num::Float(_) | Num::Symbolic(_) | Num::Quotient(..) => {}
         }
         shape.push(n.dim());
     }

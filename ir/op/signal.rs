@@ -55,8 +55,8 @@ fn dft(call: &Call<'_>) -> Outcome {
         let length = if call.has(1) { single(call, 1) } else { Some(d.clone()) };
         *d = match (length, onesided, inverse) {
             (Some(n), true, false) => half(&n),
-            // The full length of a onesided spectrum of n frequencies.
-            (Some(_), true, true) if !call.has(1) => Dim::Unknown,
+            // The length of the signal of which n frequencies are known.
+            (Some(n), true, true) if !call.has(1) => n.offset(-1).mul(&Dim::Known(2)),
             (n, _, _) => n.unwrap_or(Dim::Unknown),
         };
     }

@@ -40,14 +40,14 @@ pub(super) static ASINH: OpSpec = OpSpec::new("Asinh", FROM_9, ROUNDING, same);
 pub(super) static ATAN: OpSpec = OpSpec::new("Atan", FROM_7, ROUNDING, same);
 pub(super) static ATANH: OpSpec = OpSpec::new("Atanh", FROM_9, ROUNDING, same);
 pub(super) static BITWISE_NOT: OpSpec = OpSpec::new("BitwiseNot", &[sig(18, 1, 1)], EXACT, same);
-pub(super) static CEIL: OpSpec = OpSpec::new("Ceil", FROM_1, EXACT, |c| map(c, |n| round(n, f64::ceil)));
+pub(super) static CEIL: OpSpec = OpSpec::new("Ceil", FROM_1, EXACT, |c| map(c, |n| n.round(true)));
 pub(super) static CELU: OpSpec = OpSpec::new("Celu", &[sig(12, 1, 1)], ROUNDING, same);
 pub(super) static COS: OpSpec = OpSpec::new("Cos", FROM_7, ROUNDING, same);
 pub(super) static COSH: OpSpec = OpSpec::new("Cosh", FROM_9, ROUNDING, same);
 pub(super) static ELU: OpSpec = OpSpec::new("Elu", FROM_1, ROUNDING, same);
 pub(super) static ERF: OpSpec = OpSpec::new("Erf", FROM_9, ROUNDING, same);
 pub(super) static EXP: OpSpec = OpSpec::new("Exp", FROM_1, ROUNDING, same);
-pub(super) static FLOOR: OpSpec = OpSpec::new("Floor", FROM_1, EXACT, |c| map(c, |n| round(n, f64::floor)));
+pub(super) static FLOOR: OpSpec = OpSpec::new("Floor", FROM_1, EXACT, |c| map(c, |n| n.round(false)));
 pub(super) static GELU: OpSpec = OpSpec::new("Gelu", &[sig(20, 1, 1)], ROUNDING, same);
 pub(super) static HARD_SIGMOID: OpSpec = OpSpec::new("HardSigmoid", FROM_1, ROUNDING, same);
 pub(super) static HARD_SWISH: OpSpec = OpSpec::new("HardSwish", &[sig(14, 1, 1)], ROUNDING, same);
@@ -59,8 +59,8 @@ pub(super) static MISH: OpSpec = OpSpec::new("Mish", &[sig(18, 1, 1)], ROUNDING,
 pub(super) static NEG: OpSpec = OpSpec::new("Neg", FROM_1, EXACT, |c| map(c, Num::neg));
 pub(super) static NOT: OpSpec = OpSpec::new("Not", FROM_1, EXACT, not);
 pub(super) static RECIPROCAL: OpSpec = OpSpec::new("Reciprocal", FROM_1, ROUNDING, same);
-pub(super) static RELU: OpSpec = OpSpec::new("Relu", FROM_1, EXACT, same);
-pub(super) static ROUND: OpSpec = OpSpec::new("Round", &[sig(11, 1, 1)], EXACT, same);
+pub(super) static RELU: OpSpec = OpSpec::new("Relu", FROM_1, EXACT, |c| map(c, relu));
+pub(super) static ROUND: OpSpec = OpSpec::new("Round", &[sig(11, 1, 1)], EXACT, |c| map(c, nearest));
 pub(super) static SELU: OpSpec = OpSpec::new("Selu", FROM_1, ROUNDING, same);
 pub(super) static SHRINK: OpSpec = OpSpec::new("Shrink", FROM_9, EXACT, same);
 pub(super) static SIGMOID: OpSpec = OpSpec::new("Sigmoid", FROM_1, ROUNDING, same);
@@ -101,9 +101,22 @@ fn not(call: &Call<'_>) -> Outcome {
     map(call, |n| n.int().map_or(Num::Unknown, |i| Num::from_bool(i == 0)))
 }
 
-fn round(n: &Num, f: fn(f64) -> f64) -> Num {
+/// Halves go to the even neighbour.
+fn nearest(n: &Num) -> Num {
     match n {
-        Num::Float(x) => Num::Float(f(*x)),
-        Num::Int(_) | Num::Symbolic(_) | Num::Unknown => n.clone(),
+        Num::Float(x) => Num::Float(x.round_ties_even()),
+        Num::Quotient(_, 1) => n.clone(),
+        _ => Num::Unknown,
+    }
+}
+
+/// Zero for what is negative.
+fn relu(n: &Num) -> Num {
+    match n {
+        Num::Float(x) if *x > 0.0 => n.clone(),
+        Num::Float(x) if *x <= 0.0 => Num::Float(0.0),
+        Num::Int(_) | Num::Symbolic(_) => n.max(&Num::Int(0)),
+        Num::Quotient(..) => n.max(&Num::Float(0.0)),
+        Num::Float(_) | Num::Unknown => Num::Unknown,
     }
 }

@@ -102,7 +102,7 @@ fn constant_target(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patc
             .and_then(|i| shape.get(i))
             .is_some_and(|have| have.same(d) || have.known().is_some_and(|n| n > 1))
             .then_some(1),
-        Num::Float(_) | Num::Unknown => None,
+        Num::Float(_) | Num::Quotient(..) | Num::Unknown => None,
     });
     let Some(sizes) = sizes.collect::<Option<Vec<i64>>>() else {
         return Err(Skip::because("a size of the target is neither a number nor the input's at that place"));
@@ -131,7 +131,7 @@ fn constant_ends(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch,
     let end = |(n, &a): (&Num, &i64)| match n {
         Num::Int(n) => Some(*n),
         Num::Symbolic(d) => shape.get(axis(a, shape.len()).ok()?).is_some_and(|have| have.same(d)).then_some(i64::MAX),
-        Num::Float(_) | Num::Unknown => None,
+        Num::Float(_) | Num::Quotient(..) | Num::Unknown => None,
     };
     let ends_are: Option<Vec<i64>> = elements.iter().zip(&axes).map(end).collect();
     let mut patch = Patch::new(Numerics::Exact, format!("Slice {:?}", node.name));

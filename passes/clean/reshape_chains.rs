@@ -227,7 +227,7 @@ fn reshaped(cx: &RuleContext<'_>, node: &Node, shape: Option<&[Dim]>) -> Option<
         Num::Int(0) if !allow_zero => Size::Is(input.and_then(|s| s.get(i)).cloned().unwrap_or(Dim::Unknown)),
         Num::Int(-1) => Size::Rest(proven(i)),
         Num::Int(_) | Num::Symbolic(_) => Size::Is(n.dim()),
-        Num::Float(_) | Num::Unknown => Size::Is(proven(i)),
+        Num::Float(_) | Num::Quotient(..) | Num::Unknown => Size::Is(proven(i)),
     };
     Some(listed.iter().enumerate().map(size).collect())
 }

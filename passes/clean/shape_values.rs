@@ -84,7 +84,7 @@ fn key(facts: &GraphFacts, value: ValueId) -> Option<String> {
         match n {
             Num::Int(i) => key.push_str(&format!("|{i}")),
             Num::Symbolic(d) => key.push_str(&format!("|{d:?}")),
-            Num::Float(_) | Num::Unknown => return None,
+            Num::Float(_) | Num::Quotient(..) | Num::Unknown => return None,
         }
     }
     Some(key)

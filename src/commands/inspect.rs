@@ -3,7 +3,7 @@
 use planish_ir::{Model, Type, cost, text};
 use serde::Serialize;
 
-use super::{print, print_json};
+use super::{print, print_json, types};
 use crate::{
     cli::Inspect,
     failure::Result,
@@ -58,6 +58,11 @@ pub fn run(args: &Inspect) -> Result {
     let sizes = Sizes::complete(&[&file.model], &args.dims)?;
     if args.text {
         return print(&text::print(&file.model));
+    }
+    if args.types {
+        // Sizes that are not given stay open.
+        let types = types::types(&file.model, &args.dims.iter().cloned().collect());
+        return if args.json { print_json(&types) } else { print(&types::render(&types)) };
     }
     let inspection = inspect(&file.model, args, sizes);
     if args.json { print_json(&inspection) } else { print(&render(&inspection)) }

@@ -7,6 +7,7 @@ pub mod inspect;
 pub mod operators;
 pub mod passes;
 pub mod rules;
+pub mod types;
 pub mod verify;
 
 use std::{
