@@ -22,3 +22,4 @@ cargo test --workspace --locked "$@"
 cargo build --locked
 "$venv/bin/python" tests/operators.py target/debug/planish
 "$venv/bin/python" tests/schemas.py target/debug/planish
+"$venv/bin/python" tests/shapes.py target/debug/planish --operators fixtures/models/*.onnx

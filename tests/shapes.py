@@ -8,10 +8,9 @@ precise, or contradictory. Names that another tool invents are equal to what pla
 expressions are equal if they are so for several sizes. At last onnxruntime runs the model with every value as an output, which
 decides contradictions and checks every shape that planish infers.
 
-With --operators, the official operator tests take the place of models: each shape that is inferred for an output has to be that
-of the expected output.
-
-Elements of small tensors that planish follows have to be those of the run, too.
+With --operators, the official operator tests are looked at as well, with small inputs made constants: each shape that is inferred
+for an output has to be that of the expected output. In both cases elements of small tensors that planish follows have to be the
+actual ones, too.
 
 Prints a line per model, and exits with 1 if planish knows less than another tool, or anything wrong.
 """
@@ -36,6 +35,8 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 LARGEST_FOLLOWED = 1024
+# Refuted: a run shows that the other tool is wrong. Guess: the other tool merged sizes that are not provably equal.
+VERDICTS = ["same", "more", "less", "wrong", "refuted", "guess"]
 # As sizes are called that a tool invents; planish begins them with a question mark.
 INVENTED = re.compile(r"\?[^ ,()*+-]+")
 FUNCTIONS = {"floor": math.floor, "ceiling": math.ceil, "Max": max, "Min": min, "min": min, "Abs": abs, "Mod": lambda a, b: a % b}
@@ -139,18 +140,19 @@ def onnxruntime_types(path):
     # What is inferred of a model that cannot be inferred completely is left in a file.
     partial = path.parent / "sym_shape_infer_temp.onnx"
     types, note = {}, "onnxruntime fails; "
+    # Merging sizes that have to be equal for the model to run, or else 1, gets further, by guess.
     with contextlib.chdir(path.parent):
         for merge in [False, True]:
             model = onnx.load(str(path), load_external_data=False)
             try:
                 found = declared_types(SymbolicShapeInference.infer_shapes(model, auto_merge=merge) or model)
-                return found, "onnxruntime: sizes merged by guess; " if merge else ""
+                return found, types if merge else found, "onnxruntime: sizes merged by guess; " if merge else ""
             except Exception:
                 found = declared_types(onnx.load(str(partial), load_external_data=False)) if partial.exists() else {}
                 if len(found) > len(types):
                     types, note = found, "onnxruntime: incomplete; "
                 partial.unlink(missing_ok=True)
-    return types, note
+    return types, types, note
 
 
 def evaluate(size, sizes):
@@ -290,7 +292,7 @@ def compare(planish, source, folder, show):
     model = onnx.load(str(path), load_external_data=False)
     values = [(place, o) for place, g in graphs(model.graph) for n in g.node for o in n.output if o]
     ours, elements = planish_types(planish, path)
-    (by_onnx, note), (by_ort, more) = onnx_types(path), onnxruntime_types(path)
+    (by_onnx, note), (by_ort, not_guessed, more) = onnx_types(path), onnxruntime_types(path)
     row = {"model": source.stem, "values": len(values), "notes": note + more}
     for tool, types in [("planish", ours), ("onnx", by_onnx), ("onnxruntime", by_ort)]:
         row[tool] = sum(complete(types.get(v), names) for v in values)
@@ -311,10 +313,12 @@ def compare(planish, source, folder, show):
             refuted = not place and any(not agrees(types[place, o][1], s.get(o), sizes) for sizes, s in actual)
             if verdict in ("wrong", "less") and refuted and o not in wrong:
                 verdicts[place, o] = "refuted"
-        for verdict in ["same", "more", "less", "wrong", "refuted"]:
+            elif verdict in ("wrong", "less") and types is by_ort and not_guessed.get((place, o)) != types[place, o]:
+                verdicts[place, o] = "guess"
+        for verdict in VERDICTS:
             row[f"{tool} {verdict}"] = sum(v == verdict for v in verdicts.values())
         for key, verdict in verdicts.items():
-            if verdict in ("less", "wrong") or (show < 0 and verdict == "refuted"):
+            if verdict in ("less", "wrong") or (show < 0 and verdict in ("refuted", "guess")):
                 messages.append(f"{source.stem}: {key} is {ours.get(key)}, but {types[key]} by {tool} ({verdict})")
     return row, messages
 
@@ -339,7 +343,7 @@ def fix_inputs(model, inputs):
     return sizes
 
 
-def operators(planish, folder, only):
+def operators(planish, folder, only, verbose):
     """The official tests of operators: shapes and elements of outputs beside the expected ones."""
     from onnx.backend.test.case.node import collect_testcases
 
@@ -372,7 +376,7 @@ def operators(planish, folder, only):
             else:
                 verdict = "inferred" if all(evaluate(d, sizes) is not None for d in shape) else "rank inferred"
             counts[verdict] += 1
-            if verdict != "inferred":
+            if verdict.startswith("wrong") or (verbose and verdict != "inferred"):
                 nodes = ", ".join(n.op_type for n in case.model.graph.node)
                 said = f"{value.name} is {dtype}{shape} {elements.get(key, '')}"
                 messages.append(f"{verdict}: {case.name} ({nodes}): {said}, expected {list(expected.shape)}")
@@ -381,7 +385,7 @@ def operators(planish, folder, only):
 
 def table(rows):
     tools = ["onnx", "onnxruntime"]
-    verdicts = ["same", "more", "less", "wrong", "refuted"]
+    verdicts = VERDICTS
     head = ["model", "values", "planish", "onnx", "onnxruntime"] + [f"{t} {v}" for t in tools for v in verdicts] + ["runs", "false"]
     total = {k: sum(r[k] for r in rows) for k in head[1:]} | {"model": "all"}
     titles = ["model", "values", "complete: planish", "onnx", "onnxruntime"]
@@ -398,15 +402,15 @@ def main():
     parser.add_argument("models", type=pathlib.Path, nargs="*")
     parser.add_argument("--operators", action="store_true")
     parser.add_argument("--only", default="")
-    parser.add_argument("--show", type=int, default=20, metavar="N", help="messages per model; -1 for all")
-    args = parser.parse_args()
+    parser.add_argument("--show", type=int, default=20, metavar="N", help="messages per model; -1 for all, also of what is only not known")
+    args = parser.parse_intermixed_args()
     warnings.filterwarnings("ignore")
     planish = args.planish.resolve()
     lost = False
     if args.operators:
         with tempfile.TemporaryDirectory() as name:
-            counts, messages = operators(planish, pathlib.Path(name), args.only)
-        print("\n".join(messages[: args.show if args.show >= 0 else None]))
+            counts, messages = operators(planish, pathlib.Path(name), args.only, args.show < 0)
+        print("\n".join(messages[: args.show if args.show >= 0 else None]), end="\n" if messages else "")
         print("outputs of operator tests: " + ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())))
         lost |= counts["wrong"] + counts["wrong elements"] > 0 or not counts
     rows = []
