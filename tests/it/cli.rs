@@ -260,6 +260,9 @@ fn inspect_counts() {
     }
     let json: Value = serde_json::from_str(&stdout(planish().arg("inspect").arg(cnn()).arg("--json"))).unwrap();
     assert_eq!(json["nodes"], 62);
+    let types = stdout(planish().arg("inspect").arg(cnn()).args(["--types", "--json"]));
+    let types: Value = serde_json::from_str(&types).unwrap();
+    assert!(types.as_array().unwrap().iter().all(|v| v["shape"].is_array()));
     let text = stdout(planish().arg("inspect").arg(cnn()).arg("--text"));
     assert!(planish_ir::text::parse(&text).is_ok());
 }
