@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
 """Time and memory of planish beside `cp` and other simplifiers, same machine, same run:
 
-    benches/compare.py MODEL.onnx … [--planish target/release/planish] [--runs 5] [--peers onnxslim onnxsim]
+    benches/compare.py MODEL.onnx … [--planish target/release/planish] [--runs 5] [--peers onnxslim onnxsim onnxruntime]
+    benches/compare.py --chains 1000 10000 50000
 
 Every tool runs as a process of its own, in turn, after one warm-up; the median is printed. Memory is the largest resident set
-that the system counted for the process. Peers have to be installed for the python that runs this script; the ones that are
-not are left out, and said so. With the onnx package the data files of a model are found by what it says, else by their names.
+that the system counted for the process; about 9 MB is the least that can be told. Peers have to be installed for the python that
+runs this script; the ones that are not are left out, and said so. `onnxruntime` is its own offline optimizer at the basic level (`optimized_model_filepath`). Data
+files of a model are those beside it that are named like it.
+
+--chains makes models of so many nodes and takes them too, which shows how time and memory grow: a chain of blocks that have
+something to simplify, with two small weights each. It needs the onnx package.
 """
 import argparse
 import glob
@@ -14,23 +19,42 @@ import os
 import pathlib
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
 
 PIPELINE = "version: 1\npasses:\n  - simplify\nverify: {engine: off}\n"
+
+# The system counts what a process held before it became another program, so a tool is started by a process that holds little.
+LAUNCH = """
+import posix, sys, time
+null = [(posix.POSIX_SPAWN_OPEN, fd, "/dev/null", posix.O_WRONLY, 0) for fd in (1, 2)]
+start = time.perf_counter()
+pid = posix.posix_spawnp(sys.argv[1], sys.argv[1:], posix.environ, file_actions=null)
+_, status, usage = posix.wait4(pid, 0)
+print(time.perf_counter() - start, usage.ru_maxrss, status)
+"""
 
 
 def measure(command):
     """Seconds and megabytes of one run; None if it fails."""
-    start = time.perf_counter()
-    pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-    ])
-    _, status, usage = os.wait4(pid, 0)
-    seconds = time.perf_counter() - start
-    return None if status else (seconds, usage.ru_maxrss / 1e3)
+    launch = [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
+    seconds, kilobytes, status = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return (float(seconds), int(kilobytes) / 1e3) if status == "0" else None
+
+
+def weight_files(model):
+    """The model and its data files, which are those beside it that are named like it."""
+    return [model, *sorted(model.parent.glob(glob.escape(model.stem) + "*.data"))]
+
+
+OPTIMIZE = """
+import sys, onnxruntime as ort
+options = ort.SessionOptions()
+options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+options.optimized_model_filepath = sys.argv[2]
+ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+"""
 
 
 def fresh(folder):
@@ -39,36 +63,42 @@ def fresh(folder):
     folder.mkdir()
 
 
-def weight_files(model):
-    """The model and its data files, which are those beside it that are named like it."""
-    return [model, *sorted(model.parent.glob(glob.escape(model.stem) + "*.data"))]
-
-
 def commands(model, args, folder):
     out = str(folder / "out.onnx")
     pipeline = folder.parent / "pipeline.yaml"
     pipeline.write_text(PIPELINE)
     yield "cp", ["cp", *map(str, weight_files(model)), str(folder)]
     yield "planish", [args.planish, "compile", str(model), "--pipeline", str(pipeline), "-o", out]
-    peers = {"onnxslim": [str(model), out], "onnxsim": [str(model), out]}
+    peers = {
+        "onnxslim": ["-m", "onnxslim", str(model), out],
+        "onnxsim": ["-m", "onnxsim", str(model), out],
+        "onnxruntime": ["-c", OPTIMIZE, str(model), out],
+    }
     for name in args.peers:
         if importlib.util.find_spec(name) is None:
             print(f"{name} is not installed: left out", file=sys.stderr)
             continue
-        yield name, [sys.executable, "-m", name, *peers[name]]
+        yield name, [sys.executable, *peers[name]]
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="+", type=pathlib.Path)
+    parser.add_argument("models", nargs="*", type=pathlib.Path)
+    parser.add_argument("--chains", nargs="*", type=int, default=[], metavar="NODES")
     parser.add_argument("--planish", default="target/release/planish")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", default=["onnxslim", "onnxsim"])
+    parser.add_argument("--peers", nargs="*", default=["onnxslim", "onnxsim", "onnxruntime"])
     args = parser.parse_args()
+    if not args.models and not args.chains:
+        parser.error("give models or --chains")
     print("| model | MB | tool | seconds | x cp | MB resident |\n|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory(dir=args.models[0].parent) as name:
+    # On the disk of the models, so that copying is what it is for them.
+    with tempfile.TemporaryDirectory(dir=args.models[0].parent if args.models else None) as name:
         folder = pathlib.Path(name) / "out"
-        for model in args.models:
+        chains = [pathlib.Path(name) / f"chain_{length}.onnx" for length in args.chains]
+        for length, path in zip(args.chains, chains):
+            subprocess.run([sys.executable, pathlib.Path(__file__).with_name("chain.py"), str(length), path], check=True)
+        for model in args.models + chains:
             size = sum(f.stat().st_size for f in weight_files(model)) / 1e6
             tools = list(commands(model, args, folder))
             results = {tool: [] for tool, _ in tools}
@@ -85,7 +115,7 @@ def main():
                     print(f"| {model.stem} | {size:.0f} | {tool} | failed | | |")
                     continue
                 seconds = statistics.median(r[0] for r in good)
-                print(f"| {model.stem} | {size:.0f} | {tool} | {seconds:.2f} | {seconds / base:.2f} | {max(r[1] for r in good):.0f} |", flush=True)
+                print(f"| {model.stem} | {size:.0f} | {tool} | {seconds:.3f} | {seconds / base:.2f} | {max(r[1] for r in good):.0f} |", flush=True)
 
 
 if __name__ == "__main__":

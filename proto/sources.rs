@@ -35,7 +35,7 @@ impl Sources {
     }
 
     /// For the model in `file`, opened by way of `path`.
-    pub(crate) fn of_model(path: &Path, file: Arc<MappedFile>) -> Self {
+    pub fn of_model(path: &Path, file: Arc<MappedFile>) -> Self {
         let mut folders = vec![folder_of(path)];
         if path.is_symlink()
             && let Ok(real) = fs::canonicalize(path)

@@ -36,6 +36,10 @@ enum Command {
     Inspect(Inspect),
     /// Run two models on the same inputs and compare their outputs.
     Verify(Verify),
+    /// Find the patch of a pipeline after which the result is wrong.
+    Bisect(Bisect),
+    /// Shrink a model on which a pipeline, or a command, fails to a small textual one on which it still does.
+    Reduce(Reduce),
     /// Say how the operators, weights and costs of two models differ.
     Diff(Diff),
     /// List the passes, or explain one.
@@ -55,21 +59,15 @@ enum Command {
     },
 }
 
-/// Arguments of `compile`.
+/// What is done to a model and how the result is verified: arguments of every command that runs a pipeline.
 #[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["preset", "pipeline"])))]
-pub struct Compile {
-    /// The model to compile.
-    pub model: PathBuf,
+pub struct Recipe {
     /// A built-in pipeline.
     #[arg(long, value_enum)]
     pub preset: Option<Preset>,
     /// A pipeline file.
-    #[arg(long, value_name = "FILE.yaml")]
+    #[arg(long, value_name = "FILE.yaml", conflicts_with = "preset")]
     pub pipeline: Option<PathBuf>,
-    /// Where to write the result.
-    #[arg(short, long, value_name = "OUT.onnx")]
-    pub output: PathBuf,
     /// Inputs for calibration and verification, instead of those that the pipeline names: an .npz file of arrays named
     /// by the model's inputs, or a folder of .npy files.
     #[arg(long, value_name = "FILE.npz")]
@@ -80,6 +78,30 @@ pub struct Compile {
     /// Who verifies the result, instead of whom the pipeline names.
     #[arg(long, value_enum)]
     pub verify: Option<EngineChoice>,
+    /// How many samples are verified, instead of what the pipeline says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: Option<u64>,
+    /// Sizes, threads, libraries.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of `compile`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["preset", "pipeline"])))]
+pub struct Compile {
+    /// The model to compile.
+    pub model: PathBuf,
+    /// Where to write the result.
+    #[arg(short, long, value_name = "OUT.onnx")]
+    pub output: PathBuf,
+    /// What is done.
+    #[command(flatten)]
+    pub recipe: Recipe,
+    /// Say which passes looked at a node and why each left it alone, or what it did. A node is named by its name or by one of
+    /// its outputs; `*` and `?` stand for any characters.
+    #[arg(long, value_name = "NODE")]
+    pub explain: Option<String>,
     /// Write a report as JSON.
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
@@ -98,9 +120,41 @@ pub struct Compile {
     /// Write the result even if a gate fails. The exit code stays 4.
     #[arg(long)]
     pub keep_failed: bool,
-    /// Sizes, threads, libraries.
+}
+
+/// Arguments of `bisect`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["preset", "pipeline"])))]
+pub struct Bisect {
+    /// The model.
+    pub model: PathBuf,
+    /// What is done.
     #[command(flatten)]
-    pub run: RunArgs,
+    pub recipe: Recipe,
+    /// Write the model before and after the patch into this folder, as before.onnx and after.onnx.
+    #[arg(long, value_name = "FOLDER")]
+    pub keep: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `reduce`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["preset", "pipeline", "test"])))]
+pub struct Reduce {
+    /// The model that fails.
+    pub model: PathBuf,
+    /// Where to write the small one.
+    #[arg(short, long, value_name = "OUT.onnxtxt")]
+    pub output: PathBuf,
+    /// What is done and fails: a pass gives up, or the result is not as close to the original as asked.
+    #[command(flatten)]
+    pub recipe: Recipe,
+    /// A shell command that fails, instead of a pipeline. It gets the path of a model as its last argument, and fails if it
+    /// ends with the code, other than 0, that it ends with on the given model.
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["preset", "pipeline"])]
+    pub test: Option<String>,
 }
 
 /// Arguments of every command that runs models.
@@ -314,6 +368,8 @@ impl Cli {
             Command::Compile(args) => commands::compile::run(&args),
             Command::Inspect(args) => commands::inspect::run(&args),
             Command::Verify(args) => commands::verify::run(&args),
+            Command::Bisect(args) => commands::bisect::run(&args),
+            Command::Reduce(args) => commands::reduce::run(&args),
             Command::Diff(args) => commands::diff::run(&args),
             Command::Passes(args) => commands::passes::run(&args),
             Command::Operators(args) => commands::operators::run(&args),

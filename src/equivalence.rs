@@ -61,33 +61,56 @@ pub fn compare(
     verify: &Verify,
 ) -> Result<Verdict, EngineError> {
     let start = Instant::now();
-    let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
     // One after the other, so that only one is in memory at a time.
-    let expected = run(engine, reference, &names, runs.batches)?;
-    let actual = run(engine, model, &names, runs.batches)?;
-    let mut comparisons: Vec<Comparison> = names.iter().map(|_| Comparison::new()).collect();
-    let mut failures = Vec::new();
-    for (run, (e, a)) in expected.iter().zip(&actual).enumerate() {
-        for ((name, c), (e, a)) in names.iter().zip(&mut comparisons).zip(e.iter().zip(a)) {
-            if let Err(mismatch) = c.add(e, a) {
-                failures.push(format!("output {name:?}, run {run}: {mismatch}"));
+    let verdict = Expected::of(engine, reference, runs)?.compare(model, class, verify)?;
+    Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
+}
+
+/// What a model computes on some samples, to compare others with.
+pub struct Expected<'a> {
+    engine: &'a dyn Engine,
+    runs: Runs<'a>,
+    /// Of the outputs.
+    names: Vec<String>,
+    /// Of each run, the outputs.
+    outputs: Vec<Vec<planish_ir::Tensor>>,
+}
+
+impl<'a> Expected<'a> {
+    /// Runs the reference.
+    pub fn of(engine: &'a dyn Engine, reference: &Model, runs: Runs<'a>) -> Result<Expected<'a>, EngineError> {
+        let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
+        let outputs = run(engine, reference, &names, runs.batches)?;
+        Ok(Expected { engine, runs, names, outputs })
+    }
+
+    /// Runs a model and compares each output with what `verify` and the passes' class ask for.
+    pub fn compare(&self, model: &Model, class: Numerics, verify: &Verify) -> Result<Verdict, EngineError> {
+        let start = Instant::now();
+        let names = &self.names;
+        let actual = run(self.engine, model, names, self.runs.batches)?;
+        let mut comparisons: Vec<Comparison> = names.iter().map(|_| Comparison::new()).collect();
+        let mut failures = Vec::new();
+        for (run, (e, a)) in self.outputs.iter().zip(&actual).enumerate() {
+            for ((name, c), (e, a)) in names.iter().zip(&mut comparisons).zip(e.iter().zip(a)) {
+                if let Err(mismatch) = c.add(e, a) {
+                    failures.push(format!("output {name:?}, run {run}: {mismatch}"));
+                }
             }
         }
+        for (name, c) in names.iter().zip(&comparisons) {
+            failures.extend(judge(c, class, verify).into_iter().map(|f| format!("output {name:?}: {f}")));
+        }
+        Ok(Verdict {
+            engine: self.engine.name().to_owned(),
+            runs: self.runs.batches.len(),
+            samples: self.runs.samples,
+            asked: asked(class, verify),
+            outputs: names.iter().zip(&comparisons).map(|(n, c)| figures(n, c)).collect(),
+            failures,
+            seconds: start.elapsed().as_secs_f64(),
+        })
     }
-    for (name, c) in names.iter().zip(&comparisons) {
-        failures.extend(judge(c, class, verify).into_iter().map(|f| format!("output {name:?}: {f}")));
-    }
-    let outputs = names.iter().zip(&comparisons).map(|(n, c)| figures(n, c)).collect();
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(Verdict {
-        engine: engine.name().to_owned(),
-        runs: runs.batches.len(),
-        samples: runs.samples,
-        asked: asked(class, verify),
-        outputs,
-        failures,
-        seconds,
-    })
 }
 
 fn run(

@@ -5,6 +5,7 @@
 //! [`metrics`]) and the report ([`report`]). What a graph is lives in `planish-ir`, what is done to it in
 //! `planish-passes`, and the file format in `planish-proto`.
 
+pub mod bisect;
 pub mod blame;
 pub mod bounds;
 pub mod cli;
@@ -12,11 +13,14 @@ pub mod commands;
 pub mod data;
 pub mod engine;
 pub mod equivalence;
+pub mod explain;
 pub mod failure;
 pub mod metrics;
 pub mod model_file;
 pub mod pipeline;
 pub mod progress;
 pub mod provenance;
+pub mod reduce;
 pub mod report;
 pub mod sizes;
+pub mod trial;

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use planish_ir::{Model, Tensor, onnx, verify};
+use planish_ir::{Model, Tensor, onnx, text, verify};
 use planish_passes::{Weights, part};
 use planish_proto::{External, Late, MappedFile, SaveOptions, Sources, Written};
 
@@ -26,9 +26,17 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// Opens, imports and verifies a model. No weight is read.
+    /// Opens, imports and verifies a model. No weight is read. A file that is named `.onnxtxt` is one in ONNX's textual syntax;
+    /// weights that it leaves out are drawn from a generator seeded by their names.
     pub fn open(path: &Path) -> Result<ModelFile> {
         let context = || format!("cannot read the model {}", path.display());
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnxtxt")) {
+            let text = std::fs::read_to_string(path).or_fail_with(Kind::File, context)?;
+            let model = text::parse(&text).or_fail_with(Kind::File, context)?;
+            verify(&model).or_fail_with(Kind::File, context)?;
+            let sources = Sources::of_model(path, MappedFile::open(path).or_fail(Kind::File)?);
+            return Ok(ModelFile { model, sources, path: path.to_owned() });
+        }
         let loaded = planish_proto::open(path).or_fail(Kind::File)?;
         let external = |t: &planish_proto::onnx::TensorProto| Ok(loaded.sources.external(t)?);
         let model = onnx::import(loaded.model, &external).or_fail_with(Kind::File, context)?;

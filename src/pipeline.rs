@@ -3,7 +3,10 @@
 //! A pipeline is YAML. Unknown keys are refused, with the line and the key that was probably meant. The same types give
 //! the JSON Schema that `planish schema` prints.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use planish_passes::{StepConfig, Target, find, suggest};
@@ -71,8 +74,12 @@ pub struct Calibration {
 pub struct Verify {
     /// Who runs the two models.
     pub engine: EngineChoice,
-    /// How many samples.
+    /// How many samples, at least; all sizes of `dims` are seen in any case.
     pub samples: u64,
+    /// Sizes that random samples take in turn, by the name of a dynamic dim or `INPUT.AXIS`. By default 2 and 3 for the
+    /// first axis of an input, 8 and 16 for others. `--dim` fixes one size.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dims: BTreeMap<String, Vec<u64>>,
     /// Fail below this cosine, for any output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_cosine: Option<f64>,
@@ -112,7 +119,8 @@ impl Default for Verify {
     fn default() -> Verify {
         Verify {
             engine: EngineChoice::Tract,
-            samples: 4,
+            samples: 8,
+            dims: BTreeMap::new(),
             min_cosine: None,
             min_sqnr_db: None,
             top1_agreement: None,
@@ -183,6 +191,9 @@ impl Verify {
     fn check(&self) -> std::result::Result<(), String> {
         if self.samples == 0 {
             return Err("verify.samples: at least 1 is needed; `engine: off` verifies nothing".into());
+        }
+        if let Some((name, _)) = self.dims.iter().find(|(_, sizes)| sizes.is_empty() || sizes.contains(&0)) {
+            return Err(format!("verify.dims.{name}: a list of sizes from 1 on is needed, such as [1, 7]"));
         }
         for (key, value, bound) in [
             ("min_cosine", self.min_cosine, bounds::COSINE),
@@ -301,6 +312,7 @@ mod tests {
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_cosine: .nan}\n"), @"verify.min_cosine: NaN is no number from -1 to 1");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {max_abs: -1}\n"), @"verify.max_abs: -1 is no finite number from 0 on");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_sqnr_db: .inf}\n"), @"verify.min_sqnr_db: inf is no finite number");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {dims: {n: []}}\n"), @"verify.dims.n: a list of sizes from 1 on is needed, such as [1, 7]");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {samples: 0}\n"), @"verify.samples: at least 1 is needed; `engine: off` verifies nothing");
     }
 

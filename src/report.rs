@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::{
     blame::{self, Suspect},
     equivalence::Verdict,
+    explain::{self, Explanation},
 };
 
 /// Everything that is reported. Contains no times, so that equal runs give equal reports.
@@ -36,6 +37,9 @@ pub struct Report {
     /// After a failed comparison: the layers that add most error.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blame: Vec<Suspect>,
+    /// What happened to the nodes that `--explain` asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explained: Option<Vec<Explanation>>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -208,6 +212,9 @@ impl Report {
         }
         if !self.blame.is_empty() {
             text += &format!("layers that add most error, on the first sample:\n{}", blame::render(&self.blame));
+        }
+        if let Some(explained) = &self.explained {
+            text += &format!("\n{}", explain::render(explained));
         }
         let (before, after) = self.file_bytes;
         if let (Some(output), Some(after)) = (&self.output, after) {

@@ -3,18 +3,19 @@
 use std::path::Path;
 
 use planish_ir::Model;
-use planish_passes::{Driver, DriverError, Engine, Outcome};
+use planish_passes::{Driver, DriverError, Engine, Observer, Outcome};
 
-use super::{check_target, open_engine, print, print_json, write_file};
+use super::{check_target, open_engine, print, print_json, recipe, write_file};
 use crate::{
     blame,
     cli::Compile,
-    data::{Samples, Source},
+    data::Samples,
     engine::tract::Tract,
     equivalence::{self, Verdict},
+    explain::{Explainer, Explanation},
     failure::{Failure, Kind, OrFail, Result},
     model_file::ModelFile,
-    pipeline::{EngineChoice, Pipeline},
+    pipeline::Pipeline,
     progress::Progress,
     provenance::{self, Destination, Hashes},
     report::Report,
@@ -23,14 +24,14 @@ use crate::{
 
 /// Runs the command.
 pub fn run(args: &Compile) -> Result {
-    args.run.start_threads()?;
-    let pipeline = pipeline(args)?;
+    args.recipe.run.start_threads()?;
+    let pipeline = recipe::pipeline(&args.recipe)?;
     let progress = Progress::start();
     progress.say("reading the model");
     let file = ModelFile::open(&args.model)?;
     check_paths(args, &pipeline, &file)?;
-    let sizes = Sizes::complete(&[&file.model], &args.run.dims)?;
-    let engine = open_engine(pipeline.verify.engine, &args.run)?;
+    let sizes = Sizes::complete(&[&file.model], &args.recipe.run.dims)?;
+    let engine = open_engine(pipeline.verify.engine, &args.recipe.run)?;
 
     // Hashing takes as long as everything else, and needs nothing of it.
     let files = file.files();
@@ -64,7 +65,8 @@ fn check_paths(args: &Compile, pipeline: &Pipeline, file: &ModelFile) -> Result 
     for report in reports(args, pipeline) {
         let target = check_target(report)?;
         let is_read = |p: &Path| p.canonicalize().is_ok_and(|p| p == target);
-        let is_input = file.files().iter().any(|f| is_read(f.path())) || args.pipeline.as_deref().is_some_and(is_read);
+        let is_input =
+            file.files().iter().any(|f| is_read(f.path())) || args.recipe.pipeline.as_deref().is_some_and(is_read);
         let what = match (target == output, is_input) {
             (true, _) => "the result",
             (false, true) => "a file that is read",
@@ -90,7 +92,7 @@ fn judge(
     compiled: &Compiled,
     progress: &Progress,
 ) -> Report {
-    let Compiled { model, outcome, samples, notes } = compiled;
+    let Compiled { model, outcome, samples, notes, explained } = compiled;
     let mut report = Report {
         planish: env!("CARGO_PKG_VERSION").to_owned(),
         input: args.model.clone(),
@@ -102,6 +104,7 @@ fn judge(
         verification: None,
         not_verified: None,
         blame: Vec::new(),
+        explained: explained.clone(),
         notes: notes.iter().chain(&samples.notes).cloned().collect(),
     };
     if let Some(engine) = engine {
@@ -122,27 +125,7 @@ struct Compiled {
     outcome: Outcome,
     samples: Samples,
     notes: Vec<String>,
-}
-
-/// The pipeline of the command line, with what other arguments override.
-fn pipeline(args: &Compile) -> Result<Pipeline> {
-    let mut pipeline = match (args.preset, &args.pipeline) {
-        (Some(preset), _) => Pipeline::preset(preset)?,
-        (None, Some(path)) => Pipeline::read(path)?,
-        (None, None) => return Err(Failure::message(Kind::Config, "give --preset or --pipeline")),
-    };
-    if let Some(path) = &args.calib {
-        let old = pipeline.calibration.take().unwrap_or_default();
-        let (npz, npy) = match Source::of_path(path) {
-            Source::Folder(path) => (None, Some(path)),
-            _ => (Some(path.clone()), None),
-        };
-        pipeline.calibration =
-            Some(crate::pipeline::Calibration { npz, npy, random: None, samples: old.samples, batch: old.batch });
-    }
-    pipeline.target = args.target.unwrap_or(pipeline.target);
-    pipeline.verify.engine = args.verify.unwrap_or(pipeline.verify.engine);
-    Ok(pipeline)
+    explained: Option<Vec<Explanation>>,
 }
 
 fn compile(
@@ -152,7 +135,8 @@ fn compile(
     sizes: &Sizes,
     progress: &Progress,
 ) -> Result<Compiled> {
-    let samples = samples(args, pipeline, &file.model)?;
+    let samples = recipe::samples(&args.recipe, pipeline, &file.model)?;
+    let explainer = args.explain.as_deref().map(|pattern| Explainer::new(pattern, &file.model, progress));
     let calibrated = pipeline.calibration.is_some();
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
@@ -162,7 +146,7 @@ fn compile(
         target: pipeline.target,
         stop_after: args.stop_after,
         bindings: sizes.bindings.clone(),
-        observer: progress,
+        observer: explainer.as_ref().map_or(progress as &dyn Observer, |e| e),
     };
     let mut model = file.model.clone();
     let outcome = driver.run(&mut model, &pipeline.passes).map_err(|e| {
@@ -176,30 +160,8 @@ fn compile(
     if outcome.stopped {
         notes.push(format!("stopped after patch {}, as asked", outcome.patches));
     }
-    Ok(Compiled { model, outcome, samples, notes })
-}
-
-/// The samples of the calibration, or else random ones for verification.
-fn samples(args: &Compile, pipeline: &Pipeline, model: &Model) -> Result<Samples> {
-    if pipeline.calibration.is_none() && pipeline.verify.engine == EngineChoice::Off {
-        return Ok(Samples::default());
-    }
-    let mut options = args.run.data_options();
-    let source = match &pipeline.calibration {
-        Some(c) => {
-            (options.samples, options.batch) = (c.samples, c.batch);
-            match (&c.npz, &c.npy) {
-                (Some(path), _) => Source::Npz(path.clone()),
-                (None, Some(path)) => Source::Folder(path.clone()),
-                (None, None) => Source::Random { seed: c.random.unwrap_or(0) },
-            }
-        }
-        None => {
-            options.samples = Some(pipeline.verify.samples);
-            Source::Random { seed: 0 }
-        }
-    };
-    source.load(model, &options).or_fail_with(Kind::Config, || "cannot make samples for the model")
+    let explained = explainer.map(|e| e.finish(&model)).transpose().map_err(|e| Failure::message(Kind::Config, e))?;
+    Ok(Compiled { model, outcome, samples, notes, explained })
 }
 
 /// The verdict, or why there is none.

@@ -1,11 +1,14 @@
 //! The commands, one file each.
 
+pub mod bisect;
 pub mod compile;
 pub mod diff;
 pub mod init;
 pub mod inspect;
 pub mod operators;
 pub mod passes;
+mod recipe;
+pub mod reduce;
 pub mod rules;
 pub mod types;
 pub mod verify;

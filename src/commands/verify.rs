@@ -34,6 +34,7 @@ pub fn run(args: &Verify) -> Result {
     let bounds = pipeline::Verify {
         engine: args.engine,
         samples: args.samples,
+        dims: Default::default(),
         min_cosine: args.min_cosine,
         top1_agreement: args.top1_agreement,
         max_abs: args.max_abs,

@@ -55,7 +55,7 @@ pub(super) fn check_names(inputs: &[Input], options: &Options) -> Result<()> {
             }
         }
     }
-    if let Some(name) = options.dims.keys().find(|n| !dims.contains(*n)) {
+    if let Some(name) = options.dims.keys().chain(options.sizes.keys()).find(|n| !dims.contains(*n)) {
         bail!("no input of the model has a dim {name:?}; {}", list("those without a size are", &dims));
     }
     let integers: BTreeSet<String> = inputs.iter().filter(|i| i.dtype.is_integer()).map(|i| i.name.clone()).collect();

@@ -49,13 +49,28 @@ pub enum Source {
 pub struct Options {
     /// At most this many samples; for [`Source::Random`] exactly this many, 16 if it is not given.
     pub samples: Option<u64>,
-    /// Samples per run, where the model leaves it open; 1 if it is not given (2 for [`Source::Random`], because a size
-    /// of 1 hides mistakes in the handling of the batch axis).
+    /// Samples per run, where the model leaves it open; 1 if it is not given (2 and 3 in turn for [`Source::Random`],
+    /// because a size of 1 hides mistakes in the handling of the batch axis).
     pub batch: Option<u64>,
     /// Sizes of the model's named dims, by name, and of unnamed ones by `INPUT.AXIS`.
     pub dims: BTreeMap<String, u64>,
+    /// Sizes that random samples take in turn for dims that `dims` leaves open, by the same names; 8 and 16 by default.
+    /// Never empty.
+    pub sizes: BTreeMap<String, Vec<u64>>,
     /// Range of the numbers drawn for an integer input, by its name; the upper end is exclusive.
     pub ranges: BTreeMap<String, (i64, i64)>,
+}
+
+impl Options {
+    /// Without the sizes and ranges for what this model does not have.
+    pub fn fitting(&self, model: &Model) -> Options {
+        let dims = crate::sizes::dynamic_dims(model);
+        let mut fitting = self.clone();
+        fitting.dims.retain(|name, _| dims.contains(name));
+        fitting.sizes.retain(|name, _| dims.contains(name));
+        fitting.ranges.retain(|name, _| model.graph.inputs().iter().any(|&v| model.graph.name_of(v) == *name));
+        fitting
+    }
 }
 
 /// Samples that are ready to be run.
@@ -65,6 +80,8 @@ pub struct Samples {
     pub batches: Vec<Tensors>,
     /// How many samples each batch holds.
     pub sizes: Vec<u64>,
+    /// So many runs see every size that open dims take in turn.
+    pub turns: usize,
     /// What the user should know about how they came about, a sentence each.
     pub notes: Vec<String>,
 }
@@ -90,11 +107,11 @@ impl Samples {
         self.sizes.iter().fold(0, |sum, &n| sum.saturating_add(n))
     }
 
-    /// The first runs that hold at least `wanted` samples together; all of them if there are fewer.
+    /// The first runs that hold at least `wanted` samples together and see every size; all of them if there are fewer.
     pub fn first(&self, wanted: u64) -> Runs<'_> {
         let (mut runs, mut samples) = (0, 0u64);
         for &size in &self.sizes {
-            if samples >= wanted {
+            if samples >= wanted && runs >= self.turns {
                 break;
             }
             (runs, samples) = (runs + 1, samples.saturating_add(size));

@@ -1,7 +1,7 @@
 //! Samples out of nothing, for models without data at hand. They exercise shapes and arithmetic; accuracy needs real
 //! data.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -11,41 +11,49 @@ use super::{Options, Samples, Tensors, arrays::fits, inputs::Input, ranges::inde
 
 /// Samples drawn if the user does not say how many.
 const SAMPLES: u64 = 16;
-/// The first axis usually is the batch. One sample per run would hide what goes wrong between samples.
-const BATCH: u64 = 2;
+/// Sizes of the first axis, in turn, where it is open. It usually is the batch, and one sample per run would hide what goes
+/// wrong between samples.
+const BATCHES: [u64; 2] = [2, 3];
 /// The most bytes that are drawn for an input. More is a slip, and would end the process instead of failing.
 const MAX_BYTES: u64 = 4 << 30;
-/// Any other axis without a size.
-const SIZE: u64 = 8;
+/// Sizes of any other open axis, in turn. Networks that halve an image a few times take no others than such.
+const SIZES: [u64; 2] = [8, 16];
 
-/// Draws the samples. The same seed, input name and run draw the same numbers.
+/// Draws the samples. The same seed, input name and run draw the same numbers. Runs take turns in the sizes of open axes, so
+/// that what holds for one size only is found out.
 pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options) -> Result<Samples> {
     let mut samples = Samples::default();
-    let shapes = shapes(inputs, options, &mut samples.notes)?;
-    let per_run = shapes.iter().filter_map(|s| s.first().copied()).next().unwrap_or(1).max(1);
+    let turns = turns(inputs, options, &mut samples.notes)?;
     let wanted = options.samples.unwrap_or(SAMPLES);
+    ensure!(wanted > 0, "0 random samples were asked for");
     let mut ranges = Vec::new();
     for input in inputs {
         ranges.push(range(model, input, options, &mut samples.notes)?);
     }
-    let runs = wanted.div_ceil(per_run);
-    for (input, shape) in inputs.iter().zip(&shapes) {
-        check_size(input, shape, runs)?;
+    let per_run = |shapes: &[Dims]| shapes.iter().filter_map(|s| s.first().copied()).next().unwrap_or(1).max(1);
+    let least = turns.iter().map(|t| per_run(t)).min().unwrap_or(1);
+    for shapes in &turns {
+        for (input, shape) in inputs.iter().zip(shapes) {
+            check_size(input, shape, wanted.div_ceil(least).div_ceil(turns.len() as u64))?;
+        }
     }
-    for run in 0..runs {
+    samples.turns = turns.len();
+    for (run, shapes) in turns.iter().cycle().enumerate() {
+        if samples.count() >= wanted && run >= turns.len() {
+            break;
+        }
         let mut batch = Tensors::new();
-        for ((input, shape), range) in inputs.iter().zip(&shapes).zip(&ranges) {
-            let source = Generator::new(seed, &input.name, run);
+        for ((input, shape), range) in inputs.iter().zip(shapes).zip(&ranges) {
+            let source = Generator::new(seed, &input.name, run as u64);
             let tensor = tensor(source, input, shape, *range).with_context(|| format!("input {:?}", input.name))?;
             batch.insert(input.name.clone(), tensor);
         }
-        samples.push(batch, per_run);
+        samples.push(batch, per_run(shapes));
     }
-    ensure!(!samples.batches.is_empty(), "0 random samples were asked for");
     Ok(samples)
 }
 
-/// Fails if all samples for an input together would be larger than [`MAX_BYTES`].
+/// Fails if all samples of one size for an input together would be larger than [`MAX_BYTES`].
 fn check_size(input: &Input, dims: &Dims, runs: u64) -> Result<()> {
     let bytes = || product(dims)?.checked_mul(input.dtype.bits().div_ceil(8))?.checked_mul(runs);
     ensure!(
@@ -59,8 +67,30 @@ fn check_size(input: &Input, dims: &Dims, runs: u64) -> Result<()> {
     Ok(())
 }
 
-/// A size for every axis.
-fn shapes(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result<Vec<Dims>> {
+/// A size for every axis of every input, for each turn.
+fn turns(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result<Vec<Vec<Dims>>> {
+    let mut open = BTreeMap::new();
+    let first = shapes(inputs, options, 0, &mut open)?;
+    for (name, sizes) in &open {
+        let list: Vec<String> = sizes.iter().map(u64::to_string).collect();
+        let in_turn = if list.len() > 1 { " in turn" } else { "" };
+        notes.push(format!(
+            "the size of {name} is open and was taken as {}{in_turn}; set it with --dim {name}=N",
+            list.join(" and ")
+        ));
+    }
+    let count = open.values().map(|sizes| sizes.len()).max().unwrap_or(1);
+    let others = (1..count).map(|turn| shapes(inputs, options, turn, &mut BTreeMap::new()));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// A size for every axis in one turn. What the user left open is entered into `open` with all its sizes.
+fn shapes<'a>(
+    inputs: &[Input],
+    options: &'a Options,
+    turn: usize,
+    open: &mut BTreeMap<String, Cow<'a, [u64]>>,
+) -> Result<Vec<Dims>> {
     let mut sizes: BTreeMap<String, u64> = options.dims.clone();
     let mut shapes = Vec::new();
     for input in inputs {
@@ -73,13 +103,18 @@ fn shapes(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Resul
         };
         let mut dims = Dims::new();
         for (axis, dim) in shape.iter().enumerate() {
-            let default = if axis == 0 { options.batch.unwrap_or(BATCH) } else { SIZE };
+            let default: Cow<'a, [u64]> = match (axis, options.batch) {
+                (0, Some(batch)) => Cow::Owned(vec![batch]),
+                (0, None) => Cow::Borrowed(&BATCHES),
+                _ => Cow::Borrowed(&SIZES),
+            };
             let mut settle = |key: String| {
                 *sizes.entry(key).or_insert_with_key(|key| {
-                    notes.push(format!(
-                        "the size of {key} is open and was taken as {default}; set it with --dim {key}=N"
-                    ));
-                    default
+                    let choices =
+                        options.sizes.get(key).map_or_else(|| default.clone(), |s| Cow::Borrowed(s.as_slice()));
+                    let size = choices.iter().copied().cycle().nth(turn % choices.len().max(1)).unwrap_or(1);
+                    open.insert(key.clone(), choices);
+                    size
                 })
             };
             let size = match dim {
@@ -199,11 +234,30 @@ mod tests {
         ];
         let options = Options { dims: [("n".to_owned(), 3)].into(), samples: Some(5), ..Options::default() };
         let samples = draw(1, &Model::default(), &inputs, &options).unwrap();
-        assert_eq!(samples.batches.len(), 3);
+        assert_eq!(samples.sizes, [2, 3]);
         assert_eq!(samples.batches[0]["x"].dims(), [2, 3]);
         assert_eq!(samples.batches[0]["y"].dims(), [2, 6, 8]);
-        assert_eq!(samples.notes.len(), 2);
-        assert!(samples.notes[1].contains("--dim y.2=N"));
+        assert_eq!(samples.batches[1]["y"].dims(), [3, 6, 16]);
+        assert_eq!(
+            samples.notes,
+            [
+                "the size of b is open and was taken as 2 and 3 in turn; set it with --dim b=N",
+                "the size of y.2 is open and was taken as 8 and 16 in turn; set it with --dim y.2=N"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_size_is_seen_however_few_samples_are_asked_for() {
+        let inputs = [input("x", DType::F32, vec![Dim::Known(1), Dim::symbol("n"), Dim::symbol("m")])];
+        let sizes = [("n".to_owned(), vec![4, 5, 6])].into();
+        let options = Options { samples: Some(1), sizes, ..Options::default() };
+        let samples = draw(1, &Model::default(), &inputs, &options).unwrap();
+        let dims: Vec<&[u64]> = samples.batches.iter().map(|b| b["x"].dims()).collect();
+        assert_eq!(dims, [[1, 4, 8], [1, 5, 16], [1, 6, 8]]);
+        assert_eq!(samples.first(1).batches.len(), 3);
+        let fixed = Options { dims: [("n".to_owned(), 2), ("m".to_owned(), 2)].into(), ..options };
+        assert_eq!(draw(1, &Model::default(), &inputs, &fixed).unwrap().batches.len(), 1);
     }
 
     #[test]

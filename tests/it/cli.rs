@@ -370,3 +370,109 @@ fn external_data_is_written_beside_the_model() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     planish().arg("verify").arg(cnn()).arg(&out).assert().success();
 }
+
+#[test]
+fn open_sizes_take_two_values_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipeline, out) = (folder.path().join("p.yaml"), folder.path().join("out.onnx"));
+    let compile = |what: &[&str]| {
+        let mut command = planish();
+        command.arg("compile").arg(cnn()).arg("--pipeline").arg(&pipeline).arg("-o").arg(&out).args(what);
+        command
+    };
+    fs::write(&pipeline, "version: 1\npasses: [simplify]\n").unwrap();
+    let text = stdout(&mut compile(&[]));
+    assert!(
+        text.contains("batch is open and was taken as 2 and 3 in turn") && text.contains("10 samples in 4 runs"),
+        "{text}"
+    );
+    let text = stdout(&mut compile(&["--samples", "1", "--dim", "batch=4"]));
+    assert!(!text.contains("in turn") && text.contains("4 samples in 1 run"), "{text}");
+    fs::write(&pipeline, "version: 1\npasses: [simplify]\nverify: {samples: 1, dims: {batch: [1, 5]}}\n").unwrap();
+    let text = stdout(&mut compile(&[]));
+    assert!(text.contains("1 and 5 in turn") && text.contains("6 samples in 2 runs"), "{text}");
+    let data = fixture("data/mnist_calib.npz");
+    assert!(failure(&mut compile(&["--calib", data.to_str().unwrap()]), 2).contains("verify.dims"));
+    fs::write(&pipeline, "version: 1\npasses: [simplify]\nverify: {dims: {bach: [1, 5]}}\n").unwrap();
+    assert!(failure(&mut compile(&[]), 2).contains("bach"));
+}
+
+#[test]
+fn explain_tells_what_happened_to_a_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let explain = |node: &str| {
+        let mut command = planish();
+        command
+            .arg("compile")
+            .arg(cnn())
+            .args(["--preset", "simplify", "--verify", "off", "--explain", node, "-o"])
+            .arg(&out);
+        command
+    };
+    let text = stdout(&mut explain("/net/net.1/BatchNormalization"));
+    assert!(text.contains("removed by patch 1 of bn-into-conv"), "{text}");
+    // By an output, by a pattern, as JSON.
+    let text = stdout(&mut explain("/net/net.0/Conv_output_0"));
+    assert!(text.contains("\"/net/net.0/Conv\" (Conv)"), "{text}");
+    let json: Value = serde_json::from_str(&stdout(explain("*.1/BatchNorm*").arg("--json"))).unwrap();
+    assert_eq!(json["explained"][0]["patches"][0]["effect"], "removed");
+    fs::remove_file(&out).unwrap();
+    let message = failure(&mut explain("/net/net.0/Konv"), 2);
+    assert!(message.contains("did you mean \"/net/net.0/Conv\""), "{message}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn bisect_names_the_patch_and_keeps_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipeline, kept) = (folder.path().join("p.yaml"), folder.path().join("kept"));
+    fs::write(&pipeline, "version: 1\npasses: [simplify, int8-weights]\nverify: {max_abs: 1e-9}\n").unwrap();
+    let bisect = |what: &[&str]| {
+        let mut command = planish();
+        command.arg("bisect").arg(cnn()).args(what);
+        command
+    };
+    let pipeline = pipeline.to_str().unwrap();
+    let text = stdout(&mut bisect(&["--pipeline", pipeline, "--keep", kept.to_str().unwrap()]));
+    assert!(
+        text.contains("the first wrong patch is 1 of bn-into-conv") && text.contains("difference <= 0.000000001"),
+        "{text}"
+    );
+    planish().arg("verify").arg(cnn()).arg(kept.join("before.onnx")).args(["--max-abs", "0"]).assert().success();
+    failure(planish().arg("verify").arg(cnn()).arg(kept.join("after.onnx")).args(["--max-abs", "1e-9"]), 4);
+    let json: Value = serde_json::from_str(&stdout(&mut bisect(&["--pipeline", pipeline, "--json"]))).unwrap();
+    assert_eq!((&json["fails"], &json["patch"]["number"]), (&true.into(), &1.into()));
+    let text = stdout(&mut bisect(&["--preset", "simplify"]));
+    assert!(text.contains("nothing fails: all 14 patches are all right"), "{text}");
+    assert!(failure(&mut bisect(&["--preset", "simplify", "--verify", "off"]), 2).contains("--verify"));
+}
+
+#[cfg(unix)]
+#[test]
+fn reduce_shrinks_a_model_on_which_a_command_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("small.onnxtxt");
+    let reduce = |what: &[&str]| {
+        let mut command = planish();
+        command.arg("reduce").arg(cnn()).args(what).arg("-o").arg(&out);
+        command
+    };
+    let text = stdout(&mut reduce(&["--test", "! grep -q HardSwish"]));
+    assert!(text.contains(": 1 of 62 nodes, no weight needs its values"), "{text}");
+    let small = fs::read_to_string(&out).unwrap();
+    assert!(small.contains("= HardSwish"), "{small}");
+    // Commands take such a file for a model.
+    assert!(stdout(planish().arg("inspect").arg(&out)).contains("1 nodes"));
+    let compiled = folder.path().join("small.onnx");
+    let text = stdout(planish().arg("compile").arg(&out).args(["--preset", "simplify", "-o"]).arg(&compiled));
+    assert!(text.contains("verified by tract"), "{text}");
+    planish().arg("verify").arg(&out).arg(&compiled).assert().success();
+
+    let message = failure(&mut reduce(&["--test", "true"]), 2);
+    assert!(message.contains("the command succeeds"), "{message}");
+    assert!(failure(&mut reduce(&["--preset", "simplify"]), 2).contains("nothing fails"));
+    assert_eq!(fs::read_to_string(&out).unwrap(), small);
+    reduce(&[]).assert().code(2);
+    reduce(&["--test", "false", "--preset", "simplify"]).assert().code(2);
+}

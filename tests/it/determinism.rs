@@ -52,6 +52,19 @@ fn the_order_of_nodes_in_the_file_does_not_matter() {
     assert!(shuffled_models >= 3, "the test would pass on anything");
 }
 
+#[test]
+fn compiling_a_result_again_gives_the_same_result() {
+    let folder = tempfile::tempdir().unwrap();
+    let (once, twice) = (folder.path().join("once.onnx"), folder.path().join("twice.onnx"));
+    for model in models() {
+        for preset in ["simplify", "fp16"] {
+            let first = without_provenance(&compile(&model, &once, preset, "0"));
+            let second = without_provenance(&compile(&once, &twice, preset, "0"));
+            assert!(first == second, "{} {preset}", model.display());
+        }
+    }
+}
+
 /// The model without the hash of its input, which differs because the input file does.
 fn without_provenance(bytes: &[u8]) -> onnx::ModelProto {
     let mut message = planish_proto::decode(bytes.to_vec().into()).unwrap();

@@ -5,6 +5,7 @@
 //! | [`cli`] | commands, messages, exit codes |
 //! | [`equivalence`] | every pass and preset on every fixture, by tract and by onnxruntime; the checker rejects wrong models |
 //! | [`round_trip`] | import, export, text |
+//! | [`faults`] | a wrong pass is found by bisection; a failing model gets small |
 //! | [`determinism`] | threads and the order of nodes do not matter |
 //! | [`hostile`] | damaged and malicious files |
 //! | [`project`] | layering, generated text, fixtures |
@@ -14,6 +15,7 @@
 mod cli;
 mod determinism;
 mod equivalence;
+mod faults;
 mod hostile;
 mod project;
 mod round_trip;
