@@ -411,12 +411,14 @@ fn explain_tells_what_happened_to_a_node() {
         command
     };
     let text = stdout(&mut explain("/net/net.1/BatchNormalization"));
-    assert!(text.contains("removed by patch 1 of bn-into-conv"), "{text}");
+    assert!(text.contains("removed by patch ") && text.contains(" of bn-into-conv"), "{text}");
     // By an output, by a pattern, as JSON.
     let text = stdout(&mut explain("/net/net.0/Conv_output_0"));
     assert!(text.contains("\"/net/net.0/Conv\" (Conv)"), "{text}");
     let json: Value = serde_json::from_str(&stdout(explain("*.1/BatchNorm*").arg("--json"))).unwrap();
-    assert_eq!(json["explained"][0]["patches"][0]["effect"], "removed");
+    let nodes = json["explained"].as_array().unwrap();
+    let gone = nodes.iter().find(|n| n["node"] == "/net/net.1/BatchNormalization").unwrap();
+    assert_eq!((&gone["patches"][0]["effect"], &gone["in_result"]), (&"removed".into(), &false.into()));
     fs::remove_file(&out).unwrap();
     let message = failure(&mut explain("/net/net.0/Konv"), 2);
     assert!(message.contains("did you mean \"/net/net.0/Conv\""), "{message}");
@@ -427,7 +429,7 @@ fn explain_tells_what_happened_to_a_node() {
 fn bisect_names_the_patch_and_keeps_the_models() {
     let folder = tempfile::tempdir().unwrap();
     let (pipeline, kept) = (folder.path().join("p.yaml"), folder.path().join("kept"));
-    fs::write(&pipeline, "version: 1\npasses: [simplify, int8-weights]\nverify: {max_abs: 1e-9}\n").unwrap();
+    fs::write(&pipeline, "version: 1\npasses: [bn-into-conv, int8-weights]\nverify: {max_abs: 1e-9}\n").unwrap();
     let bisect = |what: &[&str]| {
         let mut command = planish();
         command.arg("bisect").arg(cnn()).args(what);
@@ -444,7 +446,7 @@ fn bisect_names_the_patch_and_keeps_the_models() {
     let json: Value = serde_json::from_str(&stdout(&mut bisect(&["--pipeline", pipeline, "--json"]))).unwrap();
     assert_eq!((&json["fails"], &json["patch"]["number"]), (&true.into(), &1.into()));
     let text = stdout(&mut bisect(&["--preset", "simplify"]));
-    assert!(text.contains("nothing fails: all 14 patches are all right"), "{text}");
+    assert!(text.contains("nothing fails: all "), "{text}");
     assert!(failure(&mut bisect(&["--preset", "simplify", "--verify", "off"]), 2).contains("--verify"));
 }
 
