@@ -274,12 +274,12 @@ mod tests {
         let mut model = text::parse(
             r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[1,2,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z)
-            <float[3,2,1,1] w, float[3] s = {1.0, 2.0, 3.0}, float[3] b = {1.0, 1.0, 1.0}> {
+            <float[3,2,1,1] w, float[3,2,1,1] w2, float[3] s = {1.0, 2.0, 3.0}, float[3] b = {1.0, 1.0, 1.0}> {
                 [conv] c = Conv (x, w)
                 n = BatchNormalization (c, s, b, b, s)
                 [same] i = Identity (n)
                 y = Relu (i)
-                [shared] d = Conv (x, w)
+                [shared] d = Conv (x, w2)
                 [bn] z0 = BatchNormalization (d, s, b, b, s)
                 z = Add (z0, d)
             }"#,
@@ -304,13 +304,11 @@ mod tests {
     fn what_happens_to_a_node_is_told() {
         insta::assert_snapshot!(explain("conv").unwrap(), @r#"
         node "conv" (Conv), in the model and in the result
-          rewritten by patch 2 of bn-into-conv: Conv "conv" takes ""
+          changed by patch 2 of bn-into-conv: Conv "conv" takes BatchNormalization ""
         "#);
         insta::assert_snapshot!(explain("n").unwrap(), @r#"
-        node "conv" (Conv), in the model and in the result
-          made by patch 2 of bn-into-conv: Conv "conv" takes ""
         node "n" (BatchNormalization), in the model, not in the result
-          removed by patch 2 of bn-into-conv: Conv "conv" takes ""
+          removed by patch 2 of bn-into-conv: Conv "conv" takes BatchNormalization ""
         "#);
         insta::assert_snapshot!(explain("same").unwrap(), @r#"
         node "same" (Identity), in the model, not in the result
@@ -323,7 +321,7 @@ mod tests {
         insta::assert_snapshot!(explain("y").unwrap(), @r#"
         node "y" (Relu), in the model and in the result
           changed by patch 1 of no-ops: Identity "i"
-          changed by patch 2 of bn-into-conv: Conv "conv" takes ""
+          changed by patch 2 of bn-into-conv: Conv "conv" takes BatchNormalization ""
         "#);
         insta::assert_snapshot!(explain("sharde").unwrap_err(), @r#"no node, neither of the model nor made by a pass, has the name or an output "sharde"; did you mean "shared"?"#);
     }
