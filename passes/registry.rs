@@ -49,6 +49,7 @@ macro_rules! entry {
 /// Every pass, by name.
 pub static PASSES: &[Entry] = &[
     entry!("associate-constants", "fuse/associate_constants.rs", fuse::AssociateConstants),
+    entry!("attention", "fuse/attention.rs", fuse::Attention),
     entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
     entry!("broadcasts", "clean/broadcasts.rs", clean::Broadcasts),
     entry!("casts", "clean/casts.rs", clean::Casts),

@@ -1,11 +1,12 @@
-//! Attention, RotaryEmbedding and com.microsoft::Attention.
+//! Attention, RotaryEmbedding, com.microsoft::Attention and com.microsoft::MultiHeadAttention.
 //!
-//! Opsets: Attention 23, 24 (a seventh input), 25; RotaryEmbedding 23; com.microsoft::Attention 1.
+//! Opsets: Attention 23, 24 (a seventh input), 25; RotaryEmbedding 23; com.microsoft::Attention and
+//! MultiHeadAttention 1.
 //!
 //! Shape rule of Attention: queries `[batch,heads,seq,size]` or `[batch,seq,heads*size]` give outputs of the same form with
 //! the values' size. The present keys and values are past and new ones behind each other; the fourth output holds
 //! scores, `[batch,heads,seq,total]`. com.microsoft::Attention projects `[batch,seq,in]` with weights `[in,3*hidden]` to
-//! `[batch,seq,hidden]`.
+//! `[batch,seq,hidden]`; MultiHeadAttention takes what is projected already, queries `[batch,seq,hidden]`.
 
 use super::{OpSpec, Traits, sig, unary::same};
 use crate::axes::{
@@ -29,6 +30,11 @@ pub(super) static MS_ATTENTION: OpSpec =
         .domain("com.microsoft")
         .macs(|_, _| None)
         .axes(axes_ms);
+
+pub(super) static MS_MULTI_HEAD: OpSpec =
+    OpSpec::new("MultiHeadAttention", &[sig(1, 1, 10).outputs(1, 4)], Traits::ROUNDING, infer_multi_head)
+        .domain("com.microsoft")
+        .macs(macs_multi_head);
 
 /// An operand as `[batch, heads, seq, size]`.
 fn by_head(call: &Call<'_>, slot: usize, heads: &str) -> Option<[Dim; 4]> {
@@ -254,4 +260,25 @@ fn axes_ms(s: &mut Spelling<'_>) -> Result<(), Why> {
     s.parts(In(2), 0, parts);
     s.spell(Out(0), 2, &[head, value]);
     Ok(())
+}
+
+/// Values have four axes or three; packed ones, as few runtimes take them, say nothing.
+fn infer_multi_head(call: &Call<'_>) -> Outcome {
+    let width = match call.shape(2) {
+        Some([_, _, width]) => width.clone(),
+        Some([_, heads, _, size]) => heads.mul(size),
+        _ => Dim::Unknown,
+    };
+    let y = match call.shape(0) {
+        Some([batch, seq, _]) => Some(vec![batch.clone(), seq.clone(), width]),
+        _ => None,
+    };
+    Ok(vec![call.like(0, y)])
+}
+
+fn macs_multi_head(call: &Call<'_>, _: &[Fact]) -> Option<u64> {
+    let [batch, heads, seq, size] = by_head(call, 0, "num_heads")?;
+    let [_, _, keys, _] = by_head(call, 1, "num_heads")?;
+    let [_, _, _, value_size] = by_head(call, 2, "num_heads")?;
+    batch.mul(&heads).mul(&seq).mul(&total(call, 6, &keys)).mul(&size.add(&value_size)).known()
 }

@@ -214,6 +214,7 @@ pub static TABLE: &[&OpSpec] = &[
     &conv::FUSED_CONV,
     &unary::MS_GELU,
     &matmul_nbits::SPEC,
+    &attention::MS_MULTI_HEAD,
     &unary::MS_QUICK_GELU,
     &norm::SKIP_LAYER,
     &norm::SKIP_SIMPLIFIED,

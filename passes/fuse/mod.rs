@@ -2,6 +2,7 @@
 
 mod affine;
 mod associate_constants;
+mod attention;
 mod bn_into_conv;
 mod fold_affine;
 #[expect(clippy::module_inception, reason = "the pass is called as the family")]
@@ -17,6 +18,7 @@ mod pad_into_window;
 mod scale_into_linear;
 
 pub use associate_constants::AssociateConstants;
+pub use attention::Attention;
 pub use bn_into_conv::BnIntoConv;
 pub use fuse::Fuse;
 pub use hard_sigmoid::HardSigmoid;
