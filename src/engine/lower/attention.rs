@@ -1,4 +1,5 @@
-//! `Attention` (opset 23 on) as the products, sums and softmax that it stands for.
+//! `Attention` (opset 23 on), and `Attention` and `MultiHeadAttention` of `com.microsoft`, as the products, sums and softmax
+//! that they stand for.
 
 use planish_ir::{DType, Tensor};
 use planish_passes::EngineError;
@@ -25,16 +26,35 @@ struct Sizes {
 
 /// `softmax(softcap(scale * Q Kᵀ) + bias) V`, where the bias holds the mask and the causal order.
 pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
-    if !op.is("Attention") {
-        return Ok(false);
+    match (op.domain(), op.name()) {
+        ("", "Attention") => standard(op, b),
+        ("com.microsoft", "MultiHeadAttention") => multi_head(op, b),
+        ("com.microsoft", "Attention") => projected(op, b),
+        _ => Ok(false),
     }
+}
+
+fn standard(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let sizes = sizes(op)?;
-    let dtype = op.dtype(0).unwrap_or(DType::F32);
     let q = heads(b, op.required(0)?, &sizes, sizes.heads, sizes.depth);
     let k = with_past(op, b, 1, &sizes, sizes.depth)?;
     let v = with_past(op, b, 2, &sizes, sizes.value_depth)?;
-    let [q, k, v] = [q, k, v].map(|t| if dtype == DType::F32 { t } else { b.cast(&t, DType::F32) });
-    let (k, v) = (repeated(b, &k, &sizes, sizes.depth), repeated(b, &v, &sizes, sizes.value_depth));
+    let causal = op.int("is_causal", 0) != 0;
+    let bias = bias(op, b, &sizes, 3, causal)?;
+    by_head(op, b, &sizes, [q, k, v], bias)
+}
+
+/// From operands of the axes `[batch, heads, length, depth]`.
+fn by_head(
+    op: &Op<'_>,
+    b: &mut Builder<'_>,
+    sizes: &Sizes,
+    qkv: [String; 3],
+    bias: Option<String>,
+) -> Result<bool, EngineError> {
+    let dtype = op.dtype(0).unwrap_or(DType::F32);
+    let [q, k, v] = qkv.map(|t| if dtype == DType::F32 { t } else { b.cast(&t, DType::F32) });
+    let (k, v) = (repeated(b, &k, sizes, sizes.depth), repeated(b, &v, sizes, sizes.value_depth));
 
     // Half of the scale on either side, as the definition has it, keeps the product small.
     let scale = f64::from(op.float("scale", (sizes.depth as f64).sqrt().recip() as f32)).sqrt();
@@ -50,7 +70,7 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
         scores = b.op("Tanh", &[&scores], vec![]);
         scores = b.op("Mul", &[&scores, &cap], vec![]);
     }
-    let mut weights = match bias(op, b, &sizes)? {
+    let mut weights = match bias {
         None => b.op("Softmax", &[&scores], vec![int("axis", -1)]),
         Some(bias) => {
             scores = b.op("Add", &[&scores, &bias], vec![]);
@@ -69,6 +89,97 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
     Ok(true)
 }
 
+/// What both operators of `com.microsoft` share: attributes and operands that are known, and a scale of 0 for the usual one.
+fn check_microsoft(op: &Op<'_>, known_inputs: &[usize], known_attributes: &[&str]) -> Result<i64, EngineError> {
+    let unknown = (0..10).find(|slot| !known_inputs.contains(slot) && op.input(*slot).is_some());
+    if let Some(slot) = unknown {
+        return Err(op.unsupported(format!("its input {slot} is given")));
+    }
+    if (1..4).any(|slot| op.output(slot).is_some()) {
+        return Err(op.unsupported("keys and values of the past, or its scores, are asked for"));
+    }
+    let name = |a: &planish_proto::onnx::AttributeProto| a.name.clone().unwrap_or_default();
+    if let Some(other) = op.node.attribute.iter().map(name).find(|n| !known_attributes.contains(&n.as_str())) {
+        return Err(op.unsupported(format!("its attribute {other:?} is given")));
+    }
+    if op.attribute("scale").is_some() && op.float("scale", 0.0) <= 0.0 {
+        return Err(op.unsupported("its scale is not positive"));
+    }
+    match op.int("num_heads", 0) {
+        n if n > 0 => Ok(n),
+        _ => Err(op.unsupported("the number of heads is not given")),
+    }
+}
+
+fn fixed(op: &Op<'_>, slot: usize) -> Result<Vec<i64>, EngineError> {
+    let dims: Option<Vec<i64>> =
+        op.shape(slot).and_then(|s| s.into_iter().map(|d| d.and_then(|d| i64::try_from(d).ok())).collect());
+    dims.ok_or_else(|| op.unsupported(format!("the shape of its input {slot} is not known")))
+}
+
+/// Queries of three axes; keys and values of three, or of four with the heads split off.
+fn multi_head(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let heads_of = check_microsoft(op, &[0, 1, 2, 5], &["num_heads", "scale", "unidirectional"])?;
+    let (q, k, v) = (fixed(op, 0)?, fixed(op, 1)?, fixed(op, 2)?);
+    let &[batch, queries, width] = q.as_slice() else { return Err(op.unsupported("its queries have not three axes")) };
+    let per_head = |size: i64| size.checked_div(heads_of).unwrap_or(0);
+    let (keys, value_depth, is_flat) = match (k.as_slice(), v.as_slice()) {
+        (&[_, keys, _], &[_, _, value_width]) => (keys, per_head(value_width), true),
+        (&[_, _, keys, _], &[_, _, _, value_depth]) => (keys, value_depth, false),
+        _ => return Err(op.unsupported("its keys and values have neither three nor four axes")),
+    };
+    let depth = per_head(width);
+    let sizes =
+        Sizes { batch, heads: heads_of, key_heads: heads_of, queries, past: 0, keys, depth, value_depth, flat: true };
+    let q = heads(b, op.required(0)?, &sizes, heads_of, depth);
+    let operands = Sizes { flat: is_flat, ..sizes };
+    let k = heads(b, op.required(1)?, &operands, heads_of, depth);
+    let v = heads(b, op.required(2)?, &operands, heads_of, value_depth);
+    let causal = op.int("unidirectional", 0) != 0;
+    if causal && queries != keys {
+        return Err(op.unsupported("which keys a query sees is not known where they differ in number"));
+    }
+    let bias = bias(op, b, &sizes, 5, causal)?;
+    by_head(op, b, &sizes, [q, k, v], bias)
+}
+
+/// Projects queries, keys and values by weights that lie beside each other.
+fn projected(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let heads_of = check_microsoft(op, &[0, 1, 2, 5], &["num_heads", "scale", "unidirectional"])?;
+    let (x, w) = (fixed(op, 0)?, fixed(op, 1)?);
+    let (&[batch, length, _], &[_, columns]) = (x.as_slice(), w.as_slice()) else {
+        return Err(op.unsupported("its input has not three axes, or its weights not two"));
+    };
+    let width = columns / 3;
+    if columns % 3 != 0 || width % heads_of != 0 {
+        return Err(op.unsupported("its weights do not divide into heads"));
+    }
+    let depth = width / heads_of;
+    let sizes = Sizes {
+        batch,
+        heads: heads_of,
+        key_heads: heads_of,
+        queries: length,
+        past: 0,
+        keys: length,
+        depth,
+        value_depth: depth,
+        flat: true,
+    };
+    let mut product = b.op("MatMul", &[op.required(0)?, op.required(1)?], vec![]);
+    if let Some(offset) = op.input(2) {
+        product = b.op("Add", &[&product, offset], vec![]);
+    }
+    let mut piece = |i: i64| {
+        let (start, end, axis) = (b.ints(&[i * width]), b.ints(&[(i + 1) * width]), b.ints(&[2]));
+        let part = b.op("Slice", &[&product, &start, &end, &axis], vec![]);
+        heads(b, &part, &sizes, heads_of, depth)
+    };
+    let qkv = [piece(0), piece(1), piece(2)];
+    let bias = bias(op, b, &sizes, 5, op.int("unidirectional", 0) != 0)?;
+    by_head(op, b, &sizes, qkv, bias)
+}
+
 fn sizes(op: &Op<'_>) -> Result<Sizes, EngineError> {
     if op.output(3).is_some() {
         return Err(op.unsupported("its scores are asked for"));
@@ -79,11 +190,7 @@ fn sizes(op: &Op<'_>) -> Result<Sizes, EngineError> {
     {
         return Err(op.unsupported("its keys are padded or windowed"));
     }
-    let shape = |slot: usize| -> Result<Vec<i64>, EngineError> {
-        let dims: Option<Vec<i64>> =
-            op.shape(slot).and_then(|s| s.into_iter().map(|d| d.and_then(|d| i64::try_from(d).ok())).collect());
-        dims.ok_or_else(|| op.unsupported(format!("the shape of its input {slot} is not known")))
-    };
+    let shape = |slot: usize| fixed(op, slot);
     let past = match op.input(4) {
         Some(_) => shape(4)?.get(2).copied().unwrap_or(0),
         None => 0,
@@ -153,19 +260,19 @@ fn repeated(b: &mut Builder<'_>, value: &str, s: &Sizes, depth: i64) -> String {
 }
 
 /// What is added to the scores.
-fn bias(op: &Op<'_>, b: &mut Builder<'_>, s: &Sizes) -> Result<Option<String>, EngineError> {
-    let mask = match op.input(3) {
+fn bias(op: &Op<'_>, b: &mut Builder<'_>, s: &Sizes, slot: usize, causal: bool) -> Result<Option<String>, EngineError> {
+    let mask = match op.input(slot) {
         None => None,
-        Some(_) if op.shape(3).and_then(|s| s.last().copied().flatten()) != u64::try_from(s.keys).ok() => {
+        Some(_) if op.shape(slot).and_then(|s| s.last().copied().flatten()) != u64::try_from(s.keys).ok() => {
             return Err(op.unsupported("its mask does not cover all keys"));
         }
-        Some(mask) if op.dtype(3) == Some(DType::Bool) => {
+        Some(mask) if op.dtype(slot) == Some(DType::Bool) => {
             let (zero, masked) = (b.float(DType::F32, 0.0)?, b.float(DType::F32, f64::NEG_INFINITY)?);
             Some(b.op("Where", &[mask, &zero, &masked], vec![]))
         }
         Some(mask) => Some(b.cast(mask, DType::F32)),
     };
-    if op.int("is_causal", 0) == 0 {
+    if !causal {
         return Ok(mask);
     }
     let rows = (0..s.queries).flat_map(|q| (0..s.keys).map(move |k| (q, k)));
