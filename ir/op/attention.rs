@@ -25,6 +25,8 @@ pub(super) static ATTENTION: OpSpec =
         .axes(axes);
 pub(super) static ROTARY_EMBEDDING: OpSpec =
     OpSpec::new("RotaryEmbedding", &[sig(23, 3, 4)], Traits::ROUNDING, same).axes(axes_rotary);
+pub(super) static MS_ROTARY_EMBEDDING: OpSpec =
+    OpSpec::new("RotaryEmbedding", &[sig(1, 4, 4)], Traits::ROUNDING, same).domain("com.microsoft");
 pub(super) static MS_ATTENTION: OpSpec =
     OpSpec::new("Attention", &[sig(1, 2, 7).outputs(1, 2)], Traits::ROUNDING, infer_ms)
         .domain("com.microsoft")

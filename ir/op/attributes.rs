@@ -262,7 +262,11 @@ static TABLE: &[Line] = &[
         ("strides", Each(1))]),
     ("com.microsoft", "MatMulNBits", &[("K", Nothing), ("N", Nothing), ("accuracy_level", Int(0)), ("bits",
         Int(4)), ("block_size", Nothing), ("weight_prepacked", Int(0))]),
+    ("com.microsoft", "MultiHeadAttention", &[("mask_filter_value", Nothing), ("num_heads", Nothing), ("scale", Nothing),
+        ("unidirectional", Int(0))]),
     ("com.microsoft", "QuickGelu", &[("alpha", Float(1.702))]),
+    ("com.microsoft", "RotaryEmbedding", &[("interleaved", Int(0)), ("is_packed_batching", Int(0)), ("num_heads",
+        Int(0)), ("rotary_embedding_dim", Int(0)), ("scale", Float(1.0))]),
     ("com.microsoft", "SkipLayerNormalization", &[("epsilon", Float(1e-12))]),
     ("com.microsoft", "SkipSimplifiedLayerNormalization", &[("epsilon", Float(1e-12))]),
 ];

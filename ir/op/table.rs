@@ -216,6 +216,7 @@ pub static TABLE: &[&OpSpec] = &[
     &matmul_nbits::SPEC,
     &attention::MS_MULTI_HEAD,
     &unary::MS_QUICK_GELU,
+    &attention::MS_ROTARY_EMBEDDING,
     &norm::SKIP_LAYER,
     &norm::SKIP_SIMPLIFIED,
 ];

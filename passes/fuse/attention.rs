@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Pass, Rule, RuleContext, Shape, Skip, Target};
 use emit::Sizes;
-use layout::flat;
+use layout::operand;
 
 /// Configuration: none.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -59,7 +59,7 @@ impl Rule for Attention {
         }
         let sizes = Sizes::of(cx, &scores)?;
         emit::mask_fits(cx, &scores, &sizes)?;
-        let operands = [flat(cx, scores.q, false), flat(cx, scores.k, true), flat(cx, scores.v, false)];
+        let operands = [operand(cx, scores.q, false), operand(cx, scores.k, true), operand(cx, scores.v, false)];
         let per_head = |heads: &Dim, size: &Dim, f: &layout::Flat| {
             *heads == Dim::Known(f.heads) && *size == Dim::Known(f.size) && f.heads > 0 && f.size > 0
         };

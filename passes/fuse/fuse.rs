@@ -17,12 +17,15 @@ use crate::{Pass, Shape, rules::RuleSet, suggest};
 
 /// One rule file per line, tried in this order.
 static FILES: &[(&str, &str)] = &[
+    ("bias_gelu", include_str!("rules/bias_gelu.rule")),
     ("gelu_erf", include_str!("rules/gelu_erf.rule")),
     ("gelu_tanh", include_str!("rules/gelu_tanh.rule")),
     ("hard_swish", include_str!("rules/hard_swish.rule")),
     ("layer_norm", include_str!("rules/layer_norm.rule")),
     ("rms_norm", include_str!("rules/rms_norm.rule")),
+    ("rotary", include_str!("rules/rotary.rule")),
     ("silu", include_str!("rules/silu.rule")),
+    ("skip_norm", include_str!("rules/skip_norm.rule")),
 ];
 
 /// All built-in rules. A test holds that there is nothing wrong with them.

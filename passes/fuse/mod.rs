@@ -16,6 +16,8 @@ mod matmul_add;
 mod merge_parallel;
 mod pad_into_window;
 mod scale_into_linear;
+#[cfg(test)]
+mod transformer_tests;
 
 pub use associate_constants::AssociateConstants;
 pub use attention::Attention;

@@ -3,7 +3,7 @@
 use planish_ir::{Attrs, Dim, Dims, Graph, Node, NodeId, Numerics, OpName, Patch, Ref, Tensor, Type, Use, ValueId};
 
 use super::{
-    layout::{self, Flat},
+    layout::{Flat, by_head_keys, operand},
     scores::{Scores, before_repeat, made_by},
 };
 use crate::{RuleContext, Skip};
@@ -110,7 +110,7 @@ impl<'a, 'b> Emit<'a, 'b> {
 
     /// `[batch, seq, heads * size]`.
     fn whole(&mut self, f: Flat) -> Result<Ref, Skip> {
-        let Flat { source, sequence_first, piece, heads, size } = f;
+        let Flat { source, sequence_first, piece, heads, size, rotary } = f;
         if let (Some((_, pieces)), Some((_, made))) = (piece, self.made.iter().find(|(v, _)| *v == source))
             && made.len() as u64 != pieces
         {
@@ -130,7 +130,13 @@ impl<'a, 'b> Emit<'a, 'b> {
         let index = piece.map_or(0, |(i, _)| i);
         let made = self.made.iter().find(|(v, _)| *v == source).map_or(&[][..], |(_, made)| made);
         let found = usize::try_from(index).ok().and_then(|i| made.get(i)).copied();
-        found.ok_or_else(|| Skip::because("its operands are pieces of different sizes of one value"))
+        let whole = found.ok_or_else(|| Skip::because("its operands are pieces of different sizes of one value"))?;
+        let Some(node) = rotary.and_then(|id| self.cx.graph.node(id)) else { return Ok(whole) };
+        let heads = i64::try_from(heads).map_err(|_| Skip::because("it has too many heads"))?;
+        let inputs = std::iter::once(Some(whole)).chain(node.inputs().iter().skip(1).map(|v| v.map(Ref::from)));
+        let name = format!("{}_{}", self.name, node.op.name);
+        let attrs = node.attrs.clone().with("num_heads", heads);
+        Ok(self.patch.node(node.op.clone(), inputs.collect::<Vec<_>>()).attrs(attrs).output(name, None))
     }
 
     fn split(&mut self, base: Ref, pieces: u64, size: u64) -> Result<Vec<Ref>, Skip> {
@@ -304,7 +310,7 @@ pub(super) fn standard(cx: &RuleContext<'_>, scores: &Scores, sizes: &Sizes, q: 
     }
     let mask = e.mask(false);
     // Three axes if queries, keys and values all have them below the repetition.
-    let below = [q, k.and_then(|k| layout::flat(cx, k, false)), layout::flat(cx, v, false)];
+    let below = [q, k.and_then(|k| operand(cx, k, false)), operand(cx, v, false)];
     if let [Some(q), Some(k), Some(v)] = below
         && number(&Dim::Known(q.heads)) == Some(heads)
         && [k.heads, v.heads].iter().all(|h| number(&Dim::Known(*h)) == Some(kv_heads))
@@ -358,12 +364,6 @@ pub(super) fn by_head(cx: &RuleContext<'_>, scores: &Scores, sizes: &Sizes, q: O
     let op = OpName::new(MICROSOFT, "MultiHeadAttention");
     let y = e.operator(op, inputs, Attrs::new().with("num_heads", heads), ty);
     e.merged(y, heads)
-}
-
-/// `[batch, heads, keys, size]` of what was transposed to `[batch, heads, size, keys]` last.
-fn by_head_keys(cx: &RuleContext<'_>, k: ValueId) -> Option<ValueId> {
-    let transpose = made_by(cx.graph, k, "Transpose")?;
-    (transpose.attrs.ints("perm") == Some(&[0, 1, 3, 2])).then(|| transpose.input(0)).flatten()
 }
 
 /// com.microsoft::Attention, if queries, keys and values are one input times constant weights, and nobody else reads these
@@ -421,7 +421,7 @@ fn together(cx: &RuleContext<'_>, qkv: &[Flat; 3]) -> Option<Projection> {
         }
         _ => return None,
     };
-    if qkv.iter().any(|f| f.sequence_first || f.heads != q.heads || f.size != q.size) {
+    if qkv.iter().any(|f| f.rotary.is_some() || f.sequence_first || f.heads != q.heads || f.size != q.size) {
         return None;
     }
     let linear = Linear::of(cx, source, 3u64.checked_mul(q.heads)?.checked_mul(q.size)?)?;
@@ -434,7 +434,8 @@ fn apart(cx: &RuleContext<'_>, qkv: &[Flat; 3]) -> Option<Projection> {
     let g = cx.graph;
     let width = qkv[0].heads.checked_mul(qkv[0].size)?;
     let linear = |f: &Flat| {
-        let whole = f.piece.is_none() && !f.sequence_first && f.heads.checked_mul(f.size) == Some(width);
+        let whole =
+            f.piece.is_none() && f.rotary.is_none() && !f.sequence_first && f.heads.checked_mul(f.size) == Some(width);
         if whole { Linear::of(cx, f.source, width) } else { None }
     };
     let [Some(q), Some(k), Some(v)] = [linear(&qkv[0]), linear(&qkv[1]), linear(&qkv[2])] else { return None };

@@ -5,8 +5,9 @@
 //! MultiheadAttention has it. All are views: nodes that move elements and compute nothing. Following which part of which axis
 //! goes where tells them apart without knowing any of their spellings.
 
-use planish_ir::{Dim, Graph, Node, ValueId, op};
+use planish_ir::{Dim, Graph, Node, NodeId, ValueId, op};
 
+use super::scores::made_by;
 use crate::RuleContext;
 
 /// Views that are followed from one value.
@@ -25,6 +26,26 @@ pub(super) struct Flat {
     pub heads: u64,
     /// Elements of a head.
     pub size: u64,
+    /// A RotaryEmbedding that heads of four axes go through, which takes them merged as well.
+    pub rotary: Option<NodeId>,
+}
+
+/// As [`flat`], also of what a RotaryEmbedding makes of such a view.
+pub(super) fn operand(cx: &RuleContext<'_>, value: ValueId, swapped: bool) -> Option<Flat> {
+    flat(cx, value, swapped).or_else(|| {
+        let by_head = if swapped { by_head_keys(cx, value)? } else { value };
+        let (id, node) = cx.graph.producer(by_head)?;
+        let is_rotary = op::of(node).is_some() && node.op.name == "RotaryEmbedding";
+        let inner = if is_rotary { flat(cx, node.input(0)?, false)? } else { return None };
+        // Without positions of their own, the angles are one per position and batch entry in either form.
+        Some(Flat { rotary: Some(id), ..inner })
+    })
+}
+
+/// `[batch, heads, keys, size]` of what was transposed to `[batch, heads, size, keys]` last.
+pub(super) fn by_head_keys(cx: &RuleContext<'_>, k: ValueId) -> Option<ValueId> {
+    let transpose = made_by(cx.graph, k, "Transpose")?;
+    (transpose.attrs.ints("perm") == Some(&[0, 1, 3, 2])).then(|| transpose.input(0)).flatten()
 }
 
 /// What a value of the axes `[batch, heads, seq, size]` is a view of; with `swapped`, of `[batch, heads, size, seq]`.
@@ -207,7 +228,14 @@ impl Layout {
         // Whole axes only: whatever is taken is taken of the piece.
         let taken = self.parts.iter().filter(|p| p.taken.is_some()).count();
         let (heads, size) = (known(heads)?, known(size)?);
-        (taken == usize::from(piece.is_some())).then_some(Flat { source, sequence_first, piece, heads, size })
+        (taken == usize::from(piece.is_some())).then_some(Flat {
+            source,
+            sequence_first,
+            piece,
+            heads,
+            size,
+            rotary: None,
+        })
     }
 }
 

@@ -305,3 +305,26 @@ fn refusals() {
     insta::assert_snapshot!(cpu(&cross(17, "", "s", "").replace("axis = -1", "axis = 2")), @"");
     insta::assert_snapshot!(cpu(&cross(17, "m = Relu (q2)", "m", "")), @"");
 }
+
+/// What turns heads takes them merged as well.
+#[test]
+fn through_rotary_embedding() {
+    let nodes = attention("", "s")
+        .replace("p = MatMul (q2, k2)", "q3 = com.microsoft.RotaryEmbedding (q2, zero, c, d)\n k3 = com.microsoft.RotaryEmbedding (k2, zero, c, d)\n k4 = Transpose <perm = [0, 1, 3, 2]> (k3)\n p = MatMul (q3, k4)")
+        .replace("k2 = Transpose <perm = [0, 2, 3, 1]> (k1)", "k2 = Transpose <perm = [0, 2, 1, 3]> (k1)");
+    let inputs = "float[N,S,4] q, float[N,S,4] k, float[N,S,4] v, float[S,1] c, float[S,1] d";
+    let before = model(17, inputs, "float[N,S,4] y", &format!("{CONSTANTS}, int64[1] zero = {{0}}"), &nodes)
+        .replace(r#"["" : 17]"#, r#"["" : 17, "com.microsoft" : 1]"#);
+    insta::assert_snapshot!(check_for(Attention::default(), Target::OnnxruntimeCpu, &before), @r#"
+    <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+    g (float[N,S,4] q, float[N,S,4] k, float[N,S,4] v, float[S,1] c, float[S,1] d) => (float[N,S,4] y)
+    <
+      int64[1] zero = {0}
+    >
+    {
+      o_RotaryEmbedding = com.microsoft.RotaryEmbedding <num_heads = 2> (q, zero, c, d)
+      o_RotaryEmbedding_1 = com.microsoft.RotaryEmbedding <num_heads = 2> (k, zero, c, d)
+      y = com.microsoft.MultiHeadAttention <num_heads = 2> (o_RotaryEmbedding, o_RotaryEmbedding_1, v)
+    }
+    "#);
+}

@@ -111,7 +111,7 @@ fn check_microsoft(op: &Op<'_>, known_inputs: &[usize], known_attributes: &[&str
     }
 }
 
-fn fixed(op: &Op<'_>, slot: usize) -> Result<Vec<i64>, EngineError> {
+pub(super) fn fixed(op: &Op<'_>, slot: usize) -> Result<Vec<i64>, EngineError> {
     let dims: Option<Vec<i64>> =
         op.shape(slot).and_then(|s| s.into_iter().map(|d| d.and_then(|d| i64::try_from(d).ok())).collect());
     dims.ok_or_else(|| op.unsupported(format!("the shape of its input {slot} is not known")))

@@ -28,6 +28,7 @@ mod quantize;
 mod recurrent;
 mod reduce;
 mod refuse;
+mod rotary;
 mod scope;
 mod sparse;
 mod standard;
@@ -39,7 +40,9 @@ use planish_ir::{
     verify,
 };
 use planish_passes::EngineError;
-use planish_proto::onnx::{GraphProto, ModelProto, NodeProto};
+use planish_proto::onnx::{
+    GraphProto, ModelProto, NodeProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+};
 
 use super::program::prune;
 use build::Builder;
@@ -59,6 +62,7 @@ const RULES: &[Rule] = &[
     nbits::expand,
     contrib::expand,
     attention::expand,
+    rotary::expand,
     half::in_f32,
     activation::expand,
     recurrent::reverse,
@@ -84,13 +88,26 @@ pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Enters what can be known of the types of inner values. A message that is not valid after inlining stays as it is;
+/// Enters what can be known of the types of inner values: sizes, where the file has names for them. A message that is not valid after inlining stays as it is;
 /// the engine will say what is wrong with it.
 fn annotate(message: &mut ModelProto) {
+    let infos = message.graph.iter_mut().flat_map(|g| &mut g.value_info);
+    for shape in infos.filter_map(|i| shape_of(i)) {
+        for dim in &mut shape.dim {
+            dim.value = dim.value.take().filter(|v| matches!(v, dimension::Value::DimValue(_)));
+        }
+    }
     let Ok(mut model) = import(message.clone(), &|_| Err("nothing is stored elsewhere".into())) else { return };
     planish_ir::infer::annotate(&mut model);
     if let Ok(verified) = verify(&model) {
         *message = export_with_types(&verified);
+    }
+}
+
+fn shape_of(info: &mut ValueInfoProto) -> Option<&mut TensorShapeProto> {
+    match info.r#type.as_mut()?.value.as_mut()? {
+        type_proto::Value::TensorType(t) => t.shape.as_mut(),
+        _ => None,
     }
 }
 
