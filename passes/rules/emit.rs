@@ -255,10 +255,19 @@ impl<'a> Builder<'a> {
             (!left_out).then(|| (name(), fact.ty.clone()))
         };
         let names: Vec<_> = known.iter().enumerate().map(output).collect();
+        let line = outputs.iter().find_map(|o| match o {
+            Defined::New { name, .. } => Some(name.clone()),
+            Defined::Result(_) | Defined::Nothing => None,
+        });
+        // ONNX Runtime refuses models in which two nodes have one name.
+        let own = line.unwrap_or_else(|| match self.nodes {
+            1 => op.name.clone(),
+            n => format!("{}_{n}", op.name),
+        });
         let node = self.patch.node(op.clone(), inputs.iter().map(|i| i.value)).attrs(attrs);
         let node = match (is_root, graph.node(self.interior.root_id)) {
             (true, _) => node.in_place_of(self.interior.root_id),
-            (false, Some(n)) if !n.name.is_empty() => node.name(format!("{}/{}", n.name, op.name)),
+            (false, Some(n)) if !n.name.is_empty() => node.name(format!("{}/{own}", n.name)),
             _ => node,
         };
         node.optional_outputs(names)
