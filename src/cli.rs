@@ -309,6 +309,8 @@ pub struct Init {
 pub enum Preset {
     /// Fewer nodes and constants, the same function.
     Simplify,
+    /// Simplified, and fused into the operators that are fast on the target.
+    Optimize,
     /// float16 inside, float32 at inputs and outputs and where values would overflow.
     Fp16,
     /// Weights as int8 with one scale per channel.

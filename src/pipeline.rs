@@ -134,6 +134,7 @@ impl Preset {
     pub const fn text(self) -> &'static str {
         match self {
             Preset::Simplify => include_str!("presets/simplify.yaml"),
+            Preset::Optimize => include_str!("presets/optimize.yaml"),
             Preset::Fp16 => include_str!("presets/fp16.yaml"),
             Preset::Int8Weights => include_str!("presets/int8-weights.yaml"),
         }

@@ -280,7 +280,8 @@ fn is_transposed(a: &[u8], b: &[u8], rows: usize, columns: usize, size: usize) -
             (0..columns).step_by(TILE).all(|left| {
                 let differs = |c: usize| {
                     let column = &b[c * rows + top..c * rows + bottom];
-                    column.iter().zip(top..).fold(false, |d, (x, r)| d | (*x != a[r * columns + c]))
+                    let across = a[top * columns + c..].iter().step_by(columns);
+                    column.iter().zip(across).fold(false, |d, (x, y)| d | (x != y))
                 };
                 !(left..(left + TILE).min(columns)).fold(false, |d, c| d | differs(c))
             })
