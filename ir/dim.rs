@@ -211,7 +211,7 @@ impl Dim {
         if name.len() > MAX_RESULT { Dim::Unknown } else { Dim::symbol(&name) }
     }
 
-    /// True if a name that [`Dim::open`] gives occurs in it.
+    /// True if the name of a size of which nothing else is known occurs in it.
     pub fn is_open(&self) -> bool {
         self.names().any(|n| n.contains(OPEN))
     }

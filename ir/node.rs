@@ -71,6 +71,17 @@ impl Node {
         self.is_local
     }
 
+    /// Drops empty input slots at the end, but not those in front of a list of any length, such as the number of rounds
+    /// and the condition of a Loop.
+    pub(crate) fn trim_inputs(&mut self) {
+        let listed =
+            crate::op::of(self).and_then(|s| s.signatures.last()).filter(|s| s.inputs.1 == crate::op::VARIADIC);
+        let least = listed.map_or(0, |s| s.inputs.0);
+        while self.inputs.len() > least && self.inputs.last() == Some(&None) {
+            self.inputs.pop();
+        }
+    }
+
     /// The value at an input slot; `None` if the slot is absent or left empty.
     pub fn input(&self, slot: usize) -> Option<ValueId> {
         self.inputs.get(slot).copied().flatten()

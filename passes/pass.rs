@@ -105,7 +105,8 @@ impl Context<'_> {
     }
 }
 
-/// What a transform wants changed. Patches are applied in their order, and each is numbered.
+/// What a transform wants changed. Patches are applied in their order, and each is numbered. Those for inner graphs come
+/// first: one for the graph around them may remove the node that they are in.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// Patches and the graphs they are for.

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | identical | one letter on both sides | `0[a,b] -> 0[a,b]` |
 //! | permuted | at another place | `0[a,b] -> 0[b,a]` |
-//! | concatenated, split, cut, padded | parts | `0[a] 1[b] -> 0[a|b]` |
+//! | concatenated, split, cut, padded | parts | `0[a] 1[b] -> 0[a\|b]` |
 //! | flattened, or taken apart, by blocks | a product | `0[a,b*c] -> 0[a,b,c]` |
 //! | in groups | a product that shares its outer or inner letter | `0[a*b] 1[a*c,b+] -> 0[a*c]` |
 //! | reduced | a letter of inputs only | `0[a,b+] -> 0[a]` |

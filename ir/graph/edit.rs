@@ -145,9 +145,7 @@ impl Graph {
                     n.inputs.resize(i + 1, None);
                 }
                 let old = std::mem::replace(&mut n.inputs[i], value);
-                while n.inputs.last() == Some(&None) {
-                    n.inputs.pop();
-                }
+                n.trim_inputs();
                 old
             }
             Operand::Capture(k) => match (n.captures.get_mut(k as usize), value) {

@@ -6,8 +6,8 @@
 //!
 //! What it relies on: declared types of the main graph's inputs, constants, and the operators' definitions. Declared
 //! types of other values only fill gaps, and names in them are not used: exporters let users label sizes, and two values
-//! with one label may differ in size. Named sizes are taken to be large enough that slices with constant bounds do not
-//! run over the end.
+//! with one label may differ in size. Named sizes are taken to be within tables of fixed size that are cut to them, such
+//! as those of position embeddings. They may be 0.
 //!
 //! A size of which nothing is known, such as the number of elements that `NonZero` finds, gets a name that says where it
 //! arises, such as `?v7.1`. It is the same in whatever follows from it, and is no evidence of how large it is.

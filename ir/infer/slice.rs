@@ -58,27 +58,25 @@ impl Range {
 
     /// Number of elements between the bounds.
     fn forward(&self, axis: &Dim) -> Dim {
-        // A size that no input has may be too small for any bounds.
-        let large = !axis.is_open();
         match (&self.start, &self.end) {
             (&Num::Int(start), &Num::Int(end)) => fixed(axis, start, end),
             (Num::Int(0), end @ Num::Symbolic(e)) if end.at_least(&Num::Int(0)) => {
                 // A table that is cut to a named size is long enough for it.
                 if axis.known().is_some() && !e.is_open() { e.clone() } else { axis.smaller(e) }
             }
-            (start @ (Num::Int(_) | Num::Symbolic(_)), end) if large && start.at_least(&Num::Int(0)) => {
-                let size = Num::from_dim(axis);
+            (start @ (Num::Int(_) | Num::Symbolic(_)), end) if start.at_least(&Num::Int(0)) => {
+                let (size, zero) = (Num::from_dim(axis), Num::Int(0));
                 let end = match end {
                     Num::Int(e) if *e >= END => size,
-                    Num::Int(e) if *e < 0 => size.add(end),
+                    Num::Int(e) if *e < 0 => size.add(end).max(&zero),
                     Num::Symbolic(e) if (axis.known().is_some() && !e.is_open()) || size.at_least(end) => end.clone(),
                     _ => return Dim::Unknown,
                 };
                 let length = end.sub(start);
                 // A start that is an expression has to be provably in front of the end.
                 match start {
-                    Num::Int(_) => length.dim(),
-                    _ if length.at_least(&Num::Int(0)) => length.dim(),
+                    _ if length.at_least(&zero) => length.dim(),
+                    Num::Int(_) => length.max(&zero).dim(),
                     _ => Dim::Unknown,
                 }
             }
@@ -87,20 +85,20 @@ impl Range {
     }
 }
 
-/// Number of elements between two numbers on an axis that is no number.
+/// Number of elements between two numbers on an axis that is no number, and may be too short for them.
 fn fixed(axis: &Dim, start: i64, end: i64) -> Dim {
-    let large = !axis.is_open();
+    let zero = Dim::Known(0);
     let first = |n: i64| axis.smaller(&Dim::from_i64(n));
+    let without = |n: i64| axis.offset(n).larger(&zero);
     match (start, end) {
-        _ if (start < 0) == (end < 0) && end <= start => Dim::Known(0),
+        _ if (start < 0) == (end < 0) && end <= start => zero,
         (0, _) if end >= END => axis.clone(),
         (0, 1..) => first(end),
-        (-1, _) if end >= END && large => Dim::Known(1),
         (..=-1, _) if end >= END && start > -END => first(-start),
-        (1.., _) if end >= END && large => axis.offset(-start),
-        (1.., 1..) if large => first(end).offset(-start),
-        (0.., ..=-1) if large && end > -END => end.checked_sub(start).map_or(Dim::Unknown, |by| axis.offset(by)),
-        (..=-1, ..=-1) if large && start > -END => Dim::from_i64(end - start),
+        (1.., _) if end >= END => without(-start),
+        (1.., 1..) => first(end).offset(-start).larger(&zero),
+        (0.., ..=-1) if end > -END => end.checked_sub(start).map_or(Dim::Unknown, without),
+        (..=-1, ..=-1) if start > -END => without(end).sub(&without(start)),
         _ => Dim::Unknown,
     }
 }
@@ -131,11 +129,11 @@ mod tests {
     fn named_sizes_give_expressions_where_the_slice_does_not_depend_on_them() {
         let n = Dim::symbol("N");
         assert_eq!(slice(0, i64::MAX, 1, &n), n);
-        assert_eq!(slice(1, i64::MAX, 1, &n), n.offset(-1));
-        assert_eq!(slice(0, -1, 1, &n), n.offset(-1));
-        assert_eq!(slice(-1, i64::MAX, 1, &n), Dim::Known(1));
+        assert_eq!(slice(1, i64::MAX, 1, &n.offset(1)), n);
+        assert_eq!(slice(0, -1, 1, &n.offset(2)), n.offset(1));
+        assert_eq!(slice(-1, i64::MAX, 1, &n.offset(1)), Dim::Known(1));
         assert_eq!(slice(0, 1_000_000_000, 1, &n), n);
-        assert_eq!(slice(-4, -1, 1, &n), Dim::Known(3));
+        assert_eq!(slice(-4, -1, 1, &n.offset(4)), Dim::Known(3));
         assert_eq!(slice(-1, i64::MIN, -1, &n), n);
         assert_eq!(slice(3, 3, 1, &n), Dim::Known(0));
         assert_eq!(slice(i64::MIN, -1, 1, &n), Dim::Unknown);
@@ -144,11 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn what_may_run_over_the_end_is_a_minimum() {
+    fn what_may_run_over_an_end_is_a_minimum_or_a_maximum() {
         let n = Dim::symbol("N");
+        assert_eq!(slice(1, i64::MAX, 1, &n).to_string(), "max(0, N - 1)");
+        assert_eq!(slice(0, -1, 1, &n), slice(1, i64::MAX, 1, &n));
+        assert_eq!(slice(-1, i64::MAX, 1, &n).to_string(), "min(1, N)");
+        assert_eq!(slice(-4, -1, 1, &n).to_string(), "-max(0, N - 4) + max(0, N - 1)");
         assert_eq!(slice(0, 5, 1, &n).to_string(), "min(5, N)");
         assert_eq!(slice(-5, i64::MAX, 1, &n), slice(0, 5, 1, &n));
-        assert_eq!(slice(2, 5, 1, &n).to_string(), "min(5, N) - 2");
+        assert_eq!(slice(2, 5, 1, &n).to_string(), "max(0, min(5, N) - 2)");
         assert_eq!(slice(0, 5, 1, &n.offset(5)), Dim::Known(5));
     }
 
@@ -156,7 +158,7 @@ mod tests {
     fn steps_round_up() {
         let n = Dim::symbol("N");
         assert_eq!(slice(0, i64::MAX, 2, &n).to_string(), "floor((N + 1)/2)");
-        assert_eq!(slice(1, i64::MAX, 2, &n).to_string(), "floor((N)/2)");
+        assert_eq!(slice(1, i64::MAX, 2, &n.offset(1)).to_string(), "floor((N + 1)/2)");
     }
 
     #[test]
@@ -165,8 +167,8 @@ mod tests {
         assert_eq!(slice(0, i64::MAX, 1, &m), m);
         assert_eq!(slice(0, 5, 1, &m).to_string(), "min(5, ?v3.0)");
         assert_eq!(slice(-1, i64::MAX, 1, &m).to_string(), "min(1, ?v3.0)");
-        assert_eq!(slice(1, i64::MAX, 1, &m), Dim::Unknown);
-        assert_eq!(slice(0, -1, 1, &m), Dim::Unknown);
+        assert_eq!(slice(1, i64::MAX, 1, &m).to_string(), "max(0, ?v3.0 - 1)");
+        assert_eq!(slice(0, -1, 1, &m), slice(1, i64::MAX, 1, &m));
     }
 
     #[test]

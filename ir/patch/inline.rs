@@ -108,9 +108,7 @@ impl Run<'_> {
             let mut copy = node.clone();
             copy.name = inlined.name(&node.name);
             copy.inputs.iter_mut().for_each(|v| *v = v.and_then(at));
-            while copy.inputs.last() == Some(&None) {
-                copy.inputs.pop();
-            }
+            copy.trim_inputs();
             copy.captures = node.captures.iter().filter_map(|&v| at(v)).collect();
             copy.outputs.iter_mut().for_each(|v| *v = v.and_then(at));
             let id = self.graph.add_node(copy);

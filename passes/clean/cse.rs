@@ -30,7 +30,7 @@ impl Pass for Cse {
 impl Transform for Cse {
     fn transform(&self, model: &Model, _: &Context<'_>) -> Result<Changes, PassError> {
         let mut changes = Changes::default();
-        for path in model.graph_paths() {
+        for path in model.graph_paths().into_iter().rev() {
             let Some(graph) = model.graph_at(&path) else { continue };
             changes.patches.extend(merge(graph).into_iter().map(|p| (path.clone(), p)));
         }

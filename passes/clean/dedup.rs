@@ -38,7 +38,7 @@ impl Pass for DedupInitializers {
 impl Transform for DedupInitializers {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let mut changes = Changes::default();
-        for path in model.graph_paths() {
+        for path in model.graph_paths().into_iter().rev() {
             let Some(graph) = model.graph_at(&path) else { continue };
             let constants: Vec<(ValueId, &Tensor)> = graph
                 .values()

@@ -48,7 +48,7 @@ impl Pass for FoldConstants {
 impl Transform for FoldConstants {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let mut changes = Changes::default();
-        for path in model.graph_paths() {
+        for path in model.graph_paths().into_iter().rev() {
             let (Some(graph), Some(facts)) = (model.graph_at(&path), cx.facts.graph().at(&path)) else { continue };
             let known = known_from_shapes(graph, facts, &path, &mut changes);
             let foldable = self.foldable(graph, facts, &known, &path, &mut changes);
@@ -237,5 +237,46 @@ mod tests {
           y = Reshape (x, t)
         }
         "#);
+    }
+
+    #[test]
+    fn a_node_whose_branches_are_known_goes_with_them() {
+        insta::assert_snapshot!(check::<FoldConstants>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3] x, bool c) => (int64 y, int64 z) <int64 i = {1}> {
+                s = Shape (x)
+                k = If (c) <
+                    then_branch = t () => (int64 p) { p = Gather <axis = 0> (s, i) },
+                    else_branch = e () => (int64 q) { q = Gather <axis = 0> (s, i) }
+                >
+                y = Neg (k)
+                z = Abs (k)
+            }"#,
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3] x, bool c) => (int64 y, int64 z)
+        <
+          int64 y = {-3},
+          int64 z = {3}
+        >
+        {
+        }
+        "#);
+    }
+
+    #[test]
+    fn sizes_may_be_too_small_for_a_slice() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3] x) => (int64 y)
+            <int64[1] two = {2}, int64[1] end = {9223372036854775807}, int64[1] axis = {0}, int64 zero = {0}, int64 more = {2}> {
+                s = Shape (x)
+                n = Gather (s, zero)
+                part = Slice (x, two, end, axis)
+                t = Shape (part)
+                m = Gather (t, zero)
+                back = Add (m, more)
+                y = Sub (back, n)
+            }"#;
+        assert!(check::<FoldConstants>(text).contains("Sub"));
     }
 }

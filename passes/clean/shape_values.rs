@@ -35,7 +35,7 @@ impl Transform for ShapeValues {
     fn transform(&self, model: &Model, _: &Context<'_>) -> Result<Changes, PassError> {
         let inferred = infer::infer(model, &infer::Bindings::new());
         let mut changes = Changes::default();
-        for path in model.graph_paths() {
+        for path in model.graph_paths().into_iter().rev() {
             let (Some(graph), Some(facts)) = (model.graph_at(&path), inferred.graph().at(&path)) else { continue };
             changes.patches.extend(merge(graph, facts).map(|p| (path, p)));
         }

@@ -195,4 +195,13 @@ mod tests {
             <int64 a = {7}, int64 b = {2}> { r = Mul (x, a)  y = Div (r, b) }"#;
         assert!(refusals::<AssociateConstants>(text).is_empty());
     }
+
+    #[test]
+    fn factors_that_vanish_together_stay_apart() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[N] y) <float a = {1e-25}> {
+            p = Mul (x, a)
+            y = Mul (p, a)
+        }"#;
+        assert_eq!(refusals::<AssociateConstants>(text).len(), 1);
+    }
 }

@@ -78,7 +78,7 @@ fn quotient(cx: &RuleContext<'_>, node: &Node) -> Result<(ValueId, f64), Skip> {
 
 /// A constant of one element that adds no axis to what has at least one.
 fn scalar(cx: &RuleContext<'_>, v: ValueId) -> Option<f64> {
-    let float = |d: DType| matches!(d, DType::F16 | DType::F32 | DType::F64);
+    let float = |d: DType| matches!(d, DType::F16 | DType::F32);
     cx.graph.constant(v).filter(|t| t.rank() == 0 || t.dims() == [1]).filter(|t| float(t.dtype()))?.single_f64()
 }
 
@@ -99,7 +99,11 @@ impl Gate {
             None => clip.attrs.float(name).map(f64::from),
         };
         // The factor may have been rounded to the type when it was inverted.
-        let near = |a: f64, b: f64| (a - b).abs() <= 1e-3 * b.abs();
+        let rounding = match cx.graph.ty(v).and_then(planish_ir::Type::dtype) {
+            Some(DType::F16) => 1e-3,
+            _ => 1e-6,
+        };
+        let near = |a: f64, b: f64| (a - b).abs() <= rounding * b.abs();
         if bound(1, "min") != Some(0.0) || !bound(2, "max").is_some_and(|max| near(max, height)) {
             return Err(Skip::NoMatch);
         }
@@ -195,5 +199,20 @@ mod tests {
             )),
             ["what is between has other readers or is a graph output"]
         );
+    }
+
+    #[test]
+    fn a_divisor_that_is_not_the_bound_is_refused() {
+        for (ty, divisor) in [("float", "6.005"), ("double", "6.0")] {
+            let text = format!(
+                r#"<ir_version: 8, opset_import: ["" : 17]> g ({ty}[N,4] x) => ({ty}[N,4] y)
+                <{ty} a = {{3.0}}, {ty} z = {{0.0}}, {ty} h = {{6.0}}, {ty} k = {{{divisor}}}> {{
+                    p = Add (x, a)
+                    q = Clip (p, z, h)
+                    y = Div (q, k)
+                }}"#
+            );
+            assert!(check::<HardSigmoid>(&text).contains("Clip"), "{ty}");
+        }
     }
 }

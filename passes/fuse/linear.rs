@@ -373,11 +373,15 @@ pub(super) fn rounded(dtype: DType, dims: &[u64], values: &[f64]) -> Result<Tens
     if !stored.iter().all(|x| x.is_finite()) {
         return Err(Skip::because(format!("a folded weight or offset is not finite in {dtype}")));
     }
-    // Below the smallest normal number float16 has fewer bits; bfloat16 and wider types get there only with numbers that
-    // do not matter.
+    // Below the smallest normal number a type has fewer bits. Single numbers there do not matter beside larger ones.
+    let precise = match dtype {
+        DType::F16 => F16_PRECISE,
+        DType::F64 => 8.0 * f64::MIN_POSITIVE,
+        _ => 8.0 * f64::from(f32::MIN_POSITIVE),
+    };
     let largest = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-    if dtype == DType::F16 && largest != 0.0 && largest < F16_PRECISE {
-        return Err(Skip::because("folded weights would be so small that float16 rounds them coarsely"));
+    if largest != 0.0 && largest < precise {
+        return Err(Skip::because(format!("folded weights would be so small that {dtype} rounds them coarsely")));
     }
     Ok(t)
 }

@@ -10,7 +10,7 @@
 //! Numerics   Exact before MaxPool with -∞; else Reassociated, since runtimes sum a border that they add themselves in another order
 //! Reference  ONNX Conv-11, MaxPool-12, AveragePool-11, Pad-18
 
-use planish_ir::{Attr, Node, NodeId, Numerics, Patch, Tensor, ValueId};
+use planish_ir::{Attr, DType, Node, NodeId, Numerics, Patch, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -150,14 +150,16 @@ fn value_fits(cx: &RuleContext<'_>, node: &Node, pad: &Node, x: ValueId) -> Resu
 
 /// True if no element can be below zero.
 fn is_not_negative(cx: &RuleContext<'_>, x: ValueId) -> bool {
-    const NEVER: &[&str] = &["Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Sqrt"];
+    const NEVER: &[&str] = &["Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Sqrt"];
     let Some((_, node)) = cx.graph.producer(x).filter(|(_, n)| !n.is_local()) else { return false };
     let least = match (node.op.is("Clip"), node.input(1)) {
         (false, _) => None,
         (true, Some(least)) => cx.graph.constant(least).and_then(Tensor::single_f64),
         (true, None) => node.attrs.float("min").map(f64::from),
     };
-    NEVER.iter().any(|op| node.op.is(op)) || least.is_some_and(|l| l >= 0.0)
+    // The smallest integer is its own absolute value.
+    let is_float = cx.facts.fact(x).dtype().is_some_and(DType::is_float);
+    NEVER.iter().any(|op| node.op.is(op)) || (is_float && node.op.is("Abs")) || least.is_some_and(|l| l >= 0.0)
 }
 
 /// Refuses a border that a pool would not take, or with which a window would lie outside the input.
@@ -303,5 +305,21 @@ mod tests {
             "a = Pad (x, p)\n c = Conv (a, w)\n y = Add (a, c)",
         );
         assert_eq!(refusals::<PadIntoWindow>(&text), [r#""a" has other readers or is a graph output"#]);
+    }
+
+    #[test]
+    fn the_smallest_integer_has_no_absolute_value() {
+        let model = |ty: &str| {
+            format!(
+                r#"<ir_version: 8, opset_import: ["" : 17]> g ({ty}[N,1,2,2] x) => ({ty}[N,1,A,B] y)
+                <int64[8] p = {{0,0,1,1,0,0,1,1}}> {{
+                    a = Abs (x)
+                    b = Pad (a, p)
+                    y = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (b)
+                }}"#
+            )
+        };
+        assert!(check::<PadIntoWindow>(&model("int8")).contains("Pad"));
+        assert!(!check::<PadIntoWindow>(&model("float")).contains("Pad "));
     }
 }

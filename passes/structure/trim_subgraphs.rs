@@ -264,4 +264,18 @@ mod tests {
             }"#;
         assert_eq!(refusals::<TrimSubgraphs>(text), ["its unread outputs are carried values that others depend on"]);
     }
+
+    #[test]
+    fn a_loop_without_condition_keeps_the_empty_place_of_it() {
+        let after = check::<TrimSubgraphs>(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N] x) => (float[L,N] y) <int64 m = {2}> {
+                u, y = Loop (m, , x) <body = b (int64 it, bool ci, float[N] v) => (bool co, float[N] p, float[N] q) {
+                    co = Identity (ci)
+                    p = Neg (v)
+                    q = Abs (x)
+                }>
+            }"#,
+        );
+        assert!(!after.contains("Neg"), "{after}");
+    }
 }

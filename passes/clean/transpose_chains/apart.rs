@@ -68,10 +68,11 @@ fn groups(wholes: &[&Dim], parts: &[Dim]) -> Option<Vec<usize>> {
         groups.push(count);
         rest = rest.get(count..)?;
     }
-    // Ones at the end belong to the last.
-    let ones = rest.iter().all(|d| *d == Dim::Known(1));
-    if let (true, Some(last)) = (ones, groups.last_mut()) {
-        *last += rest.len();
+    if rest.is_empty() {
+        return Some(groups);
     }
-    ones.then_some(groups)
+    // Ones at the end belong to the last.
+    let last = groups.last_mut().filter(|_| rest.iter().all(|d| *d == Dim::Known(1)))?;
+    *last += rest.len();
+    Some(groups)
 }

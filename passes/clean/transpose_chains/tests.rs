@@ -245,3 +245,17 @@ fn keeps_transposes_around_what_depends_on_the_axis() {
     );
     insta::assert_debug_snapshot!(refusals::<TransposeChains>(&text), @"[]");
 }
+
+#[test]
+fn a_scalar_in_between_keeps_the_rank() {
+    let text = at(
+        17,
+        "(float[1] x) => (float[1] y)",
+        "int64[0] e = {}, int64[1] o = {1}",
+        "a = Reshape (x, e)
+         b = Transpose (a)
+         y = Reshape (b, o)",
+    );
+    let after = check::<TransposeChains>(&text);
+    assert!(after.contains("y = Reshape (b, o)"), "{after}");
+}
