@@ -74,6 +74,7 @@ pub static PASSES: &[Entry] = &[
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("requantize", "clean/requantize.rs", clean::Requantize),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),
+    entry!("rotary-halves", "fuse/rotary.rs", fuse::RotaryHalves),
     entry!("rules", "rules/pass.rs", rules::UserRules),
     entry!("scale-into-linear", "fuse/scale_into_linear.rs", fuse::ScaleIntoLinear),
     entry!("sequences", "structure/sequences.rs", structure::Sequences),

@@ -15,6 +15,7 @@ mod linear_chain;
 mod matmul_add;
 mod merge_parallel;
 mod pad_into_window;
+mod rotary;
 mod scale_into_linear;
 #[cfg(test)]
 mod transformer_tests;
@@ -28,4 +29,5 @@ pub use linear_chain::LinearChain;
 pub use matmul_add::MatMulAdd;
 pub use merge_parallel::MergeParallel;
 pub use pad_into_window::PadIntoWindow;
+pub use rotary::RotaryHalves;
 pub use scale_into_linear::ScaleIntoLinear;
