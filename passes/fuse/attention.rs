@@ -5,9 +5,10 @@
 //! After      generic, from opset 23 on: Attention, keys and values of grouped queries not repeated · onnxruntime:
 //!            com.microsoft::Attention if one input is projected by constant weights, else Attention if the opset has
 //!            it, else com.microsoft::MultiHeadAttention · tensorrt: stays as it is, which is what TensorRT fuses
-//! When       sizes prove that nothing but the mask is broadcast; the mask has a column for every key
-//! Refuses    scores or weights with other readers · a scale that is not positive or also applies to the mask · Where
-//!            as the mask · a type that the operator lacks
+//! When       sizes prove that nothing but the mask is broadcast; the mask has a column for every key; it is
+//!            added, or Where puts a number in place of scores that hides them if it is added instead
+//! Refuses    scores or weights with other readers · a scale that is not positive or also applies to the mask · two masks ·
+//!            a type that the operator lacks
 //! Numerics   Reassociated; a query whose scores are all -inf is not a number before and may be zero after
 //! Reference  Vaswani et al., Attention Is All You Need, 2017, §3.2; ONNX Attention-23; ONNX Runtime contrib operators
 
@@ -78,6 +79,9 @@ impl Rule for Attention {
             }
         }
         if !standard {
+            if let Some(patch) = emit::grouped(cx, &scores, &sizes, operands[0])? {
+                return Ok(patch);
+            }
             return emit::by_head(cx, &scores, &sizes, operands[0]);
         }
         emit::standard(cx, &scores, &sizes, operands[0])

@@ -4,7 +4,7 @@ use planish_ir::{Attrs, Dim, Dims, Graph, Node, NodeId, Numerics, OpName, Patch,
 
 use super::{
     layout::{Flat, by_head_keys, operand},
-    scores::{Scores, before_repeat, made_by},
+    scores::{Choice, Mask, Scores, before_repeat, made_by},
 };
 use crate::{RuleContext, Skip};
 
@@ -58,7 +58,7 @@ fn number(dim: &Dim) -> Option<i64> {
 
 /// Fails unless the mask is broadcast to the scores and has a column for every key.
 pub(super) fn mask_fits(cx: &RuleContext<'_>, scores: &Scores, sizes: &Sizes) -> Result<(), Skip> {
-    let Some(mask) = scores.mask else { return Ok(()) };
+    let Some(mask) = scores.mask.map(|m| m.value) else { return Ok(()) };
     let name = cx.graph.name_of(mask);
     let Some(shape) = cx.facts.fact(mask).shape() else {
         return Err(Skip::because(format!("the shape of the mask {name:?} is not known")));
@@ -139,6 +139,17 @@ impl<'a, 'b> Emit<'a, 'b> {
         Ok(self.patch.node(node.op.clone(), inputs.collect::<Vec<_>>()).attrs(attrs).output(name, None))
     }
 
+    /// As [`Emit::whole`], each head several times in a row.
+    fn repeated(&mut self, f: Flat, times: u64) -> Result<Ref, Skip> {
+        let whole = self.whole(f)?;
+        let heads = match f.heads {
+            1 => vec![whole],
+            n => self.split(whole, n, f.size)?,
+        };
+        let all: Vec<Option<Ref>> = heads.iter().flat_map(|h| (0..times).map(|_| Some(*h))).collect();
+        Ok(self.node("Concat", &all, Attrs::new().with("axis", 2), None))
+    }
+
     fn split(&mut self, base: Ref, pieces: u64, size: u64) -> Result<Vec<Ref>, Skip> {
         let too_large = || Skip::because("its operands are too many pieces of one value");
         let count = usize::try_from(pieces).ok().filter(|n| *n <= 16).ok_or_else(too_large)?;
@@ -154,30 +165,43 @@ impl<'a, 'b> Emit<'a, 'b> {
 
     /// The mask with a row for every query, as kernels want it; with four axes if that is asked for.
     fn mask(&mut self, four_axes: bool) -> Option<Ref> {
-        let mask = self.scores.mask?;
-        let shape = self.cx.facts.fact(mask).shape()?;
+        let Mask { value, choice } = self.scores.mask?;
+        let shape = self.cx.facts.fact(value).shape()?;
         let rows = shape.len().checked_sub(2).and_then(|i| shape.get(i))?;
         let missing = 4usize.saturating_sub(shape.len());
+        let mask = match choice {
+            None => value.into(),
+            Some(choice) => self.chosen(value, choice)?,
+        };
         if rows.same(&self.sizes.queries) {
             let axes: Vec<i64> = (0..missing as i64).collect();
             return Some(match (four_axes && missing > 0, self.cx.opset() < 13) {
-                (false, _) => mask.into(),
-                (true, true) => self.node("Unsqueeze", &[Some(mask.into())], Attrs::new().with("axes", axes), None),
+                (false, _) => mask,
+                (true, true) => self.node("Unsqueeze", &[Some(mask)], Attrs::new().with("axes", axes), None),
                 (true, false) => {
                     let axes = self.ints(&axes);
-                    self.node("Unsqueeze", &[Some(mask.into()), Some(axes)], Attrs::new(), None)
+                    self.node("Unsqueeze", &[Some(mask), Some(axes)], Attrs::new(), None)
                 }
             });
         }
         let target = match number(&self.sizes.queries) {
             Some(n) => self.ints(&[1, 1, n, 1]),
             None => {
-                let rows = self.queries(mask, shape);
+                let rows = self.queries(value, shape);
                 let (before, after) = (self.ints(&[1, 1]), self.ints(&[1]));
                 self.node("Concat", &[Some(before), Some(rows), Some(after)], Attrs::new().with("axis", 0), None)
             }
         };
-        Some(self.node("Expand", &[Some(mask.into()), Some(target)], Attrs::new(), None))
+        Some(self.node("Expand", &[Some(mask), Some(target)], Attrs::new(), None))
+    }
+
+    /// What a choice adds to the scores. Its size is that of the condition, which all heads and often all layers share.
+    fn chosen(&mut self, condition: ValueId, choice: Choice) -> Option<Ref> {
+        let dtype = self.cx.facts.fact(choice.hidden).dtype()?;
+        let zero = Tensor::from_f64_as(dtype, Dims::default(), &[0.0]).ok()?;
+        let zero = self.patch.constant(format!("{}_seen", self.name), zero);
+        let [yes, no] = if choice.if_true { [choice.hidden.into(), zero] } else { [zero, choice.hidden.into()] };
+        Some(self.node("Where", &[Some(condition.into()), Some(yes), Some(no)], Attrs::new(), None))
     }
 
     /// The number of queries, as a list of one. Where a self-attention lets it be asked of the mask, all layers ask the same.
@@ -294,6 +318,42 @@ pub(super) fn flat(cx: &RuleContext<'_>, scores: &Scores, sizes: &Sizes, qkv: [F
         false => e.operator(op, vec![q, k, v, None, None, mask], Attrs::new().with("num_heads", heads), ty),
     };
     e.merged(y, heads)
+}
+
+/// MultiHeadAttention from keys and values that serve several query heads each, repeated where they have three axes: that
+/// copies whole heads and moves no axes.
+pub(super) fn grouped(
+    cx: &RuleContext<'_>,
+    scores: &Scores,
+    sizes: &Sizes,
+    q: Option<Flat>,
+) -> Result<Option<Patch>, Skip> {
+    let heads = sizes.heads()?;
+    let below = |by_head: Option<ValueId>| operand(cx, before_repeat(cx, by_head?)?, false);
+    let (Some(q), Some(k), Some(v)) = (q, below(by_head_keys(cx, scores.k)), below(Some(scores.v))) else {
+        return Ok(None);
+    };
+    let times = sizes.heads.known().and_then(|h| h.checked_div(k.heads)).unwrap_or(0);
+    let fits = |f: &Flat, size: &Dim, heads: u64| *size == Dim::Known(f.size) && f.heads == heads && f.size > 0;
+    if times.checked_mul(k.heads) != sizes.heads.known()
+        || !(1..=16).contains(&k.heads)
+        || !(2..=16).contains(&times)
+        || !fits(&q, &sizes.size, k.heads.saturating_mul(times))
+        || !fits(&k, &sizes.size, k.heads)
+        || !fits(&v, &sizes.value_size, k.heads)
+    {
+        return Ok(None);
+    }
+    let mut e = Emit::new(cx, scores, sizes, "MultiHeadAttention");
+    e.counted = (q.source, if q.sequence_first { 0 } else { 1 });
+    let query = e.whole(q)?;
+    let (k, v) = (e.repeated(k, times)?, e.repeated(v, times)?);
+    let mask = e.mask(true);
+    let ty = e.merged_type();
+    let op = OpName::new(MICROSOFT, "MultiHeadAttention");
+    let inputs = vec![Some(query), Some(k), Some(v), None, None, mask];
+    let y = e.operator(op, inputs, Attrs::new().with("num_heads", heads), ty);
+    e.merged(y, heads).map(Some)
 }
 
 /// From operands of four axes, of which keys and values need not be repeated.

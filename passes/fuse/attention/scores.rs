@@ -1,6 +1,6 @@
 //! The products, the scale and the mask around a Softmax.
 
-use planish_ir::{Dim, Graph, Node, NodeId, Operand, ValueId, op};
+use planish_ir::{DType, Dim, Graph, Node, NodeId, Operand, ValueId, op};
 
 use crate::{RuleContext, Skip};
 
@@ -15,12 +15,30 @@ pub(super) struct Scores {
     pub v: ValueId,
     /// Factor of the product.
     pub scale: f64,
-    /// What is added to the scores.
-    pub mask: Option<ValueId>,
+    /// What hides keys from queries.
+    pub mask: Option<Mask>,
     /// The result, `[batch, heads, queries, size]`.
     pub y: ValueId,
     /// The node that makes it.
     pub root: NodeId,
+}
+
+/// A mask of the scores.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mask {
+    /// What is added, or the condition.
+    pub value: ValueId,
+    /// Absent if it is added.
+    pub choice: Option<Choice>,
+}
+
+/// Takes a number instead of the score, by a condition.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    /// The constant number, so far below all scores that adding it to them hides them as well.
+    pub hidden: ValueId,
+    /// Where the condition is true; else where it is false.
+    pub if_true: bool,
 }
 
 /// The node that makes a value, if it is this operator of ONNX.
@@ -73,6 +91,16 @@ fn read_by_product(g: &Graph, value: ValueId) -> bool {
 }
 
 impl Scores {
+    fn masked(&mut self, mask: Mask) -> Result<(), Skip> {
+        if self.mask.replace(mask).is_some() {
+            return Err(Skip::because("more than one mask is laid on the scores"));
+        }
+        if self.scale != 1.0 {
+            return Err(Skip::because("the masked scores are scaled"));
+        }
+        Ok(())
+    }
+
     /// Follows a value from the Softmax to the product of queries and keys.
     fn operands(&mut self, cx: &RuleContext<'_>, mut value: ValueId) -> Result<(), Skip> {
         let g = cx.graph;
@@ -104,18 +132,39 @@ impl Scores {
                         (true, true) => return Err(Skip::because("both addends of the scores are products")),
                         (false, false) => return Err(Skip::NoMatch),
                     };
-                    if self.mask.replace(mask).is_some() {
-                        return Err(Skip::because("more than one mask is added to the scores"));
-                    }
-                    if self.scale != 1.0 {
-                        return Err(Skip::because("the sum of scores and mask is scaled"));
-                    }
+                    self.masked(Mask { value: mask, choice: None })?;
                     scores
                 }
-                ("Where", _) => return Err(Skip::because("scores are masked by Where and not by a sum")),
+                ("Where", Some(b)) => {
+                    let c = node.input(2).ok_or(Skip::NoMatch)?;
+                    let (hidden, scores, if_true) = match (leads_to_product(g, b), leads_to_product(g, c)) {
+                        (true, false) => (c, b, false),
+                        (false, true) => (b, c, true),
+                        _ => return Err(Skip::NoMatch),
+                    };
+                    hides(cx, hidden)?;
+                    self.masked(Mask { value: a, choice: Some(Choice { hidden, if_true }) })?;
+                    scores
+                }
                 _ => return Err(Skip::NoMatch),
             };
         }
+    }
+}
+
+/// Fails unless a value is one constant number, beside which scores of usual size are lost to rounding: then a query that sees
+/// no key sees all of them equally, whether the number takes the place of the scores or is added to them.
+fn hides(cx: &RuleContext<'_>, value: ValueId) -> Result<(), Skip> {
+    let name = cx.graph.name_of(value);
+    let number = cx.graph.constant(value).filter(|t| t.elements() == 1 && t.rank() <= 2).and_then(|t| t.single_f64());
+    let enough = match cx.facts.fact(value).dtype() {
+        Some(DType::F16) => -6e4,
+        _ => -1e9,
+    };
+    match number {
+        Some(n) if n <= enough => Ok(()),
+        Some(n) => Err(Skip::because(format!("Where puts {n} for scores, which does not hide them if added"))),
+        None => Err(Skip::because(format!("Where puts {name:?} for scores, which is no constant number"))),
     }
 }
 

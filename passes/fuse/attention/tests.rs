@@ -93,6 +93,47 @@ fn a_mask_gets_a_row_for_every_query() {
     "#);
 }
 
+/// A choice becomes a sum, so that a query without keys sees all of them equally as before.
+#[test]
+fn masks_by_where() {
+    let before = |opset, choice: &str, inputs: &str, low: &str| {
+        cross(opset, choice, "m", inputs).replace("float root", &format!("float low = {{{low}}}, float root"))
+    };
+    let seen = before(17, "m = Where (mask, s, low)", ", bool[S,T] mask", "-3.4028235e38");
+    insta::assert_snapshot!(check_for(Attention::default(), Target::OnnxruntimeCpu, &seen), @r#"
+    <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+    g (float[N,S,4] q, float[N,T,4] k, float[N,T,4] v, bool[S,T] mask) => (float[N,S,4] y)
+    <
+      float low = {-3.4028235e38},
+      float o_seen = {0.0},
+      int64[2] o_sizes = {0, 1}
+    >
+    {
+      o_Where = Where (mask, o_seen, low)
+      o_Unsqueeze = Unsqueeze (o_Where, o_sizes)
+      y = com.microsoft.MultiHeadAttention <num_heads = 2> (q, k, v, "", "", o_Unsqueeze)
+    }
+    "#);
+    let hidden = before(23, "m = Where (mask, low, s)", ", bool[N,1,1,T] mask", "-inf");
+    insta::assert_snapshot!(check_for(Attention::default(), Target::Generic, &hidden), @r#"
+    <ir_version: 8, opset_import: ["" : 23]>
+    g (float[N,S,4] q, float[N,T,4] k, float[N,T,4] v, bool[N,1,1,T] mask) => (float[N,S,4] y)
+    <
+      float low = {-inf},
+      float o_seen = {0.0},
+      int64[2] o_sizes = {1, 1},
+      int64[1] o_sizes_1 = {1}
+    >
+    {
+      o_Where = Where (mask, low, o_seen)
+      o_Shape = Shape <end = 2, start = 1> (q)
+      o_Concat = Concat <axis = 0> (o_sizes, o_Shape, o_sizes_1)
+      o_Expand = Expand (o_Where, o_Concat)
+      y = Attention <kv_num_heads = 2, q_num_heads = 2> (q, k, v, o_Expand)
+    }
+    "#);
+}
+
 fn projected(queries: &str) -> String {
     let weights = format!(
         "{CONSTANTS}, float[1,4] wq = {{1.0, 2.0, 3.0, 4.0}}, float[1,4] wk = {{5.0, 6.0, 7.0, 8.0}},
@@ -276,15 +317,71 @@ fn grouped_queries() {
     "#);
 }
 
+/// Keys and values are repeated where they have three axes.
+#[test]
+fn grouped_queries_of_three_axes() {
+    let nodes = "q1 = Reshape (q, six)\n q2 = Transpose <perm = [0, 2, 1, 3]> (q1)
+         k1 = Reshape (k, two)\n k2 = Transpose <perm = [0, 2, 1, 3]> (k1)\n k3 = Unsqueeze (k2, at)
+         k4 = Expand (k3, repeat)\n k5 = Reshape (k4, heads)\n k6 = Transpose <perm = [0, 1, 3, 2]> (k5)
+         v1 = Reshape (v, two)\n v2 = Transpose <perm = [0, 2, 1, 3]> (v1)\n v3 = Unsqueeze (v2, at)
+         v4 = Expand (v3, repeat)\n v5 = Reshape (v4, heads)
+         p = MatMul (q2, k6)\n s = Div (p, root)\n w = Softmax <axis = -1> (s)\n o = MatMul (w, v5)
+         o1 = Transpose <perm = [0, 2, 1, 3]> (o)\n y = Reshape (o1, merge)";
+    let weights =
+        "int64[3] merge = {0, 0, 12}, int64[4] six = {0, 0, 6, 2}, int64[4] two = {0, 0, 2, 2}, int64[1] at = {2},
+         int64[5] repeat = {1, 1, 3, 1, 1}, int64[4] heads = {-1, 6, 7, 2}, float root = {1.4142135}";
+    let before =
+        |opset| model(opset, "float[N,S,12] q, float[N,7,4] k, float[N,7,4] v", "float[N,S,12] y", weights, nodes);
+    insta::assert_snapshot!(check_for(Attention::default(), Target::OnnxruntimeCpu, &before(17)), @r#"
+    <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+    g (float[N,S,12] q, float[N,7,4] k, float[N,7,4] v) => (float[N,S,12] y)
+    <
+      int64[2] o_sizes = {2, 2},
+      int64[2] o_sizes_1 = {2, 2}
+    >
+    {
+      o_piece0, o_piece1 = Split <axis = 2> (k, o_sizes)
+      o_Concat = Concat <axis = 2> (o_piece0, o_piece0, o_piece0, o_piece1, o_piece1, o_piece1)
+      o_piece0_1, o_piece1_1 = Split <axis = 2> (v, o_sizes_1)
+      o_Concat_1 = Concat <axis = 2> (o_piece0_1, o_piece0_1, o_piece0_1, o_piece1_1, o_piece1_1, o_piece1_1)
+      y = com.microsoft.MultiHeadAttention <num_heads = 6> (q, o_Concat, o_Concat_1)
+    }
+    "#);
+    let single = before(17)
+        .replace("{0, 0, 2, 2}", "{0, 0, 1, 4}")
+        .replace("{0, 0, 6, 2}", "{0, 0, 3, 4}")
+        .replace("{-1, 6, 7, 2}", "{-1, 3, 7, 4}");
+    insta::assert_snapshot!(check_for(Attention::default(), Target::OnnxruntimeCpu, &single), @r#"
+    <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+    g (float[N,S,12] q, float[N,7,4] k, float[N,7,4] v) => (float[N,S,12] y) {
+      o_Concat = Concat <axis = 2> (k, k, k)
+      o_Concat_1 = Concat <axis = 2> (v, v, v)
+      y = com.microsoft.MultiHeadAttention <num_heads = 3, scale = 0.70710677> (q, o_Concat, o_Concat_1)
+    }
+    "#);
+    insta::assert_snapshot!(check_for(Attention::default(), Target::Generic, &before(23)), @r#"
+    <ir_version: 8, opset_import: ["" : 23]>
+    g (float[N,S,12] q, float[N,7,4] k, float[N,7,4] v) => (float[N,S,12] y) {
+      y = Attention <kv_num_heads = 2, q_num_heads = 6> (q, k, v)
+    }
+    "#);
+}
+
 #[test]
 fn refusals() {
     let on = |target, text: &str| refusals_for(Attention::default(), target, text).join("; ");
     let cpu = |text: &str| on(Target::OnnxruntimeCpu, text);
     insta::assert_snapshot!(on(Target::Generic, &cross(17, "", "s", "")), @"Attention exists from opset 23 on, and the model has 17; raise-opset raises it");
     insta::assert_snapshot!(on(Target::Tensorrt, &cross(23, "", "s", "")), @"TensorRT fuses the products and the Softmax itself");
-    insta::assert_snapshot!(cpu(&cross(17, "m = Add (s, mask)\n n = Mul (m, root)", "n", ", float[S,T] mask")), @"the sum of scores and mask is scaled");
-    insta::assert_snapshot!(cpu(&cross(17, "m = Add (s, mask)\n n = Add (m, mask)", "n", ", float[S,T] mask")), @"more than one mask is added to the scores");
-    insta::assert_snapshot!(cpu(&cross(17, "m = Where (mask, s, root)", "m", ", bool[S,T] mask")), @"scores are masked by Where and not by a sum");
+    insta::assert_snapshot!(cpu(&cross(17, "m = Add (s, mask)\n n = Mul (m, root)", "n", ", float[S,T] mask")), @"the masked scores are scaled");
+    insta::assert_snapshot!(cpu(&cross(17, "m = Add (s, mask)\n n = Add (m, mask)", "n", ", float[S,T] mask")), @"more than one mask is laid on the scores");
+    let chosen = |by: &str| cross(17, by, "m", ", bool[S,T] mask, float low");
+    insta::assert_snapshot!(cpu(&chosen("m = Where (mask, s, root)")), @"Where puts 1.4142135381698608 for scores, which does not hide them if added");
+    insta::assert_snapshot!(cpu(&chosen("m = Where (mask, s, low)")), @r#"Where puts "low" for scores, which is no constant number"#);
+    insta::assert_snapshot!(cpu(&chosen("n = Where (mask, s, root) m = Add (n, low)").replace("{1.4142135}", "{-1e10}")), @"");
+    insta::assert_snapshot!(cpu(&chosen("n = Where (mask, s, minus) m = Where (mask, n, minus)").replace("float root", "float minus = {-1e10}, float root")), @"");
+    insta::assert_snapshot!(cpu(&chosen("n = Where (mask, s, minus) m = Mul (n, root)").replace("float root", "float minus = {-1e10}, float root")), @"the masked scores are scaled");
+    insta::assert_snapshot!(cpu(&chosen("m = Where (mask, s, minus)").replace("bool[S,T]", "bool[S,1]").replace("float root", "float minus = {-1e10}, float root")), @r#"not known whether the mask "mask" has a column for every key, and a row for every query or one"#);
     insta::assert_snapshot!(cpu(&cross(17, "m = Add (s, mask)", "m", ", float[S,1] mask")), @r#"not known whether the mask "mask" has a column for every key, and a row for every query or one"#);
     insta::assert_snapshot!(cpu(&cross(17, "m = Neg (root)\n n = Mul (s, minus)", "n", ", float minus")), @"");
     let broadcast = cross(17, "", "s", "").replace("float[N,T,4] v", "float[1,T,4] v");
