@@ -140,6 +140,74 @@ fn attention_with_a_mask_and_a_past_is_taken_apart() {
     close(&run(&Tract, &m, &[("q", floats(&[1, 1, 2, 1], &[1.0, 1.0]))]).unwrap(), &[3.0, 0.0]);
 }
 
+/// Queries of two heads, the second one indifferent; keys that give the first one weights of 3/4 and 1/4.
+#[test]
+fn heads_of_onnxruntime_are_taken_apart() {
+    let attention = |op: &str, keys: &str, values: &str, more: &str| {
+        let m = model(
+            17,
+            &format!(
+                "g (float[1,1,2] q, float[{keys}] k, float[{values}] v) => (float[1,1,2] y) <
+                    float[1,1,1,2] mask = {{0.0, -1e9}}
+                > {{ y = com.microsoft.{op} <num_heads = 2, scale = 1.0> (q, k, v{more}) }}"
+            ),
+        );
+        let dims = |text: &str| text.split(',').map(|d| d.parse().unwrap()).collect::<Vec<u64>>();
+        let (k, v): ([f32; 4], [f32; 4]) = match dims(keys).len() {
+            3 => ([3f32.ln(), 5.0, 0.0, 7.0], [4.0, 10.0, 8.0, 20.0]),
+            _ => ([3f32.ln(), 0.0, 5.0, 7.0], [4.0, 8.0, 10.0, 20.0]),
+        };
+        let inputs =
+            [("q", floats(&[1, 1, 2], &[1.0, 0.0])), ("k", floats(&dims(keys), &k)), ("v", floats(&dims(values), &v))];
+        run(&Tract, &m, &inputs).unwrap()
+    };
+    close(&attention("MultiHeadAttention", "1,2,2", "1,2,2", ""), &[5.0, 15.0]);
+    close(&attention("MultiHeadAttention", "1,2,2,1", "1,2,2,1", ""), &[5.0, 15.0]);
+    close(&attention("MultiHeadAttention", "1,2,2", "1,2,2", r#", "", "", mask"#), &[4.0, 10.0]);
+}
+
+/// The first of two positions has the query 1 and the value 8, the second one the query 0 and the value 4.
+#[test]
+fn projections_of_onnxruntime_are_taken_apart() {
+    let attention = |attributes: &str| {
+        let m = model(
+            17,
+            &format!(
+                "g (float[1,2,1] x) => (float[1,2,1] y) <
+                    float[1,3] w = {{1.0, 1.0986123, 4.0}}, float[3] b = {{0.0, 0.0, 4.0}}
+                > {{ y = com.microsoft.Attention <{attributes}> (x, w, b) }}"
+            ),
+        );
+        run(&Tract, &m, &[("x", floats(&[1, 2, 1], &[1.0, 0.0]))]).unwrap()
+    };
+    close(&attention("num_heads = 1"), &[7.0, 6.0]);
+    close(&attention("num_heads = 1, unidirectional = 1"), &[8.0, 6.0]);
+}
+
+/// The first position is not turned; of the second one, the first pair is turned by a right angle.
+#[test]
+fn rotary_embeddings_turn_pairs_of_halves_or_neighbours() {
+    let rotary = |dims: &str, op: &str| {
+        let m = model(
+            23,
+            &format!(
+                "g (float[{dims}] x) => (float[{dims}] y) <
+                    float[2,2] c = {{1.0, 1.0, 0.0, 1.0}}, float[2,2] s = {{0.0, 0.0, 1.0, 0.0}}, int64[1] first = {{0}},
+                    float[1,2,2] c3 = {{1.0, 1.0, 0.0, 1.0}}, float[1,2,2] s3 = {{0.0, 0.0, 1.0, 0.0}}
+                > {{ y = {op} }}"
+            ),
+        );
+        let dims: Vec<u64> = dims.split(',').map(|d| d.parse().unwrap()).collect();
+        run(&Tract, &m, &[("x", floats(&dims, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]))]).unwrap()
+    };
+    let (halves, neighbours) = ([1.0, 2.0, 3.0, 4.0, -7.0, 6.0, 5.0, 8.0], [1.0, 2.0, 3.0, 4.0, -6.0, 5.0, 7.0, 8.0]);
+    close(&rotary("1,1,2,4", "com.microsoft.RotaryEmbedding (x, first, c, s)"), &halves);
+    close(&rotary("1,1,2,4", "com.microsoft.RotaryEmbedding <interleaved = 1> (x, first, c, s)"), &neighbours);
+    close(&rotary("1,2,4", "com.microsoft.RotaryEmbedding <num_heads = 1> (x, first, c, s)"), &halves);
+    close(&rotary("1,1,2,4", "RotaryEmbedding (x, c3, s3)"), &halves);
+    close(&rotary("1,2,4", "RotaryEmbedding <num_heads = 1, interleaved = 1> (x, c3, s3)"), &neighbours);
+}
+
 #[test]
 fn what_tract_gets_wrong_is_refused() {
     let m = model(
