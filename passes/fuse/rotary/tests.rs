@@ -213,6 +213,15 @@ fn refuses() {
     insta::assert_snapshot!(cpu(&good.replace("[1,S,2] f", "[1,P,2] f")), @r#"the angles "c" are not known to be one for each element"#);
     insta::assert_snapshot!(cpu(&good.replace("=> (float[N,2,S,4] y)", "=> (float[N,2,S,4] y, float[N,2,S,4] t)")), @r#""t" has other readers or is a graph output"#);
     insta::assert_snapshot!(cpu(&good.replace("float[", "double[").replace("float scale", "double scale")), @"the operator does not take double there");
+    let open = table("0.1, 0.2, 0.1, 0.2, 0.3, 0.4, 0.3, 0.4", "2,4").replace("float unused", "float[2,4] c");
+    insta::assert_snapshot!(cpu(&open), @r#"the halves of the angles "c" are not known to be equal"#);
+    insta::assert_snapshot!(cpu(&good.replace("[N,2,S,4]", "[N,2,S,D]")), @"");
+    insta::assert_snapshot!(cpu(&good.replace("[N,2,S,4]", "[N,2,S,0]")), @"");
+    let captured = good.replace("y = Add (xc, ts)", "y = Add (xc, ts) z = If (truth) <then_branch = g () => (float[N,2,S,4] r) { r = Neg (ts) }, else_branch = h () => (float[N,2,S,4] r) { r = Relu (x) }>");
+    let captured = captured
+        .replace("[1,S,2] f)", "[1,S,2] f, bool truth)")
+        .replace("=> (float[N,2,S,4] y)", "=> (float[N,2,S,4] y, float[N,2,S,4] z)");
+    insta::assert_snapshot!(cpu(&captured), @r#""ts" has other readers or is a graph output"#);
     // Not the halves, or in another order.
     for other in [
         SLICES.replace("(n, a)", "(a, n)"),
