@@ -18,14 +18,28 @@ use crate::{Pass, Shape, rules::RuleSet, suggest};
 /// One rule file per line, tried in this order.
 static FILES: &[(&str, &str)] = &[
     ("bias_gelu", include_str!("rules/bias_gelu.rule")),
+    ("clip", include_str!("rules/clip.rule")),
+    ("depth_to_space", include_str!("rules/depth_to_space.rule")),
     ("gelu_erf", include_str!("rules/gelu_erf.rule")),
     ("gelu_tanh", include_str!("rules/gelu_tanh.rule")),
+    ("group_norm", include_str!("rules/group_norm.rule")),
     ("hard_swish", include_str!("rules/hard_swish.rule")),
+    ("instance_norm", include_str!("rules/instance_norm.rule")),
     ("layer_norm", include_str!("rules/layer_norm.rule")),
+    ("layer_norm_axes", include_str!("rules/layer_norm_axes.rule")),
+    ("layer_norm_plain", include_str!("rules/layer_norm_plain.rule")),
+    ("leaky_relu", include_str!("rules/leaky_relu.rule")),
+    ("log_softmax", include_str!("rules/log_softmax.rule")),
+    ("mish", include_str!("rules/mish.rule")),
+    ("norm_affine", include_str!("rules/norm_affine.rule")),
+    ("prelu", include_str!("rules/prelu.rule")),
     ("rms_norm", include_str!("rules/rms_norm.rule")),
     ("rotary", include_str!("rules/rotary.rule")),
+    ("sigmoid", include_str!("rules/sigmoid.rule")),
     ("silu", include_str!("rules/silu.rule")),
     ("skip_norm", include_str!("rules/skip_norm.rule")),
+    ("softmax", include_str!("rules/softmax.rule")),
+    ("space_to_depth", include_str!("rules/space_to_depth.rule")),
 ];
 
 /// All built-in rules. A test holds that there is nothing wrong with them.

@@ -137,6 +137,8 @@ fn silu_for_each_target() {
         "silu: it has no form for target tensorrt",
     ]
     "#);
+    let spelled = "n = Neg (x) e = Exp (n) d = Add (one, e) y = Div (x, d)";
+    assert_eq!(fused(Generic, 24, spelled), "y = Swish (x)");
     let scaled = "f = Mul (x, two) a = Sigmoid (f) y = Mul (a, x)";
     assert_eq!(fused(Generic, 24, scaled), "y = Swish <alpha = 2.0> (x)");
 }
@@ -171,28 +173,32 @@ fn layer_norm_refuses() {
     };
     insta::assert_debug_snapshot!(refused(Generic, 17, &with("[0]", "", "s")), @r#"
     [
+        "instance-norm: the axes [-2] are not those behind the channels; layer-norm-plain: the axes [-2] are not the last one; rms-norm-plain: \"d\" is a difference, so that this may be a part of LayerNormalization",
         "rms-norm: \"d\" is a difference, so that this may be a part of LayerNormalization",
-        "layer-norm: the axes [-2] are not the last one",
+        "layer-norm: the axes [-2] are not the last one; layer-norm-axes: the axes [-2] are not the last ones, or only one",
     ]
     "#);
-    insta::assert_debug_snapshot!(refused(Generic, 17, &with("[-1]", "", "half")), @r#"
+    insta::assert_debug_snapshot!(refused(Generic, 16, &with("[-1]", "", "half")), @r#"
     [
+        "instance-norm: the axes [-1] are not those behind the channels; layer-norm-plain: LayerNormalization exists from opset 17 on; raise-opset raises it; rms-norm-plain: \"d\" is a difference, so that this may be a part of LayerNormalization",
         "rms-norm: \"d\" is a difference, so that this may be a part of LayerNormalization",
-        "layer-norm: the scale has the shape [], the last axis 4 elements",
+        "layer-norm: the scale has the shape [], the last axis 4 elements; layer-norm-axes: the axes [-1] are not the last ones, or only one",
     ]
     "#);
     insta::assert_debug_snapshot!(refused(Generic, 16, &with("[-1]", "", "s")), @r#"
     [
+        "instance-norm: the axes [-1] are not those behind the channels; layer-norm-plain: LayerNormalization exists from opset 17 on; raise-opset raises it; rms-norm-plain: \"d\" is a difference, so that this may be a part of LayerNormalization",
         "rms-norm: \"d\" is a difference, so that this may be a part of LayerNormalization",
-        "layer-norm: LayerNormalization exists from opset 17 on; raise-opset raises it",
+        "layer-norm: LayerNormalization exists from opset 17 on; raise-opset raises it; layer-norm-axes: the axes [-1] are not the last ones, or only one",
     ]
     "#);
     let read = with("[-1]", "", "s").replace("n = Div", "[reader] z = Abs (d) n = Div");
     let text = model(17, &read).replace("(float[N,4] y)", "(float[N,4] y, float[N,4] z)");
     insta::assert_debug_snapshot!(refusals_for(Fuse::default(), Generic, &text), @r#"
     [
+        "instance-norm: \"d\" is also read by Abs \"reader\"; layer-norm-plain: \"d\" is also read by Abs \"reader\"; rms-norm-plain: \"d\" is a difference, so that this may be a part of LayerNormalization",
         "rms-norm: \"d\" is a difference, so that this may be a part of LayerNormalization",
-        "layer-norm: \"d\" is also read by Abs \"reader\"",
+        "layer-norm: \"d\" is also read by Abs \"reader\"; layer-norm-axes: \"d\" is also read by Abs \"reader\"",
     ]
     "#);
 }
@@ -204,6 +210,7 @@ fn rms_norm_for_each_target() {
     insta::assert_snapshot!(fused(OnnxruntimeCpu, 17, nodes), @"y = SimplifiedLayerNormalization <axis = -1, epsilon = 1e-5> (x, s)");
     insta::assert_debug_snapshot!(refused(Generic, 17, nodes), @r#"
     [
+        "rms-norm-plain: RMSNormalization exists from opset 23 on; raise-opset raises it",
         "rms-norm: RMSNormalization exists from opset 23 on; raise-opset raises it",
     ]
     "#);

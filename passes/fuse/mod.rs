@@ -1,5 +1,7 @@
 //! Passes that make one operator of several.
 
+#[cfg(test)]
+mod activation_tests;
 mod affine;
 mod associate_constants;
 mod attention;
@@ -14,6 +16,8 @@ mod linear;
 mod linear_chain;
 mod matmul_add;
 mod merge_parallel;
+#[cfg(test)]
+mod norm_tests;
 mod pad_into_window;
 mod rotary;
 mod scale_into_linear;

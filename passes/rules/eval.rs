@@ -18,6 +18,8 @@ use crate::RuleContext;
 
 /// Longest list of a constant's elements.
 const MAX_VALUES: u64 = 4096;
+/// Longest list that `repeat` makes.
+const MAX_REPEATED: usize = 1 << 16;
 
 /// A rule, a match, and the graph around it.
 pub(super) struct Eval<'a> {
@@ -216,6 +218,13 @@ impl<'a> Eval<'a> {
             Function::Product => {
                 let list = self.eval(a)?;
                 list.list()?.iter().try_fold(Val::Int(1), |p, v| arithmetic::binary(Operator::Mul, &p, v))?
+            }
+            Function::Repeat => {
+                let (number, count) = (self.number(a)?, self.eval(b()?)?.int()?);
+                match usize::try_from(count) {
+                    Ok(count) if count <= MAX_REPEATED => Val::List(vec![number; count]),
+                    _ => return wrong(format!("a list cannot have {count} elements")),
+                }
             }
             Function::Abs => match self.number(a)? {
                 Val::Int(i) => Val::Int(i.checked_abs().ok_or(Trouble::Unknown)?),

@@ -31,6 +31,7 @@ functions! {
     LastAxes "last_axes" 2 2 "True if a list of axes holds the last ones of a value.";
     Length "length" 1 1 "Number of elements of a list.";
     Product "product" 1 1 "Product of a list.";
+    Repeat "repeat" 2 2 "A list that holds a number so many times, at most 65536.";
     Abs "abs" 1 1 "Absolute value.";
     Min "min" 2 2 "The lesser one.";
     Max "max" 2 2 "The greater one.";

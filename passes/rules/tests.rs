@@ -318,3 +318,16 @@ fn the_longest_pattern_is_matched() {
     let after = check_for(pass(&text), Generic, &graph(&format!("{nodes} y = Abs (n119)")));
     assert!(after.contains("y = Abs (x)"));
 }
+
+#[test]
+fn lists_of_one_number() {
+    let with = |condition: &str| {
+        let text = rule(&format!("match {{ y = Relu(Abs(x)) }}\nwhere {condition} else \"no\" emit {{ y = Abs(x) }}"));
+        refusals_for(pass(&text), Generic, &graph("a = Abs (x) y = Relu (a)")).join("; ")
+    };
+    assert_eq!(with("repeat(2, dim(x, -1)) != [2, 2, 2, 2]"), "r: no");
+    assert_eq!(with("length(repeat(1.5, 0)) != 0"), "r: no");
+    insta::assert_snapshot!(with("length(repeat(1, -1)) == 0"), @"r: not known whether length(repeat(1, -1)) == 0: a list cannot have -1 elements");
+    insta::assert_snapshot!(with("length(repeat(1, 65537)) == 0"), @"r: not known whether length(repeat(1, 65537)) == 0: a list cannot have 65537 elements");
+    insta::assert_snapshot!(with("length(repeat(1, dim(x, 0))) == 0"), @"r: not known whether length(repeat(1, dim(x, 0))) == 0");
+}
