@@ -12,6 +12,8 @@ import sys
 
 import onnx
 
+# Contributed operators that onnxruntime registers in ai.onnx, where no schema of onnx is.
+OF_ONNXRUNTIME = {"SimplifiedLayerNormalization"}
 OPSETS = range(7, 26)
 
 
@@ -73,7 +75,7 @@ def main():
         found = list(differences(name, table[name]))
         complete += not found
         failures += [f"{name} at opset {opset}: {message}" for opset, message in found]
-    failures += [f"{name}: there is no such operator" for name in sorted(set(table) - names)]
+    failures += [f"{name}: there is no such operator" for name in sorted(set(table) - names - OF_ONNXRUNTIME)]
     print("\n".join(failures), end="\n" if failures else "")
     print(f"{len(official)} operators of ai.onnx from opset {OPSETS[0]} to {OPSETS[-1]}: {complete} as in the schemas; {len(failures)} differences")
     return 1 if failures else 0
