@@ -1,7 +1,7 @@
 //! Fold Pad into the padding of the convolution or pool behind it.
 //!
 //! Before     p = Pad (x, pads, value?);  y = Conv (p, w, b?)  ·  MaxPool (p)  ·  AveragePool (p)
-//! After      y = Conv <pads> (x, w, b?)   AveragePool counts the border then, as it did before
+//! After      y = Conv (x, w, b?) with those pads; AveragePool then counts the border, as it did before
 //! When       mode is constant, pads are constant, not negative and on spatial axes only; the value is 0 before Conv, ConvInteger
 //!            and AveragePool, -∞ before MaxPool, or 0 where nothing is negative and every window reaches the input
 //! Refuses    p has other readers or is a graph output · another value or mode · pads of batch or channels · auto_pad = SAME ·
