@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Node counts of planish beside other simplifiers:
 
-    benches/nodes.py MODEL.onnx … [--planish target/release/planish] [--preset simplify] [--peers …] [--check]
+    benches/nodes.py MODEL.onnx … [--planish target/release/planish] [--peers …] [--check]
 
 Counting rule: every node of the main graph and, to any depth, of the graphs in attributes of nodes; `Constant` nodes of the
 standard operators do not count, as they are values. The call of a local function is one node, and what functions consist of does
@@ -9,7 +9,7 @@ not count. The same rule holds for all columns, also for the original.
 
 Each tool runs as a process of its own and gets the same file; if it fails, takes too long, or writes no model, its column says
 "fails". Peers: onnxsim and onnxslim with their defaults, and onnxruntime's own offline optimizer at the levels basic (standard
-operators) and extended (com.microsoft). planish runs the preset for the targets generic and onnxruntime-cpu, verification off.
+operators) and extended (com.microsoft). planish runs `simplify` for any target, and `optimize` for onnxruntime-cpu, verification off.
 With --check the exit code is 1 if planish has more nodes than the best peer of the same kind: onnxsim, onnxslim and basic for
 generic, extended for onnxruntime-cpu. Needs the onnx package, and the peers for the python that runs this script.
 """
@@ -52,9 +52,9 @@ def nodes(path):
 
 
 def columns(model, args, out):
-    compile_ = [args.planish, "compile", str(model), "--preset", args.preset, "--verify", "off", "-o", out]
-    yield "planish generic", compile_
-    yield "planish onnxruntime-cpu", [*compile_, "--target", "onnxruntime-cpu"]
+    compile_ = [args.planish, "compile", str(model), "--verify", "off", "-o", out, "--preset"]
+    yield "planish generic", [*compile_, "simplify"]
+    yield "planish onnxruntime-cpu", [*compile_, "optimize", "--target", "onnxruntime-cpu"]
     peers = {
         "onnxsim": [sys.executable, "-m", "onnxsim", str(model), out],
         "onnxslim": [sys.executable, "-m", "onnxslim", str(model), out],
@@ -83,7 +83,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=pathlib.Path)
     parser.add_argument("--planish", default="target/release/planish")
-    parser.add_argument("--preset", default="simplify")
     every = ["onnxsim", "onnxslim", "onnxruntime basic", "onnxruntime extended"]
     parser.add_argument("--peers", nargs="*", choices=every, default=every, metavar="PEER")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for each tool")
