@@ -13,7 +13,7 @@ use planish_ir::{
 };
 
 use crate::{
-    Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Target, Tensors,
+    Calibration, Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Target,
     Transform, Weights, registry,
 };
 
@@ -21,8 +21,8 @@ use crate::{
 pub struct Driver<'a> {
     /// Runs models for passes that need it.
     pub engine: Option<&'a dyn Engine>,
-    /// Calibration samples for passes that look at activations.
-    pub samples: &'a [Tensors],
+    /// For passes that look at activations.
+    pub calibration: Option<Calibration<'a>>,
     /// Reads large weights.
     pub weights: &'a dyn Weights,
     /// What the result is made for.
@@ -411,8 +411,9 @@ impl Run<'_> {
         transform: &dyn Transform,
         progress: &mut Progress,
     ) -> Result<(), DriverError> {
-        let Driver { engine, samples, weights, target, .. } = *self.driver;
-        let cx = Context { engine, samples, weights, target, facts: &self.facts };
+        let Driver { engine, weights, target, .. } = *self.driver;
+        let calibration = self.driver.calibration.as_ref();
+        let cx = Context { engine, calibration, weights, target, facts: &self.facts };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
         let Changes { patches, opsets, ir_version, remove_uncalled_functions, skipped, notes } = changes;

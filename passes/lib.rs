@@ -15,6 +15,7 @@
 //! weight or an intermediate value may have other readers, be a graph output, or be captured by a subgraph; optional
 //! inputs may be left out; operators mean different things in different opset versions.
 
+pub mod calibration;
 mod driver;
 mod engine;
 mod pass;
@@ -32,6 +33,7 @@ pub mod structure;
 #[cfg(test)]
 mod testing;
 
+pub use calibration::{Calibration, Forecast, Samples};
 pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Patched, Refusal, Size};
 pub use engine::{Engine, EngineError, Runnable, Tensors};
 pub use pass::{Changes, Context, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};

@@ -11,7 +11,7 @@ use planish_ir::{
     infer::{GraphFacts, Inferred},
 };
 
-use crate::{Engine, EngineError, InMemory, Target, Tensors, Weights};
+use crate::{Calibration, Engine, EngineError, InMemory, Target, Weights};
 
 /// A configured pass. Its type is also its configuration in a pipeline file.
 pub trait Pass: Send + Sync {
@@ -87,8 +87,8 @@ impl RuleContext<'_> {
 pub struct Context<'a> {
     /// Runs models, if the user allows one.
     pub engine: Option<&'a dyn Engine>,
-    /// Calibration samples: tensors by the name of the model's inputs. Empty if the user gave none.
-    pub samples: &'a [Tensors],
+    /// Calibration samples and who runs them, if the user gave any.
+    pub calibration: Option<&'a Calibration<'a>>,
     /// Reads large weights.
     pub weights: &'a dyn Weights,
     /// What inference found out of the model, with all sizes open. Proofs, unlike the types in the graph.
@@ -98,10 +98,21 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Without engine, samples and facts.
+    /// The calibration, of a pass that cannot do without it. Fails with what the user is to add.
+    pub fn calibrated(&self) -> Result<&Calibration<'_>, PassError> {
+        self.calibration.ok_or_else(|| {
+            PassError::Precondition(
+                "it looks at activations, and there is no calibration data; add `calibration: {npz: FILE}` to the pipeline, \
+                 or give --calibration FILE"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Without engine, calibration and facts.
     pub const fn bare() -> Context<'static> {
         static NOTHING: Inferred = Inferred::NOTHING;
-        Context { engine: None, samples: &[], weights: &InMemory, facts: &NOTHING, target: Target::Generic }
+        Context { engine: None, calibration: None, weights: &InMemory, facts: &NOTHING, target: Target::Generic }
     }
 }
 
@@ -150,6 +161,14 @@ pub enum PassError {
     /// The engine failed.
     #[error("the engine failed: {0}")]
     Engine(#[from] EngineError),
+    /// A statistic does not take what the model computes on a sample.
+    #[error("the value {value:?} cannot be calibrated: {message}")]
+    Calibration {
+        /// Name of the value.
+        value: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The file behind a weight could not be read.
     #[error("the weight {weight:?} cannot be read: {source}")]
     Read {

@@ -288,7 +288,7 @@ mod tests {
         let explainer = Explainer::new(pattern, &model, &NoObserver);
         let driver = Driver {
             engine: None,
-            samples: &[],
+            calibration: None,
             weights: &InMemory,
             target: Default::default(),
             stop_after: None,

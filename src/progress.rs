@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use planish_passes::{Observer, PassReport, Patched};
+use planish_passes::{Forecast, Observer, PassReport, Patched, calibration::Watch};
 
 /// Shows what is being done.
 pub struct Progress {
@@ -48,5 +48,22 @@ impl Observer for Progress {
 
     fn pass_ends(&self, report: &PassReport) {
         log::info!("{}: {} patches, {} refusals", report.name, report.patches, report.refusals);
+    }
+}
+
+impl Watch for Progress {
+    fn forecast(&self, f: &Forecast) {
+        let rounds = if f.rounds > 1 { format!(", {} times", f.rounds) } else { String::new() };
+        let open = if f.open > 0 { format!(" and {} values of open size", f.open) } else { String::new() };
+        log::info!(
+            "calibration: {} samples{rounds}, {} at a time; forecast at the peak {}{open}",
+            f.samples,
+            f.parallel,
+            crate::report::bytes(f.peak()),
+        );
+    }
+
+    fn sampled(&self, done: usize, of: usize) {
+        self.say(format!("calibrating: {done} of {of} samples"));
     }
 }

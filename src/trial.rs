@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use planish_ir::{Model, infer::Bindings};
-use planish_passes::{Driver, DriverError, Observer, Patched, StepConfig, Target, Tensors, Weights};
+use planish_passes::{Calibration, Driver, DriverError, Observer, Patched, StepConfig, Target, Weights};
 use serde::Serialize;
 
 use crate::{
@@ -20,8 +20,8 @@ pub struct Trial<'a> {
     pub steps: &'a [StepConfig],
     /// Reads the model's weights.
     pub weights: &'a dyn Weights,
-    /// Samples for passes that look at activations; empty without calibration.
-    pub calibration: &'a [Tensors],
+    /// For passes that look at activations.
+    pub calibration: Option<Calibration<'a>>,
     /// What the result is made for.
     pub target: Target,
     /// Sizes of symbolic dims.
@@ -88,7 +88,7 @@ impl Trial<'_> {
         let driver = Driver {
             // As for compilation: constants are folded by the built-in engine, whoever verifies.
             engine: Some(&Tract),
-            samples: self.calibration,
+            calibration: self.calibration,
             weights: self.weights,
             target: self.target,
             stop_after,

@@ -20,7 +20,7 @@ fuzz_target!(|rules: &str| {
     let Ok(mut model) = text::parse(GRAPH) else { return };
     let driver = Driver {
         engine: None,
-        samples: &[],
+        calibration: None,
         weights: &InMemory,
         target: Target::OnnxruntimeCpu,
         stop_after: Some(200),

@@ -95,7 +95,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Engine, EngineError, Runnable, Tensors,
+        Calibration, Engine, EngineError, NoObserver, Runnable, Tensors,
+        testing::check_calibrated,
         testing::{check, check_with, refusals},
     };
 
@@ -469,8 +470,9 @@ mod tests {
         );
         let mut model = model.unwrap();
         planish_ir::infer::annotate(&mut model);
-        let samples = [Tensors::new()];
-        let cx = Context { engine: Some(&Ranges), samples: &samples, ..Context::bare() };
+        let samples: &[Tensors] = &[Tensors::new()];
+        let calibration = Calibration { engine: &Ranges, samples: &samples, memory: 1 << 20, watch: &NoObserver };
+        let cx = Context { calibration: Some(&calibration), ..Context::bare() };
         let changes = Float16::default().transform(&model, &cx).unwrap();
         let kept: Vec<String> = changes.skipped.iter().map(|(_, id, skip)| format!("{id} {skip:?}")).collect();
         insta::assert_snapshot!(kept.join("\n"), @r#"
@@ -481,6 +483,15 @@ mod tests {
         2 nodes in float16, 2 stay in float32
         values above 32752 on the samples, kept in float32: 1
         ");
+    }
+
+    #[test]
+    fn values_that_stay_small_on_samples_are_no_reason_to_stay() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,2] x) => (float[N,2] y) <float[2,2] w> { y = MatMul (x, w) }"#;
+        let sample = Tensors::from([("x".to_owned(), Tensor::from_f32([1, 2].as_slice(), &[1.0, 2.0]).unwrap())]);
+        let calibrated = check_calibrated(Float16::default(), crate::Target::Generic, &[sample], text);
+        assert_eq!(calibrated, check::<Float16>(text));
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub fn run(args: &cli::Bisect) -> Result {
         model: &file.model,
         steps: &pipeline.passes,
         weights: &file,
-        calibration: if pipeline.calibration.is_some() { &samples.batches } else { &[] },
+        calibration: recipe::calibration(&pipeline, &samples, &progress),
         target: pipeline.target,
         bindings: sizes.bindings,
         expected,

@@ -137,11 +137,10 @@ fn compile(
 ) -> Result<Compiled> {
     let samples = recipe::samples(&args.recipe, pipeline, &file.model)?;
     let explainer = args.explain.as_deref().map(|pattern| Explainer::new(pattern, &file.model, progress));
-    let calibrated = pipeline.calibration.is_some();
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
         engine: Some(&Tract),
-        samples: if calibrated { &samples.batches } else { &[] },
+        calibration: recipe::calibration(pipeline, &samples, progress),
         weights: file,
         target: pipeline.target,
         stop_after: args.stop_after,

@@ -1,13 +1,18 @@
 //! What the arguments of a command that runs a pipeline come to.
 
 use planish_ir::Model;
+use planish_passes::calibration::Watch;
 
 use crate::{
     cli::Recipe,
     data::{Options, Samples, Source},
+    engine::tract::Tract,
     failure::{Failure, Kind, OrFail, Result},
     pipeline::{Calibration, EngineChoice, Pipeline},
 };
+
+/// Bytes that statistics and the activations they are made of may take at a time.
+const CALIBRATION_MEMORY: u64 = 2 << 30;
 
 /// The pipeline, with what other arguments override.
 pub(super) fn pipeline(recipe: &Recipe) -> Result<Pipeline> {
@@ -63,4 +68,15 @@ pub(super) fn samples(recipe: &Recipe, pipeline: &Pipeline, model: &Model) -> Re
     }
     let (source, options) = source(recipe, pipeline)?;
     source.load(model, &options).or_fail_with(Kind::Config, || "cannot make samples for the model")
+}
+
+/// What passes learn of activations from, if the pipeline has samples for them.
+pub(super) fn calibration<'a>(
+    pipeline: &Pipeline,
+    samples: &'a Samples,
+    watch: &'a dyn Watch,
+) -> Option<planish_passes::Calibration<'a>> {
+    pipeline.calibration.as_ref()?;
+    // The built-in engine, whoever verifies: the result must not depend on that choice.
+    Some(planish_passes::Calibration { engine: &Tract, samples, memory: CALIBRATION_MEMORY, watch })
 }

@@ -99,7 +99,7 @@ impl Judge<'_> {
             model,
             steps: &self.pipeline.passes,
             weights: &InMemory,
-            calibration: if self.pipeline.calibration.is_some() { &samples.batches } else { &[] },
+            calibration: recipe::calibration(self.pipeline, &samples, &NoObserver),
             target: self.pipeline.target,
             bindings: Default::default(),
             expected,

@@ -17,16 +17,17 @@ mod random;
 mod ranges;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
 use planish_ir::Model;
+use planish_passes::EngineError;
 pub use planish_passes::Tensors;
 
 /// The arrays of a folder of `.npy` files, by their names without the extension.
-pub fn npy_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
+pub fn npy_files(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     arrays::npy_files(folder)
 }
 
@@ -120,6 +121,17 @@ impl Samples {
     }
 }
 
+impl planish_passes::Samples for Samples {
+    fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError> {
+        let run = self.batches.get(index).map(Cow::Borrowed);
+        run.ok_or_else(|| EngineError::Failed { message: format!("there is no sample {index}") })
+    }
+}
+
 impl Source {
     /// The source that a path denotes: a folder, or else an `.npz` file.
     pub fn of_path(path: &Path) -> Source {
@@ -130,7 +142,7 @@ impl Source {
     }
 
     /// Makes the samples for a model. Fails if they do not fit its inputs, and says how.
-    pub fn load(&self, model: &Model, options: &Options) -> Result<Samples> {
+    pub fn load(&self, model: &Model, options: &Options) -> anyhow::Result<Samples> {
         let inputs = inputs::of_model(model)?;
         inputs::check_names(&inputs, options)?;
         match self {

@@ -14,7 +14,7 @@ use planish::{
     pipeline::{Pipeline, Verify},
 };
 use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
-use planish_passes::{Driver, DriverError, Engine, InMemory, NoObserver, Outcome, PASSES, StepConfig};
+use planish_passes::{Calibration, Driver, DriverError, Engine, InMemory, NoObserver, Outcome, PASSES, StepConfig};
 
 use crate::support::{fixture, graphs, models};
 
@@ -50,9 +50,10 @@ fn run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Outcome 
 }
 
 fn try_run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Result<Outcome, DriverError> {
+    let calibration = Calibration { engine: &Tract, samples: &samples, memory: 1 << 30, watch: &NoObserver };
     let driver = Driver {
         engine: Some(&Tract),
-        samples,
+        calibration: Some(calibration).filter(|_| !samples.is_empty()),
         weights: &InMemory,
         target: Default::default(),
         stop_after: None,

@@ -77,7 +77,7 @@ fn samples(model: &Model) -> Samples {
 
 fn trial<'a>(model: &'a Model, steps: &'a [StepConfig], samples: &'a Samples, verify: &'a Verify) -> Trial<'a> {
     let expected = Expected::of(&Tract, model, samples.first(2)).unwrap();
-    let (calibration, bindings) = (&[][..], Default::default());
+    let (calibration, bindings) = (None, Default::default());
     Trial { model, steps, weights: &InMemory, target: Default::default(), calibration, bindings, expected, verify }
 }
 
@@ -151,7 +151,7 @@ fn reduce_leaves_one_convolution_of_a_wrong_weight() {
         };
         let verify = Verify::default();
         let Ok(expected) = Expected::of(&Tract, m, samples.first(2)) else { return false };
-        let (calibration, bindings) = (&[][..], Default::default());
+        let (calibration, bindings) = (None, Default::default());
         let trial = Trial {
             model: m,
             steps: &steps,

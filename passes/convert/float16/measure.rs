@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use half::f16;
-use planish_ir::{Def, Model, Tensor, ValueId};
+use planish_ir::{Def, Model, ValueId};
 
 use super::select::is_f32;
-use crate::{Context, EngineError};
+use crate::{
+    Context, PassError,
+    calibration::{Range, Want},
+};
 
 /// Half of the largest number: samples do not show the worst case.
 pub(super) fn limit() -> f32 {
@@ -14,30 +17,20 @@ pub(super) fn limit() -> f32 {
 }
 
 /// Float32 values of the main graph that come close to the limit on a sample, with the largest finite magnitude. Values
-/// in `except` are not looked at. One sample is run at a time, and only the maxima are kept.
+/// in `except` are not looked at.
 pub(super) fn wide(
     model: &Model,
     cx: &Context<'_>,
     except: &BTreeSet<ValueId>,
-) -> Result<BTreeMap<ValueId, f32>, EngineError> {
-    let Some(engine) = cx.engine.filter(|_| !cx.samples.is_empty()) else { return Ok(BTreeMap::new()) };
+) -> Result<BTreeMap<ValueId, f32>, PassError> {
+    let Some(calibration) = cx.calibration else { return Ok(BTreeMap::new()) };
     let graph = &model.graph;
-    let (ids, names): (Vec<ValueId>, Vec<String>) = graph
-        .values()
-        .filter(|(id, v)| matches!(v.def(), Def::Node { .. }) && is_f32(graph, *id) && !except.contains(id))
-        .map(|(id, v)| (id, v.name().to_owned()))
-        .unzip();
-    let runnable = engine.load(model, &names)?;
-    let mut largest = vec![0.0f32; ids.len()];
-    for sample in cx.samples {
-        for (max, tensor) in largest.iter_mut().zip(runnable.run(sample)?) {
-            *max = max.max(largest_finite(&tensor));
-        }
-    }
+    let looked_at = |(id, v): &(ValueId, &planish_ir::Value)| {
+        matches!(v.def(), Def::Node { .. }) && is_f32(graph, *id) && !except.contains(id)
+    };
+    let values = graph.values().filter(looked_at).map(|(id, v)| (id, v.name()));
+    let (ids, wants): (Vec<ValueId>, Vec<_>) = values.map(|(id, n)| (id, Want::of(n, Range::per_tensor()))).unzip();
+    let ranges = calibration.collect(&[model], wants)?;
+    let largest = ranges.iter().map(|r| r.all().max_abs());
     Ok(ids.into_iter().zip(largest).filter(|(_, max)| *max > limit()).collect())
-}
-
-fn largest_finite(tensor: &Tensor) -> f32 {
-    let numbers = tensor.iter_f32().into_iter().flatten();
-    numbers.map(f32::abs).filter(|v| v.is_finite()).fold(0.0, f32::max)
 }

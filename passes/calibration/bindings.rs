@@ -1,0 +1,30 @@
+//! The sizes that a sample gives to a model's open dims.
+
+use planish_ir::{Dim, Model, infer::Bindings};
+
+use crate::Tensors;
+
+/// Sizes of the named dims of a model's inputs, as they are in a sample; those without a name are called `input.axis`.
+pub fn bindings(model: &Model, sample: &Tensors) -> Bindings {
+    let mut bindings = Bindings::new();
+    for value in model.graph.inputs().iter().filter_map(|&v| model.graph.value(v)) {
+        let Some(tensor) = sample.get(value.name()) else { continue };
+        let shape = value.ty().and_then(|t| t.as_tensor()).and_then(|t| t.shape.as_ref());
+        for (axis, (dim, &size)) in shape.into_iter().flatten().zip(tensor.dims()).enumerate() {
+            match dim {
+                Dim::Known(_) => {}
+                Dim::Symbolic(_) => {
+                    let mut names = dim.names();
+                    // A name by itself; inputs have no sizes that are computed.
+                    if let (Some(name), None) = (names.next(), names.next()) {
+                        bindings.entry(name.to_owned()).or_insert(size);
+                    }
+                }
+                Dim::Unknown => {
+                    bindings.insert(format!("{}.{axis}", value.name()), size);
+                }
+            }
+        }
+    }
+    bindings
+}

@@ -1,0 +1,117 @@
+//! How statistics are collected within a bound of memory, and what is forecast of it.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use planish_ir::{Model, infer::Inferred};
+
+use super::{Statistic, Want};
+
+/// What a collection of statistics is going to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forecast {
+    /// Bytes of the statistics of the largest round.
+    pub statistics: u64,
+    /// Bytes of the activations that they read, for one sample, in the largest round.
+    pub activations: u64,
+    /// Values whose size is not known before they are computed, and which are not in `activations`.
+    pub open: usize,
+    /// Bytes of weights that the engine holds.
+    pub weights: u64,
+    /// Samples that are run at the same time.
+    pub parallel: usize,
+    /// How many samples there are.
+    pub samples: usize,
+    /// How often they are run.
+    pub rounds: usize,
+}
+
+impl Forecast {
+    /// Bytes at the peak, besides what the model itself takes.
+    pub const fn peak(&self) -> u64 {
+        let activations = self.activations.saturating_mul(self.parallel as u64);
+        self.statistics.saturating_add(activations).saturating_add(self.weights)
+    }
+}
+
+/// Which statistics are collected together.
+pub(super) struct Plan {
+    pub(super) rounds: Vec<Range<usize>>,
+    pub(super) forecast: Forecast,
+}
+
+impl Plan {
+    /// Fills one round after the other: half of the memory is for statistics, half for activations. What is too large by itself
+    /// gets a round of its own.
+    pub(super) fn new<S: Statistic>(
+        models: &[&Model],
+        facts: &[Inferred],
+        wants: &[Want<S>],
+        memory: u64,
+        samples: usize,
+    ) -> Plan {
+        let half = memory / 2;
+        let mut rounds = Vec::new();
+        let mut forecast = Forecast { samples, ..Forecast::default() };
+        let mut round = Round::default();
+        for (at, want) in wants.iter().enumerate() {
+            let mut next = round.clone();
+            next.add(models, facts, want);
+            if (next.statistics > half || next.activations > half) && at > round.start {
+                rounds.push(round.close(at, &mut forecast));
+                next = Round { start: at, ..Round::default() };
+                next.add(models, facts, want);
+            }
+            round = next;
+        }
+        rounds.push(round.close(wants.len(), &mut forecast));
+        let threads = rayon::current_num_threads().min(samples.max(1));
+        let affordable =
+            half.checked_div(forecast.activations).map_or(threads, |n| usize::try_from(n).unwrap_or(threads));
+        forecast.parallel = threads.min(affordable).max(1);
+        forecast.rounds = rounds.len();
+        forecast.weights = models.iter().map(|m| weight_bytes(m)).fold(0, u64::saturating_add);
+        Plan { rounds, forecast }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Round {
+    start: usize,
+    statistics: u64,
+    activations: u64,
+    open: usize,
+    seen: BTreeSet<(usize, String)>,
+}
+
+impl Round {
+    fn add<S: Statistic>(&mut self, models: &[&Model], facts: &[Inferred], want: &Want<S>) {
+        self.statistics = self.statistics.saturating_add(want.statistic.bytes());
+        for read in &want.reads {
+            if !self.seen.insert(read.clone()) {
+                continue;
+            }
+            match bytes(models, facts, read) {
+                Some(bytes) => self.activations = self.activations.saturating_add(bytes),
+                None => self.open += 1,
+            }
+        }
+    }
+
+    fn close(self, end: usize, forecast: &mut Forecast) -> Range<usize> {
+        forecast.statistics = forecast.statistics.max(self.statistics);
+        forecast.activations = forecast.activations.max(self.activations);
+        forecast.open = forecast.open.max(self.open);
+        self.start..end
+    }
+}
+
+/// Bytes of a value on the sample that the facts are of.
+fn bytes(models: &[&Model], facts: &[Inferred], (model, name): &(usize, String)) -> Option<u64> {
+    let fact = facts.get(*model)?.graph().fact(models.get(*model)?.graph.value_named(name)?);
+    fact.dtype()?.byte_len(fact.count()?)
+}
+
+fn weight_bytes(model: &Model) -> u64 {
+    let constants = model.graph.values().filter_map(|(_, v)| v.constant());
+    constants.map(planish_ir::Tensor::byte_len).fold(0, u64::saturating_add)
+}

@@ -1,0 +1,190 @@
+//! Calibration: what passes learn of activations from samples.
+//!
+//! A pass says which values it wants to see and what to accumulate of them; [`Calibration::collect`] runs the model on one
+//! sample after the other and feeds what it computes to the accumulators. No activation is kept longer than that, so memory
+//! is bounded by the statistics and by the samples that are being run at the moment, and both are forecast before the run.
+//!
+//! Samples are run in parallel and accumulated in their order, so that the result does not depend on the number of threads.
+
+mod bindings;
+mod forecast;
+mod gram;
+mod histogram;
+mod range;
+mod rows;
+
+use std::{borrow::Cow, collections::BTreeMap, ops::Range as Span};
+
+use planish_ir::{Model, Tensor, infer};
+use rayon::prelude::*;
+
+use crate::{Engine, EngineError, NoObserver, PassError, Runnable, Tensors};
+use forecast::Plan;
+
+pub use bindings::bindings;
+pub use forecast::Forecast;
+pub use gram::Gram;
+pub use histogram::Histogram;
+pub use range::{Moments, Range};
+pub use rows::{Rows, Unfold};
+
+/// Inputs to run a model on, one run each.
+pub trait Samples: Sync {
+    /// How many runs there are.
+    fn len(&self) -> usize;
+
+    /// The inputs of one run, by name. Fails if they cannot be read.
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError>;
+
+    /// True if there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Samples for &[Tensors] {
+    fn len(&self) -> usize {
+        <[Tensors]>::len(self)
+    }
+
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError> {
+        let run = <[Tensors]>::get(self, index).map(Cow::Borrowed);
+        run.ok_or_else(|| EngineError::Failed { message: format!("there is no sample {index}") })
+    }
+}
+
+/// Samples, and who runs models on them.
+#[derive(Clone, Copy)]
+pub struct Calibration<'a> {
+    /// Runs the models.
+    pub engine: &'a dyn Engine,
+    /// What it runs them on.
+    pub samples: &'a dyn Samples,
+    /// Bytes that statistics, and the activations that they are made of, may take at a time. If they need more, the samples
+    /// are run several times; the results are the same.
+    pub memory: u64,
+    /// Is told what is forecast, and how far a run is.
+    pub watch: &'a dyn Watch,
+}
+
+/// Is told what a collection of statistics does. All methods default to nothing.
+pub trait Watch: Sync {
+    /// Samples are going to be run, which will take this.
+    fn forecast(&self, _forecast: &Forecast) {}
+    /// So many of so many samples are done.
+    fn sampled(&self, _done: usize, _of: usize) {}
+}
+
+impl Watch for NoObserver {}
+
+/// Something that is accumulated over samples.
+pub trait Statistic: Send {
+    /// Adds what one sample gives for the values that the statistic reads, in their order. Fails on a type or a shape that
+    /// it is not made for, and says what it is.
+    fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String>;
+
+    /// Bytes that it takes at most.
+    fn bytes(&self) -> u64;
+}
+
+/// A statistic and what it reads.
+#[derive(Debug)]
+pub struct Want<S> {
+    /// Values of main graphs: which of the models, and the name.
+    pub reads: Vec<(usize, String)>,
+    /// What is accumulated.
+    pub statistic: S,
+}
+
+impl<S> Want<S> {
+    /// A statistic of one value of the only model.
+    pub fn of(value: impl Into<String>, statistic: S) -> Want<S> {
+        Want { reads: vec![(0, value.into())], statistic }
+    }
+}
+
+impl Calibration<'_> {
+    /// Runs the models on all samples and accumulates what is wanted of their values. The statistics come back in the order of
+    /// the wants. Fails if an engine does not run a model, or if a statistic does not take what a value turns out to be.
+    pub fn collect<S: Statistic>(&self, models: &[&Model], wants: Vec<Want<S>>) -> Result<Vec<S>, PassError> {
+        if wants.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.samples.is_empty() {
+            return Err(PassError::Precondition("there is no calibration sample".to_owned()));
+        }
+        let first = self.samples.get(0)?;
+        let facts: Vec<infer::Inferred> = models.iter().map(|m| infer::infer(m, &bindings(m, &first))).collect();
+        let plan = Plan::new(models, &facts, &wants, self.memory, self.samples.len());
+        self.watch.forecast(&plan.forecast);
+        let (reads, mut statistics): (Vec<_>, Vec<S>) = wants.into_iter().map(|w| (w.reads, w.statistic)).unzip();
+        for round in &plan.rounds {
+            self.round(models, &reads, &mut statistics, round.clone(), plan.forecast.parallel)?;
+        }
+        Ok(statistics)
+    }
+
+    /// One run over the samples for some of the statistics.
+    fn round<S: Statistic>(
+        &self,
+        models: &[&Model],
+        reads: &[Vec<(usize, String)>],
+        statistics: &mut [S],
+        round: Span<usize>,
+        parallel: usize,
+    ) -> Result<(), PassError> {
+        let reads = reads.get(round.clone()).unwrap_or_default();
+        let statistics = statistics.get_mut(round).unwrap_or_default();
+        // Which values of each model are handed out, and where.
+        let mut slots: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+        slots.extend(reads.iter().flatten().map(|(model, name)| ((*model, name.as_str()), 0)));
+        slots.values_mut().enumerate().for_each(|(at, slot)| *slot = at);
+        let names =
+            |model: usize| slots.keys().filter(|(m, _)| *m == model).map(|(_, name)| (*name).to_owned()).collect();
+        let wanted: Vec<Vec<String>> = (0..models.len()).map(names).collect();
+        let mut runnables = Vec::new();
+        for (model, wanted) in models.iter().zip(&wanted).filter(|(_, wanted)| !wanted.is_empty()) {
+            runnables.push(self.engine.load(model, wanted)?);
+        }
+        let count = self.samples.len();
+        for start in (0..count).step_by(parallel.max(1)) {
+            let wave = start..count.min(start + parallel.max(1));
+            let runs: Vec<Vec<Tensor>> =
+                wave.clone().into_par_iter().map(|i| self.run(&runnables, i)).collect::<Result<_, PassError>>()?;
+            let add = |(reads, statistic): (&Vec<(usize, String)>, &mut S)| {
+                runs.iter().try_for_each(|run| add(statistic, reads, &slots, run))
+            };
+            reads.par_iter().zip(statistics.par_iter_mut()).try_for_each(add)?;
+            self.watch.sampled(wave.end, count);
+        }
+        Ok(())
+    }
+
+    /// The wanted values of all models on one sample, those of the first model first.
+    fn run(&self, runnables: &[Box<dyn Runnable>], sample: usize) -> Result<Vec<Tensor>, PassError> {
+        let inputs = self.samples.get(sample)?;
+        let mut values = Vec::new();
+        for runnable in runnables {
+            values.extend(runnable.run(&inputs)?);
+        }
+        Ok(values)
+    }
+}
+
+fn add<S: Statistic>(
+    statistic: &mut S,
+    reads: &[(usize, String)],
+    slots: &BTreeMap<(usize, &str), usize>,
+    run: &[Tensor],
+) -> Result<(), PassError> {
+    let tensor = |(model, name): &(usize, String)| run.get(*slots.get(&(*model, name.as_str()))?);
+    let tensors: Option<Vec<&Tensor>> = reads.iter().map(tensor).collect();
+    let added = tensors.ok_or_else(|| "the engine did not hand it out".to_owned()).and_then(|t| statistic.add(&t));
+    added.map_err(|message| PassError::Calibration {
+        value: reads.first().map_or_else(String::new, |(_, name)| name.clone()),
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests;
