@@ -102,6 +102,11 @@ pub fn cost_of(model: &Model, inferred: &Inferred, bindings: &Bindings) -> Model
     Counter::new(model, bindings).count(&infer::infer(model, bindings))
 }
 
+/// Multiply-accumulates of one run of a node; `None` if they depend on open sizes. A node without linear algebra has none.
+pub fn node_macs(model: &Model, node: &Node, facts: &GraphFacts, bindings: &Bindings) -> Option<u64> {
+    Counter::new(model, bindings).macs(node, facts)
+}
+
 struct Counter<'a> {
     model: &'a Model,
     functions: BTreeSet<&'a OpName>,

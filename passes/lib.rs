@@ -26,6 +26,7 @@ mod weights;
 pub mod clean;
 pub mod convert;
 pub mod fuse;
+pub mod prune;
 pub mod quantize;
 pub mod rules;
 pub mod structure;

@@ -188,6 +188,12 @@ pub struct Inspect {
     /// Print the type that is inferred for every value instead.
     #[arg(long, conflicts_with = "text")]
     pub types: bool,
+    /// Print instead which channels could be pruned together, what they carry, and what blocks the others.
+    #[arg(long, conflicts_with_all = ["text", "types"])]
+    pub prunable: bool,
+    /// Print instead all sets of coupled indices: size, and members as value@axis+offset*block.
+    #[arg(long, conflicts_with_all = ["text", "types", "prunable", "json"])]
+    pub axes: bool,
     /// How many of the biggest weights to list.
     #[arg(long, default_value_t = 10)]
     pub weights: usize,

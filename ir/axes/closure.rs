@@ -468,8 +468,12 @@ impl Classes {
     /// The classes of which an axis is made, in the order in which they lie along it. Empty for an axis of size 1 or of
     /// unknown rank.
     pub fn along(&self, graph: &GraphPath, value: ValueId, axis: usize) -> impl Iterator<Item = &Class> {
-        let found = self.by_axis.get(&(graph.clone(), value, axis));
-        found.into_iter().flatten().filter_map(|&i| self.classes.get(i))
+        self.indices_along(graph, value, axis).iter().filter_map(|&i| self.classes.get(i))
+    }
+
+    /// The same, as indices into [`Classes::all`].
+    pub fn indices_along(&self, graph: &GraphPath, value: ValueId, axis: usize) -> &[usize] {
+        self.by_axis.get(&(graph.clone(), value, axis)).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -17,12 +17,13 @@
 //!
 //! Axes of size 1 are spelled with no letter: there is nothing to take out. What a letter's index means to the node's
 //! results is its [`Role`]. Attributes and small inputs that repeat a size (`group`, `hidden_size`, the target of a
-//! `Reshape`) follow from the spelling; whoever changes a size has to adjust them.
+//! `Reshape`) are listed with the letters that they count ([`Stated`]); whoever changes a size has to adjust them.
 //!
 //! Each operator has a [`Rule`] in its line of the table, next to its shape rule and from the same facts. [`classes`] forms the
 //! closure over a whole model.
 
 mod closure;
+mod cut;
 mod forms;
 mod print;
 mod spelling;
@@ -33,6 +34,7 @@ pub(crate) mod tests;
 use std::fmt;
 
 pub use closure::{Block, Class, Classes, Member, Place, Repeat, classes};
+pub use cut::{Fix, Kept};
 pub(crate) use forms::{aligned, elementwise, free, like_first, reshape, same_axes};
 pub use spelling::Spelling;
 
@@ -106,6 +108,34 @@ pub struct Spelled {
     pub parts: Vec<Part>,
 }
 
+/// A size that a node states besides having it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stated {
+    /// Where it is stated.
+    pub at: At,
+    /// What it counts.
+    pub parts: Vec<Part>,
+}
+
+/// Where a node states a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum At {
+    /// In an integer attribute. One that is left out stays so.
+    Attr(&'static str),
+    /// In an item of an attribute that is a list.
+    Item(&'static str, usize),
+    /// In an element of an integer input. What is no size, such as 0 and -1 in a target, stays.
+    Input(usize, usize),
+    /// In an element of an integer input that bounds a slice, in any form: counted from the back, or behind the end.
+    Bound(usize, usize),
+    /// In the list of the parts that an axis is split into: an attribute until opset 13, then an input. If it is left out, the
+    /// parts are equal.
+    Part(usize),
+    /// In a float attribute that is one over the root of the size if it is left out: then it has to be given, with the value
+    /// that it has by default before the size changes.
+    InverseRoot(&'static str),
+}
+
 /// How the axes of a node's operands hang together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Axes {
@@ -113,6 +143,8 @@ pub struct Axes {
     pub letters: Vec<Index>,
     /// Every axis of every operand whose rank is known, by operand and axis.
     pub spelled: Vec<Spelled>,
+    /// Where sizes are repeated.
+    pub stated: Vec<Stated>,
 }
 
 impl Axes {

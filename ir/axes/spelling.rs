@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Axes, Index, Letter, Part, Port, Role, Spelled, Why};
+use super::{At, Axes, Index, Letter, Part, Port, Role, Spelled, Stated, Why};
 use crate::{
     Dim,
     infer::{Call, Fact, shape::unify},
@@ -18,11 +18,12 @@ pub struct Spelling<'a> {
     outputs: &'a [Fact],
     letters: Vec<Index>,
     spelled: BTreeMap<(Port, usize), Vec<Part>>,
+    stated: Vec<Stated>,
 }
 
 impl<'a> Spelling<'a> {
     pub(super) fn new(call: &'a Call<'a>, outputs: &'a [Fact]) -> Spelling<'a> {
-        Spelling { call, outputs, letters: Vec::new(), spelled: BTreeMap::new() }
+        Spelling { call, outputs, letters: Vec::new(), spelled: BTreeMap::new(), stated: Vec::new() }
     }
 
     /// True if the operand is not left out.
@@ -94,6 +95,23 @@ impl<'a> Spelling<'a> {
     /// The size that parts behind each other add up to.
     pub fn volume(&self, parts: &[Part]) -> Dim {
         super::volume(&self.letters, parts)
+    }
+
+    /// The node states a product of letters.
+    pub fn state(&mut self, at: At, letters: &[Letter]) {
+        self.state_parts(at, vec![letters.to_vec()]);
+    }
+
+    /// The node states the size of parts behind each other.
+    pub fn state_parts(&mut self, at: At, parts: Vec<Part>) {
+        self.stated.push(Stated { at, parts });
+    }
+
+    /// The node states the sizes of all axes of an operand that are spelled so far, by numbering them.
+    pub fn state_axes(&mut self, port: Port, at: impl Fn(usize) -> At) {
+        let spelled = self.spelled.range((port, 0)..=(port, usize::MAX));
+        let stated: Vec<Stated> = spelled.map(|(&(_, axis), p)| Stated { at: at(axis), parts: p.clone() }).collect();
+        self.stated.extend(stated);
     }
 
     /// A letter turns out to have to stay whole.
@@ -214,6 +232,6 @@ impl<'a> Spelling<'a> {
         let spelled = std::mem::take(&mut self.spelled).into_iter();
         let spelled = spelled.filter(|((port, axis), _)| self.shape(*port).is_ok_and(|s| *axis < s.len()));
         let spelled = spelled.map(|((port, axis), parts)| Spelled { port, axis, parts }).collect();
-        Axes { letters: self.letters, spelled }
+        Axes { letters: self.letters, spelled, stated: self.stated }
     }
 }

@@ -42,7 +42,7 @@ pub use prospect::{Prospect, prospect};
 pub use slice::Range;
 pub use window::Window;
 
-use crate::{Dim, Graph, GraphPath, Model, NodeId, Opsets, Type, ValueId};
+use crate::{Dim, Graph, GraphPath, Model, Node, NodeId, Opsets, Type, ValueId};
 
 /// Sizes for names of dims, as given by `--dim name=N`. A size that the file does not name is `input.axis`, as in `x.0`.
 pub type Bindings = BTreeMap<String, u64>;
@@ -162,6 +162,15 @@ impl GraphFacts {
     /// Facts of the graph at a path from this one, to be added to.
     pub fn at_mut(&mut self, path: &GraphPath) -> Option<&mut GraphFacts> {
         path.steps().try_fold(self, |facts, (owner, index)| facts.inner.get_mut(&(owner, index)))
+    }
+
+    /// The call that a node of this graph makes, if it is one of the table's operators.
+    pub fn call<'a>(&'a self, node: &'a Node, opsets: &Opsets) -> Option<Call<'a>> {
+        if node.is_local() {
+            return None;
+        }
+        let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| self.fact(v));
+        engine::call(node, opsets, node.inputs().iter().map(fact).collect(), Vec::new())
     }
 
     /// Facts of a node's subgraph; `index` counts as [`Attrs::graphs`](crate::Attrs::graphs) does.

@@ -10,7 +10,7 @@
 
 use super::{OpSpec, Traits, sig, unary::same};
 use crate::axes::{
-    Letter, Part,
+    At, Letter, Part,
     Port::{self, In, Out},
     Role, Spelling, Why,
 };
@@ -149,6 +149,9 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
     let keys = s.letter(keys, Role::Mixed);
     let size = s.letter(size, Role::Summed);
     let value = s.letter(value, Role::Free);
+    s.state(At::Attr("q_num_heads"), &[group, repeat]);
+    s.state(At::Attr("kv_num_heads"), &[group]);
+    s.state(At::InverseRoot("scale"), &[size]);
     spell_heads(s, In(0), batch, &[group, repeat], rows, size)?;
     spell_heads(s, In(1), batch, &[group], keys, size)?;
     spell_heads(s, In(2), batch, &[group], keys, value)?;
@@ -203,6 +206,7 @@ fn axes_rotary(s: &mut Spelling<'_>) -> Result<(), Why> {
     };
     let half = rotated.div_exact(&Dim::Known(2)).ok_or("the size of its heads is not even")?;
     let [batch, heads, rows] = [batch, heads, rows].map(|d| s.letter(d, Role::Free));
+    s.state(At::Attr("num_heads"), &[heads]);
     let pair = s.letter(Dim::Known(2), Role::Whole("pairs are rotated"));
     let half = s.letter(half, Role::Free);
     let rest = size.sub(&rotated);
@@ -255,6 +259,11 @@ fn axes_ms(s: &mut Spelling<'_>) -> Result<(), Why> {
     let (Some(size), Some(value)) = (size, value) else { return Err("its heads do not divide the hidden size") };
     let head = s.letter(Dim::Known(heads), Role::Free);
     let parts = vec![vec![head, size], vec![head, size], vec![head, value]];
+    s.state(At::Attr("num_heads"), &[head]);
+    s.state(At::InverseRoot("scale"), &[size]);
+    for (i, part) in parts.iter().enumerate() {
+        s.state(At::Item("qkv_hidden_sizes", i), part);
+    }
     s.tie(&[(In(0), 0), (Out(0), 0)], Role::Free)?;
     s.tie(&[(In(0), 1), (Out(0), 1)], Role::Mixed)?;
     s.tie(&[(In(0), 2), (In(1), 0)], Role::Summed)?;

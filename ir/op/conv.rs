@@ -7,6 +7,7 @@
 
 use super::{OpSpec, Traits, sig};
 use crate::axes::{
+    At,
     Port::{self, In, Out},
     Role, Spelling, Why, same_axes,
 };
@@ -95,6 +96,7 @@ fn axes(s: &mut Spelling<'_>, weights: usize, vectors: &[usize], images: &[Port]
     let group = s.letter(Dim::Known(count), Role::Free);
     let input = s.letter(s.size(In(weights), 1)?.clone(), Role::Summed);
     let output = s.per_block(In(weights), 0, count, Role::Free)?;
+    s.state(At::Attr("group"), &[group]);
     s.spell(In(0), 1, &[group, input]);
     s.spell(In(weights), 0, &[group, output]);
     s.spell(In(weights), 1, &[input]);

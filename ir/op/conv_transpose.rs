@@ -7,6 +7,7 @@
 
 use super::{OpSpec, Traits, sig};
 use crate::axes::{
+    At,
     Port::{In, Out},
     Role, Spelling, Why,
 };
@@ -59,6 +60,7 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
     let group = s.letter(Dim::Known(count), Role::Free);
     let input = s.per_block(In(1), 0, count, Role::Summed)?;
     let output = s.letter(s.size(In(1), 1)?.clone(), Role::Free);
+    s.state(At::Attr("group"), &[group]);
     s.spell(In(0), 1, &[group, input]);
     s.spell(In(1), 0, &[group, input]);
     s.spell(In(1), 1, &[output]);

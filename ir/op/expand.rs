@@ -6,6 +6,7 @@
 
 use super::{OpSpec, Traits, sig};
 use crate::axes::{
+    At,
     Port::{In, Out},
     Role, Spelling, Why,
 };
@@ -48,5 +49,9 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
             }
         }
     }
+    // The target is aligned with the last axes of the output.
+    let target = s.call.per_axis(1).map_or(0, |t| t.len());
+    let missing = output.len().saturating_sub(target);
+    s.state_axes(Out(0), |axis| At::Input(1, axis.wrapping_sub(missing)));
     Ok(())
 }

@@ -9,6 +9,7 @@
 
 use super::{OpSpec, Traits, sig, unary::same};
 use crate::axes::{
+    At,
     Port::{self, In, Out},
     Role, Spelling, Why, aligned, same_axes,
 };
@@ -114,6 +115,7 @@ fn axes_group(s: &mut Spelling<'_>) -> Result<(), Why> {
     through(s, 2..s.shape(In(0))?.len(), Role::Mixed)?;
     through(s, [0], Role::Free)?;
     let group = s.letter(Dim::Known(count), Role::Free);
+    s.state(At::Attr("num_groups"), &[group]);
     let channel = s.per_block(In(0), 1, count, Role::Mixed)?;
     [In(0), Out(0)].into_iter().for_each(|p| s.spell(p, 1, &[group, channel]));
     let scaled = if s.call.opset < 21 { vec![group] } else { vec![group, channel] };

@@ -7,6 +7,7 @@
 
 use super::{OpSpec, Traits, sig};
 use crate::axes::{
+    At,
     Port::{In, Out},
     Role, Spelling, Why,
 };
@@ -62,6 +63,7 @@ fn axes(s: &mut Spelling<'_>, gates: u64) -> Result<(), Why> {
     let direction = s.tie(&[(In(1), 0), (In(2), 0), (In(3), 0), (In(7), 0)], Role::Whole(DIRECTION))?;
     s.tie(&[(In(0), 2), (In(1), 2)], Role::Summed)?;
     let hidden = s.letter(s.size(In(2), 2)?.clone(), Role::Summed);
+    s.state(At::Attr("hidden_size"), &[hidden]);
     let gate = s.letter(Dim::Known(gates), Role::Whole("gates are counted"));
     s.spell(In(1), 1, &[gate, hidden]);
     s.spell(In(2), 1, &[gate, hidden]);

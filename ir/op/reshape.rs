@@ -6,7 +6,7 @@
 //! what is left.
 
 use super::{OpSpec, Traits, sig};
-use crate::axes;
+use crate::axes::{self, At, Port::Out, Spelling, Why};
 use crate::{
     Dim, Shape,
     infer::{
@@ -15,8 +15,7 @@ use crate::{
     },
 };
 
-pub(super) static SPEC: OpSpec =
-    OpSpec::new("Reshape", &[sig(1, 1, 1), sig(5, 2, 2)], Traits::PURE, infer).axes(axes::reshape);
+pub(super) static SPEC: OpSpec = OpSpec::new("Reshape", &[sig(1, 1, 1), sig(5, 2, 2)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let listed: Option<Vec<Num>> = call.attrs().ints("shape").map(|s| s.iter().map(|&n| Num::Int(n)).collect());
@@ -24,6 +23,14 @@ fn infer(call: &Call<'_>) -> Outcome {
     let Some(target) = target else { return Ok(vec![call.like(0, None)]) };
     let shape = resolve(call.shape(0), &target, call.flag("allowzero", false))?;
     Ok(vec![call.like(0, Some(shape)).with(call.fact(0).shared())])
+}
+
+/// The target lists the sizes of the output.
+fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
+    axes::reshape(s)?;
+    let listed = s.call.opset < 5;
+    s.state_axes(Out(0), |axis| if listed { At::Item("shape", axis) } else { At::Input(1, axis) });
+    Ok(())
 }
 
 /// The shape that a target asks for.

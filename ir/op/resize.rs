@@ -9,6 +9,7 @@
 
 use super::{OpSpec, Traits, sig};
 use crate::axes::{
+    At,
     Port::{In, Out},
     Role, Spelling, Why,
 };
@@ -125,6 +126,10 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
             s.whole(In(0), axis, "it is interpolated")?;
             s.whole(Out(0), axis, "it is interpolated")?;
         }
+    }
+    // Older versions have scales only; so have those whose list of sizes is left out.
+    if s.call.opset >= 11 && s.has(In(3)) && s.call.attrs().ints("axes").is_none() {
+        s.state_axes(Out(0), |axis| At::Input(3, axis));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use super::{OpSpec, Traits, sig};
 use crate::axes::{
+    At, Part,
     Port::{In, Out},
     Role, Spelling, Why,
 };
@@ -125,12 +126,14 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
         let rest = skipped.as_ref().map(|n| before.sub(n).sub(after));
         match (skipped, rest) {
             (Some(Dim::Known(0)), _) if before.same(after) || !cuts.iter().any(|(at, _)| *at == axis) => {
-                s.tie(&[(In(0), axis), (Out(0), axis)], Role::Free)?;
+                let whole = s.tie(&[(In(0), axis), (Out(0), axis)], Role::Free)?;
+                state_bounds(s, &cuts, axis, vec![], vec![vec![whole]]);
             }
             (Some(front), Some(back)) if front != Dim::Unknown && back != Dim::Unknown => {
                 let [front, back] = [front, back].map(|size| s.letter(size, Role::Free));
                 let taken = s.tie(&[(Out(0), axis)], Role::Free)?;
                 s.parts(In(0), axis, vec![vec![front], vec![taken], vec![back]]);
+                state_bounds(s, &cuts, axis, vec![vec![front]], vec![vec![front], vec![taken]]);
             }
             _ => {
                 s.whole(In(0), axis, "what is cut out of it is not known, or not in one piece")?;
@@ -139,6 +142,15 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
         }
     }
     Ok(())
+}
+
+/// The bounds of the only cut of an axis, if it has one.
+fn state_bounds(s: &mut Spelling<'_>, cuts: &[Cut], axis: usize, start: Vec<Part>, end: Vec<Part>) {
+    let Some(i) = cuts.iter().position(|(at, _)| *at == axis) else { return };
+    let listed = s.call.opset < 10;
+    for (slot, name, parts) in [(1, "starts", start), (2, "ends", end)] {
+        s.state_parts(if listed { At::Item(name, i) } else { At::Bound(slot, i) }, parts);
+    }
 }
 
 /// How many elements lie in front of a slice in steps of 1.

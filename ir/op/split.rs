@@ -6,6 +6,7 @@
 
 use super::{OpSpec, Traits, VARIADIC, sig};
 use crate::axes::{
+    At,
     Port::{self, In, Out},
     Role, Spelling, Why, same_axes,
 };
@@ -73,9 +74,11 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
     let at = s.call.axis("axis", 0, rank).map_err(|_| "its axis does not exist")?;
     let outputs = (0..s.call.node.outputs().len()).map(Out);
     let mut parts = Vec::new();
-    for port in outputs.clone() {
+    for (i, port) in outputs.clone().enumerate() {
         // Of an output that nobody reads, no size is known.
-        parts.push(vec![s.tie(&[(port, at)], Role::Free)?]);
+        let part = vec![s.tie(&[(port, at)], Role::Free)?];
+        s.state_parts(At::Part(i), vec![part.clone()]);
+        parts.push(part);
     }
     s.parts(In(0), at, parts);
     let ports: Vec<Port> = outputs.chain([In(0)]).collect();

@@ -3,7 +3,7 @@
 use planish_ir::{Model, Type, cost, text};
 use serde::Serialize;
 
-use super::{print, print_json, types};
+use super::{print, print_json, prunable, types};
 use crate::{
     cli::Inspect,
     failure::Result,
@@ -63,6 +63,13 @@ pub fn run(args: &Inspect) -> Result {
         // Sizes that are not given stay open.
         let types = types::types(&file.model, &args.dims.iter().cloned().collect());
         return if args.json { print_json(&types) } else { print(&types::render(&types)) };
+    }
+    if args.prunable {
+        let found = prunable::find(&file.model, &sizes);
+        return if args.json { print_json(&found) } else { print(&prunable::render(&found)) };
+    }
+    if args.axes {
+        return print(&prunable::axes(&file.model));
     }
     let inspection = inspect(&file.model, args, sizes);
     if args.json { print_json(&inspection) } else { print(&render(&inspection)) }

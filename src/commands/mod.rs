@@ -7,6 +7,7 @@ pub mod init;
 pub mod inspect;
 pub mod operators;
 pub mod passes;
+pub mod prunable;
 mod recipe;
 pub mod reduce;
 pub mod rules;
