@@ -1,7 +1,7 @@
-//! Attention, RotaryEmbedding, com.microsoft::Attention and com.microsoft::MultiHeadAttention.
+//! Attention, RotaryEmbedding, and of com.microsoft Attention, MultiHeadAttention and QAttention.
 //!
-//! Opsets: Attention 23, 24 (a seventh input), 25; RotaryEmbedding 23; com.microsoft::Attention and
-//! MultiHeadAttention 1.
+//! Opsets: Attention 23, 24 (a seventh input), 25; RotaryEmbedding 23; those of
+//! com.microsoft 1. QAttention is Attention on a quantized input with quantized weights.
 //!
 //! Shape rule of Attention: queries `[batch,heads,seq,size]` or `[batch,seq,heads*size]` give outputs of the same form with
 //! the values' size. The present keys and values are past and new ones behind each other; the fourth output holds
@@ -37,6 +37,12 @@ pub(super) static MS_MULTI_HEAD: OpSpec =
     OpSpec::new("MultiHeadAttention", &[sig(1, 1, 10).outputs(1, 4)], Traits::ROUNDING, infer_multi_head)
         .domain("com.microsoft")
         .macs(macs_multi_head);
+
+pub(super) static Q_ATTENTION: OpSpec =
+    OpSpec::new("QAttention", &[sig(1, 5, 9).outputs(1, 2)], Traits::ROUNDING, infer_quantized)
+        .domain("com.microsoft")
+        .macs(|_, _| None)
+        .axes(axes_quantized);
 
 /// An operand as `[batch, heads, seq, size]`.
 fn by_head(call: &Call<'_>, slot: usize, heads: &str) -> Option<[Dim; 4]> {
@@ -270,6 +276,38 @@ fn axes_ms(s: &mut Spelling<'_>) -> Result<(), Why> {
     s.parts(In(1), 1, parts.clone());
     s.parts(In(2), 0, parts);
     s.spell(Out(0), 2, &[head, value]);
+    Ok(())
+}
+
+fn infer_quantized(call: &Call<'_>) -> Outcome {
+    let (Some([batch, seq, _]), Some([_, columns])) = (call.shape(0), call.shape(1)) else {
+        return Ok(vec![call.like(3, None), call.like(3, None)]);
+    };
+    let hidden = columns.floor_div(3);
+    let heads = call.attrs().int("num_heads").and_then(|n| u64::try_from(n).ok()).filter(|&n| n > 0);
+    let total = match (call.has(8), call.shape(8)) {
+        (false, _) => seq.clone(),
+        (true, Some([_, _, _, past, _])) => past.add(seq),
+        (true, _) => Dim::Unknown,
+    };
+    let size = heads.map_or(Dim::Unknown, |n| hidden.floor_div(n));
+    let heads = heads.map_or(Dim::Unknown, Dim::Known);
+    let present = vec![Dim::Known(2), batch.clone(), heads, total, size];
+    Ok(vec![call.like(3, Some(vec![batch.clone(), seq.clone(), hidden])), call.like(3, Some(present))])
+}
+
+/// As [`axes_ms`]; scales and zero points of the weights are scalars, or one for each column.
+fn axes_quantized(s: &mut Spelling<'_>) -> Result<(), Why> {
+    if s.has(In(8)) || s.has(Out(1)) {
+        return Err("its keys and values of the past are stacked");
+    }
+    axes_ms(s)?;
+    let scalar = |shape: &[Dim]| matches!(shape, [] | [Dim::Known(1)]);
+    for slot in [4, 7] {
+        if s.has(In(slot)) && !scalar(s.shape(In(slot))?) {
+            return Err("its weights have a scale for each column");
+        }
+    }
     Ok(())
 }
 

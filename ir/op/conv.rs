@@ -1,7 +1,8 @@
-//! Conv, ConvInteger, DeformConv, QLinearConv and com.microsoft::FusedConv: convolutions over any number of spatial axes.
+//! Conv, ConvInteger, DeformConv, QLinearConv, and of com.microsoft FusedConv and QLinearConv: convolutions over any number of spatial
+//! axes.
 //!
 //! Opsets: Conv 1, 11, 22; ConvInteger 10; DeformConv 19, 22; QLinearConv 10; FusedConv 1 (a Conv with an activation behind it, and an
-//! optional summand as fourth input).
+//! optional summand as fourth input); QLinearConv of com.microsoft 1 (with `channels_last`).
 //!
 //! Shape rule: `[N,C,spatial…]` and weights `[M,C/group,kernel…]` give `[N,M,…]`, each spatial axis as [`Window`] says.
 
@@ -44,6 +45,16 @@ pub(super) static FUSED_CONV: OpSpec =
         .domain("com.microsoft")
         .macs(|c, o| macs(c, 1, o))
         .axes(|s| axes(s, 1, &[2], &[In(3), Out(0)]));
+
+pub(super) static MS_QLINEAR_CONV: OpSpec = OpSpec::new("QLinearConv", &[sig(1, 8, 9)], Traits::ROUNDING, |c| {
+    Ok(vec![Fact::tensor(c.dtype(7), if c.flag("channels_last", false) { None } else { output(c, 3)? })])
+})
+.domain("com.microsoft")
+.macs(|c, o| macs(c, 3, o))
+.axes(|s| match s.call.flag("channels_last", false) {
+    true => Err("its channels lie behind the spatial axes"),
+    false => axes(s, 3, &[4, 5, 8], &[Out(0)]),
+});
 
 fn output(call: &Call<'_>, weights: usize) -> Result<Option<Shape>, String> {
     let (x, w) = (call.shape(0), call.shape(weights));

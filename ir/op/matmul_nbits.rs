@@ -1,4 +1,4 @@
-//! com.microsoft::MatMulNBits: a product with weights of a few bits, quantized block by block.
+//! com.microsoft::MatMulNBits and com.microsoft::MatMulBnb4: products with weights of a few bits, quantized block by block.
 //!
 //! Opsets: 1.
 //!
@@ -18,6 +18,12 @@ pub(super) static SPEC: OpSpec = OpSpec::new("MatMulNBits", &[sig(1, 3, 6)], Tra
     .domain("com.microsoft")
     .macs(|c, o| super::matmul::macs(c.shape(0), o))
     .axes(axes);
+
+/// Its weight is one vector of bytes, two elements in each, with a scale for each block of elements in row-major order.
+pub(super) static BNB4: OpSpec = OpSpec::new("MatMulBnb4", &[sig(1, 3, 3)], Traits::ROUNDING, infer)
+    .domain("com.microsoft")
+    .macs(|c, o| super::matmul::macs(c.shape(0), o))
+    .axes(axes_bnb4);
 
 fn infer(call: &Call<'_>) -> Outcome {
     let attr = |name: &str| call.attrs().int(name).and_then(|n| u64::try_from(n).ok()).map_or(Dim::Unknown, Dim::Known);
@@ -67,4 +73,10 @@ fn axes(s: &mut Spelling<'_>) -> Result<(), Why> {
         }
     }
     Ok(())
+}
+
+/// `0[…,k!] -> 0[…,n!]`.
+fn axes_bnb4(s: &mut Spelling<'_>) -> Result<(), Why> {
+    let last = s.shape(In(0))?.len().checked_sub(1).ok_or("a scalar is no factor of a matrix product")?;
+    same_axes(s, &[In(0), Out(0)], 0..last, Role::Free)
 }

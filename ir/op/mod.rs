@@ -28,6 +28,7 @@ mod expand;
 mod eye_like;
 mod flatten;
 mod gather;
+mod gather_block;
 mod gemm;
 mod global_pool;
 mod identity;
@@ -46,7 +47,10 @@ mod one_hot;
 mod optional;
 mod pad;
 mod pool;
+mod qlinear;
 mod quantize;
+#[cfg(test)]
+mod quantized_tests;
 mod random;
 mod range;
 mod recurrent;

@@ -12,7 +12,7 @@ use crate::axes::{
     Role, Spelling, Why, same_axes,
 };
 use crate::{
-    DType, Dim,
+    DType, Dim, Shape,
     infer::{Call, Fact, Outcome, Window, shape::show},
 };
 
@@ -22,8 +22,18 @@ pub(super) static MAX: OpSpec =
     OpSpec::new("MaxPool", &[sig(1, 1, 1), sig(8, 1, 1).outputs(1, 2)], Traits::PURE, infer).axes(axes);
 
 fn infer(call: &Call<'_>) -> Outcome {
-    let Some(x) = call.shape(0) else { return Ok(vec![call.like(0, None), Fact::tensor(Some(DType::I64), None)]) };
-    let [batch, channels, spatial @ ..] = x else { return Err(format!("its input {} has no channels", show(x))) };
+    let shape = output(call, false)?;
+    Ok(vec![call.like(0, shape.clone()), Fact::tensor(Some(DType::I64), shape)])
+}
+
+/// Shape of what the window yields; `Ok(None)` if the rank is not known.
+pub(super) fn output(call: &Call<'_>, channels_last: bool) -> Result<Option<Shape>, String> {
+    let Some(x) = call.shape(0) else { return Ok(None) };
+    let (batch, channels, spatial) = match x {
+        [batch, spatial @ .., channels] if channels_last => (batch, channels, spatial),
+        [batch, channels, spatial @ ..] if !channels_last => (batch, channels, spatial),
+        _ => return Err(format!("its input {} has no channels", show(x))),
+    };
     let kernel: Vec<Dim> = match call.attrs().ints("kernel_shape") {
         Some(k) if k.len() == spatial.len() => {
             k.iter().map(|&k| u64::try_from(k).map_or(Dim::Unknown, Dim::Known)).collect()
@@ -31,9 +41,13 @@ fn infer(call: &Call<'_>) -> Outcome {
         Some(k) => return Err(format!("kernel_shape lists {} sizes for {} spatial axes", k.len(), spatial.len())),
         None => vec![Dim::Unknown; spatial.len()],
     };
-    let mut shape = vec![batch.clone(), channels.clone()];
-    shape.extend(Window::read(call, kernel)?.slide(spatial));
-    Ok(vec![call.like(0, Some(shape.clone())), Fact::tensor(Some(DType::I64), Some(shape))])
+    let mut shape = vec![batch.clone()];
+    let slid = Window::read(call, kernel)?.slide(spatial);
+    match channels_last {
+        true => shape.extend(slid.into_iter().chain([channels.clone()])),
+        false => shape.extend([channels.clone()].into_iter().chain(slid)),
+    }
+    Ok(Some(shape))
 }
 
 /// `0[n,c,h!] -> 0[n,c,i!]`.

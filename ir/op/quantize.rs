@@ -1,6 +1,6 @@
-//! QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear.
+//! QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear, and those two of com.microsoft that had 16 and 4 bits before ONNX.
 //!
-//! Opsets: QuantizeLinear and DequantizeLinear 10, 13 `axis`, 19, 21 blocks, 23 to 28; DynamicQuantizeLinear 11.
+//! Opsets: QuantizeLinear and DequantizeLinear 10, 13 `axis`, 19, 21 blocks, 23 to 28; DynamicQuantizeLinear 11; of com.microsoft 1.
 //!
 //! Shape rule: the shape stays. A quantized tensor has the type of the zero point, or of `output_dtype`, or else uint8; a
 //! dequantized one that of the scale, or of `output_dtype`. The dynamic scale and zero point are scalars.
@@ -27,6 +27,15 @@ pub(super) static DEQUANTIZE: OpSpec = OpSpec::new("DequantizeLinear", &[sig(10,
     convert(c, c.dtype_attr("output_dtype").or_else(|| c.dtype(1)))
 })
 .axes(axes);
+pub(super) static MS_QUANTIZE: OpSpec = OpSpec::new("QuantizeLinear", &[sig(1, 2, 3)], Traits::ROUNDING, |c| {
+    convert(c, if c.has(2) { c.dtype(2) } else { Some(DType::U8) })
+})
+.domain("com.microsoft")
+.axes(axes);
+pub(super) static MS_DEQUANTIZE: OpSpec =
+    OpSpec::new("DequantizeLinear", &[sig(1, 2, 3)], STAYS, |c| convert(c, c.dtype(1)))
+        .domain("com.microsoft")
+        .axes(axes);
 pub(super) static DYNAMIC: OpSpec =
     OpSpec::new("DynamicQuantizeLinear", &[sig(11, 1, 1).outputs(3, 3)], Traits::ROUNDING, |c| {
         let quantized = Fact::tensor(Some(DType::U8), c.shape(0).map(<[_]>::to_vec));

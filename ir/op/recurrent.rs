@@ -1,6 +1,7 @@
-//! GRU, LSTM, RNN.
+//! GRU, LSTM, RNN, and com.microsoft::DynamicQuantizeLSTM.
 //!
-//! Opsets: 1, 3 (GRU's outputs are optional), 7, 14 `layout`, 22.
+//! Opsets: 1, 3 (GRU's outputs are optional), 7, 14 `layout`, 22; DynamicQuantizeLSTM 1 (weights are transposed, and their scales and zero
+//! points are inputs 8 to 11).
 //!
 //! Shape rule, with d directions: input `[seq,batch,in]`, recurrent weights `[d,gates*hidden,hidden]`; outputs
 //! `[seq,d,batch,hidden]` and `[d,batch,hidden]` (LSTM: twice). `layout` = 1 puts the batch first.
@@ -17,15 +18,23 @@ use crate::{
 };
 
 pub(super) static GRU: OpSpec =
-    OpSpec::new("GRU", &[sig(1, 3, 6).outputs(2, 2), sig(3, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer)
+    OpSpec::new("GRU", &[sig(1, 3, 6).outputs(2, 2), sig(3, 3, 6).outputs(0, 2)], Traits::ROUNDING, |c| infer(c, 2))
         .macs(macs)
         .axes(|s| axes(s, 3));
-pub(super) static LSTM: OpSpec =
-    OpSpec::new("LSTM", &[sig(1, 3, 8).outputs(0, 3)], Traits::ROUNDING, infer).macs(macs).axes(|s| axes(s, 4));
-pub(super) static RNN: OpSpec =
-    OpSpec::new("RNN", &[sig(1, 3, 6).outputs(0, 2)], Traits::ROUNDING, infer).macs(macs).axes(|s| axes(s, 1));
+pub(super) static LSTM: OpSpec = OpSpec::new("LSTM", &[sig(1, 3, 8).outputs(0, 3)], Traits::ROUNDING, |c| infer(c, 2))
+    .macs(macs)
+    .axes(|s| axes(s, 4));
+pub(super) static RNN: OpSpec = OpSpec::new("RNN", &[sig(1, 3, 6).outputs(0, 2)], Traits::ROUNDING, |c| infer(c, 2))
+    .macs(macs)
+    .axes(|s| axes(s, 1));
 
-fn infer(call: &Call<'_>) -> Outcome {
+pub(super) static DYNAMIC_LSTM: OpSpec =
+    OpSpec::new("DynamicQuantizeLSTM", &[sig(1, 12, 12).outputs(0, 3)], Traits::ROUNDING, |c| infer(c, 1))
+        .domain("com.microsoft")
+        .macs(macs);
+
+/// Hidden units are counted along an axis of the recurrent weights.
+fn infer(call: &Call<'_>, units: usize) -> Outcome {
     call.expect_rank(0, 3)?;
     call.expect_rank(1, 3)?;
     call.expect_rank(2, 3)?;
@@ -35,7 +44,7 @@ fn infer(call: &Call<'_>) -> Outcome {
         _ => (Dim::Unknown, Dim::Unknown),
     };
     let directions = Dim::Known(if call.attrs().str("direction") == Some("bidirectional") { 2 } else { 1 });
-    let from_weights = call.shape(2).and_then(|r| r.get(2)).cloned().unwrap_or(Dim::Unknown);
+    let from_weights = call.shape(2).and_then(|r| r.get(units)).cloned().unwrap_or(Dim::Unknown);
     let hidden = call.attrs().int("hidden_size").and_then(|n| u64::try_from(n).ok()).map_or(from_weights, Dim::Known);
     let (all, last) = if batch_first {
         (vec![batch.clone(), seq, directions.clone(), hidden.clone()], vec![batch, directions, hidden])

@@ -208,6 +208,66 @@ fn quantized() {
 }
 
 #[test]
+fn quantized_operands() {
+    insta::assert_snapshot!(spell(17, "uint8[N,4,8] x, uint8[N,2,8] y, bool[N,1,8] c, uint8[N,8,8,3] h", "float s, uint8 z, uint8[4,1] p", "
+        a = com.microsoft.QLinearAdd (x, s, z, p, s, z, s, z)
+        b = com.microsoft.QLinearMul (x, s, z, p, s, z, s)
+        d = com.microsoft.QLinearSigmoid (x, s, z, s, z)
+        e = com.microsoft.QLinearLeakyRelu <alpha = 0.1> (x, s, z, s, z)
+        f = com.microsoft.QLinearSoftmax <axis = 2, opset = 13> (x, s, z, s, z)
+        g = com.microsoft.QLinearSoftmax <axis = 1, opset = 12> (x, s, z, s, z)
+        i = com.microsoft.QLinearWhere (c, x, s, z, p, s, z, s, z)
+        j = com.microsoft.QLinearConcat <axis = 1> (s, z, x, s, z, y, s, z)
+        k = com.microsoft.QLinearAveragePool <kernel_shape = [2]> (x, s, z, s, z)
+        l = com.microsoft.QLinearAveragePool <kernel_shape = [2, 2], channels_last = 1> (h, s, z, s, z)
+        m = com.microsoft.QLinearGlobalAveragePool (x, s, z, s, z)
+        n = com.microsoft.QLinearGlobalAveragePool <channels_last = 1> (h, s, z, s, z)
+    "), @"
+    QLinearAdd: 0[a,b,c] 3[b,1] -> 0[a,b,c]
+    QLinearMul: 0[a,b,c] 3[b,1] -> 0[a,b,c]
+    QLinearSigmoid: 0[a,b,c] -> 0[a,b,c]
+    QLinearLeakyRelu: 0[a,b,c] -> 0[a,b,c]
+    QLinearSoftmax: 0[a,b,c~] -> 0[a,b,c~]
+    QLinearSoftmax: 0[a,b~,c~] -> 0[a,b~,c~]
+    QLinearWhere: 0[a,1,b] 1[a,c,b] 4[c,1] -> 0[a,c,b]
+    QLinearConcat: 2[a,b,c] 5[a,d,c] -> 0[a,b|d,c]
+    QLinearAveragePool: 0[a,b,c!] -> 0[a,b,d!]
+    QLinearAveragePool: 0[a,b!,c!,d] -> 0[a,e!,f!,d]
+    QLinearGlobalAveragePool: 0[a,b,c~] -> 0[a,b,1]
+    QLinearGlobalAveragePool: 0[a,b~,c~,d] -> 0[a,1,1,d]
+    ");
+}
+
+#[test]
+fn quantized_products() {
+    insta::assert_snapshot!(spell(17, "uint8[N,4,9] x, uint8[7,9] m, float[N,4,9] f, uint8[N,8,6,6] i, uint8[B,S,12] q, int64[B,S] j", "
+        float s, uint8 z, uint8[9,5] w, float[5] ws, uint8[5] wz, float[5] bias, int32[5] c, uint8[5,9] t, uint8[6,4,3,3] k, float[6] ks, uint8[6] kz, int32[6] kc,
+        float[9] scale, uint8[30] packed, uint8[12,24] qw, float[24] qb, uint4[5,3,64] table, float[5,3,2] ts", "
+        a = com.microsoft.MatMulIntegerToFloat (x, w, s, ws, z, wz, bias)
+        b = com.microsoft.DynamicQuantizeMatMul (f, w, ws, wz, bias)
+        d = com.microsoft.QGemm <transB = 1> (m, s, z, t, ws, wz, c, s, z)
+        e = com.microsoft.FusedGemm <activation = \"Relu\"> (m, w, bias)
+        g = com.microsoft.FusedMatMul <transA = 1> (f, f)
+        h = com.microsoft.QLinearConv <group = 2> (i, s, z, k, ks, kz, s, z, kc)
+        l = com.microsoft.DequantizeLinear <axis = 2> (x, scale)
+        n = com.microsoft.MatMulBnb4 <K = 9, N = 5, block_size = 16, quant_type = 1> (f, packed, s)
+        o = com.microsoft.QAttention <num_heads = 2> (q, qw, qb, s, s, , z, z)
+        p = com.microsoft.GatherBlockQuantized <block_size = 32, quantize_axis = 2> (table, j, ts)
+    "), @"
+    MatMulIntegerToFloat: 0[a,b,c+] 1[c+,d] 3[d] 5[d] 6[d] -> 0[a,b,d]
+    DynamicQuantizeMatMul: 0[a~,b~,c~] 1[c~,d] 2[d] 3[d] 4[d] -> 0[a~,b~,d]
+    QGemm: 0[a,b+] 3[c,b+] 4[c] 5[c] 6[c] -> 0[a,c]
+    FusedGemm: 0[a,b+] 1[b+,c] 2[c] -> 0[a,c]
+    FusedMatMul: 0[a,b+,c] 1[a,b+,d] -> 0[a,c,d]
+    QLinearConv: 0[a,b*c+,d!,e!] 3[b*f,c+,g!,h!] 4[b*f] 5[b*f] 8[b*f] -> 0[a,b*f,i!,j!]
+    DequantizeLinear: 0[a,b,c] 1[c] -> 0[a,b,c]
+    MatMulBnb4: 0[a,b,c!] 1[d!] -> 0[a,b,e!]
+    QAttention: 0[a,b~,c+] 1[c+,d*e+|d*e+|d*f] 2[d*e+|d*e+|d*f] -> 0[a,b~,d*f]
+    GatherBlockQuantized: 0[a!,b,c!] 1[d,e] 2[a!,b,f!] -> 0[d,e,b,g!]
+    ");
+}
+
+#[test]
 fn what_is_not_known_stays_whole() {
     insta::assert_snapshot!(spell(18, "float[N,4,8] x, float[] r, int64[3] t", "float[4] s", "
         a = Reshape (x, t)
