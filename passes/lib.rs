@@ -27,6 +27,7 @@ pub mod clean;
 pub mod convert;
 pub mod fuse;
 pub mod prune;
+pub mod lint;
 pub mod quantize;
 pub mod rules;
 pub mod structure;
