@@ -47,7 +47,7 @@ pub(super) static FUSED_CONV: OpSpec =
         .axes(|s| axes(s, 1, &[2], &[In(3), Out(0)]));
 
 pub(super) static MS_QLINEAR_CONV: OpSpec = OpSpec::new("QLinearConv", &[sig(1, 8, 9)], Traits::ROUNDING, |c| {
-    Ok(vec![Fact::tensor(c.dtype(7), if c.flag("channels_last", false) { None } else { output(c, 3)? })])
+    Ok(vec![Fact::tensor(c.dtype(7), output_of(c, 3, c.flag("channels_last", false))?)])
 })
 .domain("com.microsoft")
 .macs(|c, o| macs(c, 3, o))
@@ -57,10 +57,17 @@ pub(super) static MS_QLINEAR_CONV: OpSpec = OpSpec::new("QLinearConv", &[sig(1, 
 });
 
 fn output(call: &Call<'_>, weights: usize) -> Result<Option<Shape>, String> {
+    output_of(call, weights, false)
+}
+
+/// The channels may lie behind the spatial axes of input and output; the weights are the same.
+fn output_of(call: &Call<'_>, weights: usize, channels_last: bool) -> Result<Option<Shape>, String> {
     let (x, w) = (call.shape(0), call.shape(weights));
-    let (Some(x), w) = (x, w) else { return Ok(w.map(|w| open(w.len(), w.first()))) };
-    let [batch, channels, spatial @ ..] = x else {
-        return Err(format!("its input {} has no channels", show(x)));
+    let (Some(x), w) = (x, w) else { return Ok(w.map(|w| open(w.len(), w.first().filter(|_| !channels_last)))) };
+    let (batch, channels, spatial) = match x {
+        [batch, spatial @ .., channels] if channels_last => (batch, channels, spatial),
+        [batch, channels, spatial @ ..] if !channels_last => (batch, channels, spatial),
+        _ => return Err(format!("its input {} has no channels", show(x))),
     };
     let kernel = match (call.attrs().ints("kernel_shape"), w) {
         (_, Some(w)) if w.len() != x.len() => {
@@ -78,8 +85,13 @@ fn output(call: &Call<'_>, weights: usize) -> Result<Option<Shape>, String> {
     {
         return Err(format!("its input has {c} channels, its weights take {per_group} in each of {groups} groups"));
     }
-    let mut shape = vec![batch.clone(), w.and_then(|w| w.first()).cloned().unwrap_or(Dim::Unknown)];
-    shape.extend(Window::read(call, kernel)?.slide(spatial));
+    let made = w.and_then(|w| w.first()).cloned().unwrap_or(Dim::Unknown);
+    let mut shape = vec![batch.clone()];
+    let slid = Window::read(call, kernel)?.slide(spatial);
+    match channels_last {
+        true => shape.extend(slid.into_iter().chain([made])),
+        false => shape.extend([made].into_iter().chain(slid)),
+    }
     Ok(Some(shape))
 }
 

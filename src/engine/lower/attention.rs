@@ -29,7 +29,7 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
     match (op.domain(), op.name()) {
         ("", "Attention") => standard(op, b),
         ("com.microsoft", "MultiHeadAttention") => multi_head(op, b),
-        ("com.microsoft", "Attention") => projected(op, b),
+        ("com.microsoft", "Attention" | "QAttention") => projected(op, b),
         _ => Ok(false),
     }
 }
@@ -52,7 +52,8 @@ fn by_head(
     qkv: [String; 3],
     bias: Option<String>,
 ) -> Result<bool, EngineError> {
-    let dtype = op.dtype(0).unwrap_or(DType::F32);
+    // The quantized one computes in the type of its scale.
+    let dtype = op.dtype(if is_quantized(op) { 3 } else { 0 }).unwrap_or(DType::F32);
     let [q, k, v] = qkv.map(|t| if dtype == DType::F32 { t } else { b.cast(&t, DType::F32) });
     let (k, v) = (repeated(b, &k, sizes, sizes.depth), repeated(b, &v, sizes, sizes.value_depth));
 
@@ -143,9 +144,14 @@ fn multi_head(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     by_head(op, b, &sizes, [q, k, v], bias)
 }
 
+fn is_quantized(op: &Op<'_>) -> bool {
+    op.name() == "QAttention"
+}
+
 /// Projects queries, keys and values by weights that lie beside each other.
 fn projected(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
-    let heads_of = check_microsoft(op, &[0, 1, 2, 5], &["num_heads", "scale", "unidirectional"])?;
+    let known: &[usize] = if is_quantized(op) { &[0, 1, 2, 3, 4, 6, 7] } else { &[0, 1, 2, 5] };
+    let heads_of = check_microsoft(op, known, &["num_heads", "scale", "unidirectional"])?;
     let (x, w) = (fixed(op, 0)?, fixed(op, 1)?);
     let (&[batch, length, _], &[_, columns]) = (x.as_slice(), w.as_slice()) else {
         return Err(op.unsupported("its input has not three axes, or its weights not two"));
@@ -166,9 +172,20 @@ fn projected(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
         value_depth: depth,
         flat: true,
     };
-    let mut product = b.op("MatMul", &[op.required(0)?, op.required(1)?], vec![]);
+    let mut product = match is_quantized(op) {
+        true => {
+            let scalars = [op.input(6).unwrap_or(""), op.input(7).unwrap_or("")];
+            let product = b.op("MatMulInteger", &[op.required(0)?, op.required(1)?, scalars[0], scalars[1]], vec![]);
+            let unit = b.op("Mul", &[op.required(3)?, op.required(4)?], vec![]);
+            let unit = b.cast(&unit, DType::F32);
+            let product = b.cast(&product, DType::F32);
+            b.op("Mul", &[&product, &unit], vec![])
+        }
+        false => b.op("MatMul", &[op.required(0)?, op.required(1)?], vec![]),
+    };
     if let Some(offset) = op.input(2) {
-        product = b.op("Add", &[&product, offset], vec![]);
+        let offset = if is_quantized(op) { b.cast(offset, DType::F32) } else { offset.to_owned() };
+        product = b.op("Add", &[&product, &offset], vec![]);
     }
     let mut piece = |i: i64| {
         let (start, end, axis) = (b.ints(&[i * width]), b.ints(&[(i + 1) * width]), b.ints(&[2]));
@@ -176,7 +193,9 @@ fn projected(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
         heads(b, &part, &sizes, heads_of, depth)
     };
     let qkv = [piece(0), piece(1), piece(2)];
-    let bias = bias(op, b, &sizes, 5, op.int("unidirectional", 0) != 0)?;
+    // A slot that the quantized one does not have.
+    let slot = if is_quantized(op) { 9 } else { 5 };
+    let bias = bias(op, b, &sizes, slot, op.int("unidirectional", 0) != 0)?;
     by_head(op, b, &sizes, qkv, bias)
 }
 

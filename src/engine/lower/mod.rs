@@ -16,11 +16,13 @@
 
 mod activation;
 mod attention;
+mod blocks;
 pub(super) mod build;
 mod constant;
 mod contrib;
 mod functions;
 pub(super) mod half;
+mod integer;
 mod nbits;
 pub(super) mod packed;
 mod qlinear;
@@ -59,7 +61,9 @@ const RULES: &[Rule] = &[
     quantize::dequantize,
     quantize::quantize,
     qlinear::expand,
+    integer::expand,
     nbits::expand,
+    blocks::expand,
     contrib::expand,
     attention::expand,
     rotary::expand,

@@ -92,6 +92,81 @@ fn fused_operators_are_taken_apart() {
     close(&run(&Tract, &m, &[("x", floats(&[2], &[1.0, -1.0]))]).unwrap(), &[0.841_345, -0.158_655]);
 }
 
+/// On the grid of step 1/2 around 128, 130 stands for 1 and 124 for -2.
+#[test]
+fn quantized_operands_are_computed_as_numbers() {
+    let given = |node: &str| {
+        let m = model(
+            17,
+            &format!(
+                "g (uint8[1,2,2] x) => (uint8[?] r) <
+                    float s = {{0.5}}, uint8 z = {{128}}, float unit = {{0.00390625}}, uint8 low = {{0}}, uint8[1,2,1] c = {{130, 120}}, bool[2] k = {{1, 0}}
+                > {{ y = {node} flat = Reshape (y, whole) r = Identity (flat) }}"
+            )
+            .replace("uint8[1,2,1] c", "int64[1] whole = {-1}, uint8[1,2,1] c"),
+        );
+        let x = Tensor::from_raw(planish_ir::DType::U8, [1, 2, 2].as_slice(), vec![130, 124, 255, 128].into()).unwrap();
+        run(&Tract, &m, &[("x", x)]).unwrap()
+    };
+    // The numbers are 1, -2, 63.5, 0; those of the other operand 1, -4.
+    let two = "(x, s, z, c, s, z, s, z)";
+    assert_eq!(given(&format!("com.microsoft.QLinearAdd {two}")), [132.0, 126.0, 247.0, 120.0]);
+    assert_eq!(given(&format!("com.microsoft.QLinearMul {two}")), [130.0, 124.0, 0.0, 128.0]);
+    assert_eq!(given("com.microsoft.QLinearSigmoid (x, s, z, unit, low)"), [187.0, 31.0, 255.0, 128.0]);
+    assert_eq!(given("com.microsoft.QLinearLeakyRelu <alpha = 0.25> (x, s, z, s, z)"), [130.0, 127.0, 255.0, 128.0]);
+    assert_eq!(given("com.microsoft.QLinearSoftmax <opset = 13> (x, s, z, unit, low)"), [244.0, 12.0, 255.0, 0.0]);
+    assert_eq!(given("com.microsoft.QLinearWhere (k, x, s, z, c, s, z, s, z)"), [130.0, 130.0, 255.0, 120.0]);
+    assert_eq!(
+        given("com.microsoft.QLinearConcat <axis = 2> (s, z, x, s, z, c, s, z)"),
+        [130.0, 124.0, 130.0, 255.0, 128.0, 120.0]
+    );
+    assert_eq!(given("com.microsoft.QLinearAveragePool <kernel_shape = [2]> (x, s, z, s, z)"), [127.0, 192.0]);
+    assert_eq!(given("com.microsoft.QLinearGlobalAveragePool (x, s, z, s, z)"), [127.0, 192.0]);
+    // The means of 1 and 63.5, and of -2 and 0.
+    assert_eq!(given("com.microsoft.QLinearGlobalAveragePool <channels_last = 1> (x, s, z, s, z)"), [192.0, 126.0]);
+}
+
+#[test]
+fn products_of_integers_come_out_as_floats() {
+    let given = |node: &str| {
+        let m = model(
+            17,
+            &format!(
+                "g (uint8[1,2] x, float[1,2] f) => (float[1,2] y) <
+                    int8[2,2] w = {{1, 2, 3, -4}}, int8[2] wz = {{1, 0}}, float s = {{0.5}}, uint8 z = {{128}}, float[2] ws = {{2.0, 10.0}}, float[2] b = {{0.5, -0.5}}, int32[2] c = {{1, -1}}
+                > {{ {node} }}"
+            ),
+        );
+        let x = Tensor::from_raw(planish_ir::DType::U8, [1, 2].as_slice(), vec![130, 131].into()).unwrap();
+        run(&Tract, &m, &[("x", x), ("f", floats(&[1, 2], &[0.0, 255.0]))]).unwrap()
+    };
+    // (2, 3) times the columns (0, 2) and (2, -4).
+    let product = "y = com.microsoft.MatMulIntegerToFloat (x, w, s, ws, z, wz, b) nothing = Identity (f)";
+    close(&given(product), &[6.5, -40.5]);
+    // The step is 1, the zero point 0.
+    let dynamic = "y = com.microsoft.DynamicQuantizeMatMul (f, w, ws, wz, b) nothing = Identity (x)";
+    close(&given(dynamic), &[1020.5, -10200.5]);
+    let gemm = "y = com.microsoft.QGemm <alpha = 0.5> (x, s, z, w, ws, wz, c) nothing = Identity (f)";
+    close(&given(gemm), &[3.5, -22.5]);
+}
+
+#[test]
+fn tables_in_blocks_are_unpacked() {
+    let m = model(
+        21,
+        "g (int64[2] i) => (float[2,32] y) <uint8[2,16] t, float[2,2] s = {1.0, 0.5, 2.0, 4.0}, uint8[2,1] z = {33, 16}> {
+            y = com.microsoft.GatherBlockQuantized <block_size = 16> (t, i, s, z)
+        }"
+        .replace("uint8[2,16] t", &format!("uint8[2,16] t = {{{}}}", (0..32).map(|i| (i % 16 * 16 + i / 2).to_string()).collect::<Vec<_>>().join(", ")).as_str())
+        .as_str(),
+    );
+    let i = Tensor::ints(&[1, 0]);
+    let y = run(&Tract, &m, &[("i", i)]).unwrap();
+    // Row 1: byte 16 is 0x08, byte 31 is 0xFF; zero points 0 and 1. Row 0: byte 0 is 0x00; zero points 1 and 2.
+    assert_eq!((y[0], y[1], y[31]), (16.0, 0.0, 56.0));
+    assert_eq!((y[32], y[33]), (-1.0, -1.0));
+}
+
 #[test]
 fn integers_do_not_saturate_in_between() {
     // 255 * 127 * 2 leaves 16 bits, in which some processors add such products.
