@@ -57,6 +57,7 @@ pub static PASSES: &[Entry] = &[
     entry!("cse", "clean/cse.rs", clean::Cse),
     entry!("dead-code", "clean/dead_code.rs", clean::DeadCode),
     entry!("dedup-initializers", "clean/dedup.rs", clean::DedupInitializers),
+    entry!("equalize", "quantize/equalize.rs", quantize::Equalize),
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
     entry!("fuse", "fuse/fuse.rs", fuse::Fuse),

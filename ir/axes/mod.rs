@@ -38,8 +38,10 @@ pub use cut::{Fix, Kept};
 pub(crate) use forms::{aligned, elementwise, free, like_first, reshape, same_axes};
 pub use spelling::Spelling;
 
-use crate::Dim;
-use crate::infer::{Call, Fact};
+use crate::{
+    Dim, Model, Node, ValueId,
+    infer::{Call, Fact, GraphFacts},
+};
 
 /// Spells the axes of a node's operands. Axes that it leaves out are opaque. On an error all of them are, for that reason.
 pub type Rule = fn(&mut Spelling<'_>) -> Result<(), Why>;
@@ -148,6 +150,17 @@ pub struct Axes {
 }
 
 impl Axes {
+    /// Spells a node of the model, of whose graph `facts` are known; `None` if the model defines its operator itself.
+    pub fn of_node(model: &Model, facts: &GraphFacts, node: &Node) -> Option<Axes> {
+        if node.is_local() {
+            return None;
+        }
+        let fact = |v: &Option<ValueId>| v.map_or(&Fact::UNKNOWN, |v| facts.fact(v));
+        let call = crate::infer::call(node, &model.opsets, node.inputs().iter().map(fact).collect(), Vec::new())?;
+        let outputs: Vec<Fact> = node.outputs().iter().map(|v| fact(v).clone()).collect();
+        Some(Axes::of(&call, &outputs))
+    }
+
     /// Spells a call by its operator's rule; opaque if the table does not list the operator.
     pub fn of(call: &Call<'_>, outputs: &[Fact]) -> Axes {
         let rule = crate::op::of(call.node).and_then(|s| s.axes).unwrap_or(opaque);

@@ -1,6 +1,9 @@
 //! Passes that store or compute in fewer bits.
 
+mod equalize;
+mod fold_scales;
 mod int8_weights;
 mod per_channel;
 
+pub use equalize::Equalize;
 pub use int8_weights::Int8Weights;
