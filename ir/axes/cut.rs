@@ -1,5 +1,7 @@
 //! What a node has to state differently once indices are gone from its operands.
 
+use std::collections::BTreeMap;
+
 use super::{At, Axes, Letter, Part, Port};
 use crate::{Attr, Tensor, infer::Call};
 
@@ -37,20 +39,23 @@ impl Axes {
         }
         let before: Vec<Option<u64>> = self.letters.iter().map(|l| l.size.known()).collect();
         let mut fixes = Fixes { call, attrs: Vec::new(), inputs: Vec::new() };
+        let mut lists = Lists::new();
         let mut parts = Vec::new();
         for stated in &self.stated {
             let (old, new) = (volume(&stated.parts, &before), volume(&stated.parts, &after));
-            if let At::Part(_) = stated.at {
-                parts.push((old, new));
-            // What is no number, no number states.
-            } else if let (Some(old), Some(new)) = (old, new)
-                && old != new
-            {
-                fixes.state(stated.at, old, new)?;
+            match (stated.at, old, new) {
+                (At::Part(_), ..) => parts.push((old, new)),
+                (At::Item(name, index), ..) => lists.entry(name).or_default().push((index, (old, new))),
+                (at, Some(old), Some(new)) if old != new => fixes.state(at, old, new)?,
+                // What is no number, no number states.
+                _ => {}
             }
         }
         let mut fixes = fixes.finish();
         fixes.extend(split(call, &parts)?);
+        for (name, items) in lists {
+            fixes.extend(list(call, name, &items)?);
+        }
         Ok(fixes)
     }
 
@@ -90,17 +95,53 @@ fn volume(parts: &[Part], sizes: &[Option<u64>]) -> Option<u64> {
     parts.iter().try_fold(0u64, |n, p| n.checked_add(product(p)?))
 }
 
-/// What a `Split` lists of its parts, whose sizes are given before and after.
-fn split(call: &Call<'_>, parts: &[(Option<u64>, Option<u64>)]) -> Result<Vec<Fix>, String> {
+/// A size before and after.
+type Change = (Option<u64>, Option<u64>);
+
+/// What the items of attributes state.
+type Lists = BTreeMap<&'static str, Vec<(usize, Change)>>;
+
+fn numbers<'a>(sizes: impl Iterator<Item = &'a Change>) -> Result<Vec<i64>, String> {
+    let sizes: Option<Vec<i64>> = sizes.map(|(_, new)| i64::try_from((*new)?).ok()).collect();
+    sizes.ok_or_else(|| "a size that it lists is not known".to_owned())
+}
+
+fn are_equal<'a>(mut sizes: impl Iterator<Item = &'a Change>) -> bool {
+    let first = sizes.next().map(|s| s.1);
+    sizes.all(|s| Some(s.1) == first)
+}
+
+/// What an attribute lists; one that is left out stands for equal sizes.
+fn list(call: &Call<'_>, name: &'static str, items: &[(usize, Change)]) -> Result<Option<Fix>, String> {
+    let changes = || items.iter().map(|(_, c)| c);
+    if changes().all(|(old, new)| old == new) {
+        return Ok(None);
+    }
+    let values = match call.attrs().ints(name) {
+        None if are_equal(changes()) => return Ok(None),
+        None => numbers(changes())?,
+        Some(listed) => {
+            let mut values = listed.to_vec();
+            for (index, (_, new)) in items.iter().filter(|(_, (old, new))| old != new) {
+                let new = new.and_then(|n| i64::try_from(n).ok()).ok_or("a size that it lists is not known")?;
+                values.get_mut(*index).into_iter().for_each(|v| *v = new);
+            }
+            values
+        }
+    };
+    Ok(Some(Fix::Attr(name, values.into())))
+}
+
+/// What a `Split` lists of its parts.
+fn split(call: &Call<'_>, parts: &[Change]) -> Result<Vec<Fix>, String> {
     if parts.iter().all(|(old, new)| old == new) {
         return Ok(Vec::new());
     }
     let is_listed = call.has(1) || call.attrs().ints("split").is_some();
-    if !is_listed && parts.windows(2).all(|p| p.first().map(|p| p.1) == p.last().map(|p| p.1)) {
+    if !is_listed && are_equal(parts.iter()) {
         return Ok(Vec::new());
     }
-    let sizes: Option<Vec<i64>> = parts.iter().map(|(_, new)| i64::try_from((*new)?).ok()).collect();
-    let sizes = sizes.ok_or("the size of one of its parts is not known")?;
+    let sizes = numbers(parts.iter())?;
     if call.opset < 13 {
         return Ok(vec![Fix::Attr("split", sizes.into())]);
     }
@@ -122,18 +163,7 @@ impl Fixes<'_> {
                     self.attrs.push((name, stated.into()));
                 }
             }
-            At::Part(_) => {}
-            At::Item(name, index) => {
-                let earlier = self.attrs.iter().position(|(n, _)| *n == name);
-                let list = match earlier.map(|i| self.attrs.swap_remove(i).1) {
-                    Some(Attr::Ints(list)) => Some(list),
-                    _ => self.call.attrs().ints(name).map(<[i64]>::to_vec),
-                };
-                if let Some(mut list) = list {
-                    list.get_mut(index).into_iter().for_each(|item| *item = stated);
-                    self.attrs.push((name, list.into()));
-                }
-            }
+            At::Part(_) | At::Item(..) => {}
             At::Input(slot, index) | At::Bound(slot, index) => {
                 let values = self.values(slot)?;
                 let is_bound = matches!(at, At::Bound(..));

@@ -49,6 +49,9 @@ pub type Rule = fn(&mut Spelling<'_>) -> Result<(), Why>;
 /// Why an axis has to stay whole, as the end of a sentence about the node.
 pub type Why = &'static str;
 
+/// The reason of axes of windows, and of what they slide along.
+pub const WINDOW: Why = "a window slides along it";
+
 /// The rule of operators of which nothing is known.
 fn opaque(_: &mut Spelling<'_>) -> Result<(), Why> {
     Err("the operator's axes are not known")

@@ -42,6 +42,11 @@ fn member(model: &Model, m: &Member) -> String {
 }
 
 impl Block {
+    /// True if it is the place in a window or image that has to stay, which is no channel.
+    pub fn is_window(&self) -> bool {
+        matches!(self, Block::Node(_, why) if *why == super::WINDOW)
+    }
+
     /// As in `output "y"` or `"attn" (its sizes do not factor)`.
     pub fn describe(&self, model: &Model) -> String {
         let main = GraphPath::main();

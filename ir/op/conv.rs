@@ -10,7 +10,7 @@ use super::{OpSpec, Traits, sig};
 use crate::axes::{
     At,
     Port::{self, In, Out},
-    Role, Spelling, Why, same_axes,
+    Role, Spelling, WINDOW, Why, same_axes,
 };
 use crate::{
     DType, Dim, Shape,
@@ -109,8 +109,6 @@ fn macs(call: &Call<'_>, weights: usize, outputs: &[Fact]) -> Option<u64> {
     let taps = call.shape(weights)?.get(1..)?.iter().try_fold(1u64, |n, d| n.checked_mul(d.known()?))?;
     outputs.first()?.count()?.checked_mul(taps)
 }
-
-const WINDOW: Why = "a window slides along it";
 
 /// `x[n,g*c+,…]` and `w[g*o,c+,…]` give `y[n,g*o,…]`, with g groups. `vectors` have one element per output channel, `images` are
 /// outputs or summands.

@@ -5,3 +5,6 @@ mod units;
 
 pub use cut::{CutError, cut};
 pub use units::{Prunable, Unit, prunable};
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{
     GraphPath, Model, Node, ValueId,
-    axes::{Class, Classes},
+    axes::{Block, Class, Classes},
     cost,
     infer::{Bindings, GraphFacts, Inferred},
 };
@@ -35,8 +35,7 @@ pub struct Prunable {
     pub free_macs: u64,
 }
 
-/// Lists the classes of a model that carry something. Windows of convolutions and the like, which nobody thinks of as channels,
-/// are left out: an axis counts if a weight has it and a node computes sums over it or makes it.
+/// Lists the classes of a model that carry something. Places in a window or image, which nobody thinks of as channels, are left out.
 pub fn prunable(model: &Model, facts: &Inferred, classes: &Classes, bindings: &Bindings) -> Prunable {
     let mut result = Prunable::default();
     let mut carried: BTreeMap<usize, u64> = BTreeMap::new();
@@ -63,7 +62,7 @@ pub fn prunable(model: &Model, facts: &Inferred, classes: &Classes, bindings: &B
     for (index, class) in classes.all().iter().enumerate().filter(|(_, c)| has_weight(model, c)) {
         let macs = carried.get(&index).copied().unwrap_or(0);
         let unit = Unit { class: index, size: class.size.known(), parameters: parameters(model, class), macs };
-        if macs == 0 {
+        if (macs == 0 && unit.parameters == 0) || class.blocks.iter().any(Block::is_window) {
             continue;
         }
         if class.blocks.is_empty() { result.free.push(unit) } else { result.blocked.push(unit) }

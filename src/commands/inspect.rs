@@ -65,7 +65,7 @@ pub fn run(args: &Inspect) -> Result {
         return if args.json { print_json(&types) } else { print(&types::render(&types)) };
     }
     if args.prunable {
-        let found = prunable::find(&file.model, &sizes);
+        let found = prunable::find(&file.model, &sizes)?;
         return if args.json { print_json(&found) } else { print(&prunable::render(&found)) };
     }
     if args.axes {

@@ -5,10 +5,14 @@ use planish_ir::{
     axes::{Class, Classes, classes},
     infer,
 };
-use planish_passes::prune::{Unit, prunable};
+use planish_passes::{
+    Driver, InMemory, NoObserver, StepConfig, Target,
+    prune::{Unit, prunable},
+};
 use serde::Serialize;
 
 use crate::{
+    failure::{Failure, Kind, OrFail, Result},
     report::{count, table},
     sizes::Sizes,
 };
@@ -40,20 +44,37 @@ struct Line {
     blocked_by: Vec<String>,
 }
 
-/// Finds them, for sizes of open dims as given or 1.
-pub fn find(model: &Model, sizes: &Sizes) -> Prunable {
+/// Finds them, for sizes of open dims as given or 1. Weights may be stored as nodes.
+pub fn find(model: &Model, sizes: &Sizes) -> Result<Prunable> {
+    let model = &with_initializers(model)?;
     let facts = infer::infer(model, &infer::Bindings::new());
     let classes = classes(model, &facts);
     let found = prunable(model, &facts, &classes, &sizes.bindings);
     let lines = |units: &[Unit]| units.iter().filter_map(|u| line(model, &classes, u)).collect();
     let share = found.free_macs as f64 / found.macs.max(1) as f64;
-    Prunable {
+    Ok(Prunable {
         macs: found.macs,
         share,
         prunable: lines(&found.free),
         blocked: lines(&found.blocked),
         sizes_assumed: sizes.assumed.clone(),
-    }
+    })
+}
+
+fn with_initializers(model: &Model) -> Result<Model> {
+    let step = StepConfig::default_of("constants-to-initializers").map_err(|e| Failure::message(Kind::Internal, e))?;
+    let driver = Driver {
+        engine: None,
+        calibration: None,
+        weights: &InMemory,
+        target: Target::Generic,
+        stop_after: None,
+        bindings: infer::Bindings::new(),
+        observer: &NoObserver,
+    };
+    let mut model = model.clone();
+    driver.run(&mut model, &[step]).or_fail(Kind::Internal)?;
+    Ok(model)
 }
 
 fn line(model: &Model, classes: &Classes, unit: &Unit) -> Option<Line> {
