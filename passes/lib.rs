@@ -18,6 +18,7 @@
 pub mod calibration;
 mod driver;
 mod engine;
+mod linear;
 mod pass;
 mod registry;
 mod target;
@@ -38,6 +39,7 @@ mod testing;
 pub use calibration::{Calibration, Forecast, Samples};
 pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Patched, Refusal, Size};
 pub use engine::{Engine, EngineError, Runnable, Tensors};
+pub use linear::{Bias, Linear};
 pub use pass::{Changes, Context, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
 pub use registry::{Entry, PASSES, StepConfig, find, suggest};
 pub use target::Target;

@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Pass, Shape, clean, convert, fuse, quantize, rules, structure};
+use crate::{Pass, Shape, clean, convert, fuse, prune, quantize, rules, structure};
 
 /// One line of the table.
 pub struct Entry {
@@ -72,6 +72,7 @@ pub static PASSES: &[Entry] = &[
     entry!("merge-parallel", "fuse/merge_parallel.rs", fuse::MergeParallel),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("pad-into-window", "fuse/pad_into_window.rs", fuse::PadIntoWindow),
+    entry!("prune", "prune/prune.rs", prune::Prune),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("requantize", "clean/requantize.rs", clean::Requantize),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),

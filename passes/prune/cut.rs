@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use planish_ir::{
-    Attrs, Dim, Graph, GraphPath, Model, Node, Numerics, Patch, Tensor, TensorError, TensorType, Type, ValueId,
+    Attrs, Dim, Graph, GraphPath, Model, Node, NodeId, Numerics, Patch, Tensor, TensorError, TensorType, Type, ValueId,
     axes::{Axes, Classes, Fix, Port},
     infer::{GraphFacts, Inferred},
 };
@@ -27,13 +27,25 @@ pub struct CutError {
 /// What of each axis stays.
 type Masks = BTreeMap<GraphPath, BTreeMap<ValueId, BTreeMap<usize, Vec<bool>>>>;
 
+/// Weights that make up for what goes, in their shapes before the cut.
+#[derive(Debug, Clone, Default)]
+pub struct Refit {
+    /// New values of constants of the main graph.
+    pub constants: BTreeMap<ValueId, Tensor>,
+    /// Biases that nodes of the main graph do not have yet: the input slot, one value per output channel, and the axis of the
+    /// output that these are on.
+    pub biases: BTreeMap<NodeId, (usize, Tensor, usize)>,
+}
+
 /// One patch per graph that takes channels out of classes, which are given by their index in [`Classes::all`].
 pub fn cut(
     model: &Model,
     facts: &Inferred,
     classes: &Classes,
     removed: &BTreeMap<usize, BTreeSet<u64>>,
+    refit: &Refit,
 ) -> Result<Vec<(GraphPath, Patch)>, CutError> {
+    let nothing = Refit::default();
     let masks = masks(model, facts, classes, removed)?;
     let unknown = GraphFacts::default();
     let mut patches = Vec::new();
@@ -42,15 +54,33 @@ pub fn cut(
         let Some(graph) = model.graph_at(&path) else { continue };
         let count: usize = removed.values().map(BTreeSet::len).sum();
         let mut patch = Patch::new(Numerics::Lossy, format!("{count} channels taken out"));
-        let Some(masks) = masks.get(&path) else { continue };
+        let refit = if path.is_main() { refit } else { &nothing };
+        let none = BTreeMap::new();
+        let masks = masks.get(&path).unwrap_or(&none);
+        for (value, tensor) in refit.constants.iter().filter(|(v, _)| !masks.contains_key(v)) {
+            patch.set_tensor(*value, tensor.clone());
+        }
         for (value, axes) in masks {
-            narrow(&mut patch, graph, *value, axes).map_err(|e| CutError {
+            narrow(&mut patch, graph, *value, axes, refit).map_err(|e| CutError {
                 class: None,
                 place: format!("{:?}", graph.name_of(*value)),
                 reason: e.to_string(),
             })?;
         }
         let facts = facts.graph().at(&path).unwrap_or(&unknown);
+        for (&id, (slot, tensor, axis)) in &refit.biases {
+            let output = graph.node(id).and_then(|n| n.output(0));
+            let mask = output.and_then(|v| masks.get(&v)?.get(axis));
+            let axes = mask.map(|m| (0, m.clone())).into_iter().collect();
+            let place = output.map_or_else(|| id.to_string(), |v| graph.name_of(v));
+            let tensor = select(tensor, &axes).map_err(|e| CutError {
+                class: None,
+                place: place.clone(),
+                reason: e.to_string(),
+            })?;
+            let constant = patch.constant(format!("{place}_bias"), tensor);
+            patch.set_input(id, *slot, Some(constant));
+        }
         for (id, node) in graph.nodes() {
             let mask = |v: Option<ValueId>, axis: usize| masks.get(&v?)?.get(&axis).map(Vec::as_slice);
             let kept = |port: Port, axis: usize| match port {
@@ -137,8 +167,9 @@ fn narrow(
     graph: &Graph,
     value: ValueId,
     axes: &BTreeMap<usize, Vec<bool>>,
+    refit: &Refit,
 ) -> Result<(), TensorError> {
-    if let Some(tensor) = graph.constant(value) {
+    if let Some(tensor) = refit.constants.get(&value).or_else(|| graph.constant(value)) {
         patch.set_tensor(value, select(tensor, axes)?);
         return Ok(());
     }

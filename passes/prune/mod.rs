@@ -1,9 +1,15 @@
 //! Structured pruning: channels that are coupled go together.
 
+mod allocate;
 mod cut;
+mod eliminate;
+mod halves;
+#[expect(clippy::module_inception, reason = "a pass has a file of its name")]
+mod prune;
 mod units;
 
-pub use cut::{CutError, cut};
+pub use cut::{CutError, Refit, cut};
+pub use prune::Prune;
 pub use units::{Prunable, Unit, prunable};
 
 #[cfg(test)]

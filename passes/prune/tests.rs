@@ -12,7 +12,7 @@ fn halved(model: &Model) -> Model {
     let every_other = |u: &Unit| Some((u.class, (0..u.size?).filter(|i| i % 2 == 1).collect()));
     let removed = units.free.iter().filter_map(every_other).collect();
     let mut after = model.clone();
-    for (path, patch) in cut(model, &facts, &classes, &removed).unwrap() {
+    for (path, patch) in cut(model, &facts, &classes, &removed, &Refit::default()).unwrap() {
         after.apply(&path, patch).unwrap();
     }
     verify(&after).unwrap();
@@ -137,7 +137,7 @@ fn sizes_that_the_graph_computes_are_refused() {
     assert_eq!(units.free.len(), 1);
     // The sum of constants is known, so it is written down anew.
     let removed = [(units.free[0].class, [0, 7].into())].into();
-    let patches = cut(&model, &facts, &classes, &removed).unwrap();
+    let patches = cut(&model, &facts, &classes, &removed, &Refit::default()).unwrap();
     let mut after = model.clone();
     patches.into_iter().for_each(|(path, patch)| drop(after.apply(&path, patch).unwrap()));
     assert!(text::print(&after).contains("{-1, 6}"), "{}", text::print(&after));

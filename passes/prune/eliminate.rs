@@ -1,0 +1,234 @@
+//! Which channels to take out first, and how the weights behind them make up for it.
+//!
+//! For a layer `y = W x` and the second moments `H` of its input, taking columns `S` out of `W` costs `tr(W_S (A_SS)⁻¹ W_Sᵀ)` with
+//! `A = (H + λI)⁻¹`, once the other columns are changed so that they make up for it as well as they can: the optimal brain surgeon for
+//! groups of weights (Hassibi, Stork, NIPS 1992; LeCun et al., NIPS 1989; for layers: Frantar, Alistarh, "Optimal Brain Compression",
+//! NeurIPS 2022). After each step `A` and `W` are those of what is left, so that channels which can stand for each other do not both go.
+
+use faer::{Mat, MatRef, Side, linalg::solvers::Solve};
+
+/// A layer that sums over the channels.
+#[derive(Debug, Clone)]
+pub(super) struct Reader {
+    /// `outputs x width`.
+    pub(super) weights: Mat<f64>,
+    /// Second moments of a row, or covariance if the layer has a bias: `width x width`, symmetric.
+    pub(super) moments: Mat<f64>,
+    /// The columns of each channel.
+    pub(super) columns: Vec<Vec<usize>>,
+}
+
+/// What it costs to take channels out one after the other.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Curve {
+    /// Channels, the first to go first.
+    pub(super) order: Vec<usize>,
+    /// Squared error of what the readers compute, as a share of their own power and summed over them, once the channels up to here
+    /// are gone.
+    pub(super) error: Vec<f64>,
+}
+
+/// Ridge as a share of the mean of the diagonal.
+pub(super) fn ridge(moments: &Mat<f64>, share: f64) -> f64 {
+    let n = moments.nrows().max(1);
+    let mean = (0..n.min(moments.nrows())).map(|i| moments[(i, i)]).sum::<f64>() / n as f64;
+    // A layer that sees nothing but zeros can have any weights.
+    if mean > 0.0 { share * mean } else { 1.0 }
+}
+
+/// What is left of a reader while channels go.
+struct State {
+    weights: Mat<f64>,
+    inverse: Mat<f64>,
+    /// Current columns of each channel.
+    columns: Vec<Vec<usize>>,
+    /// One over the power of the outputs.
+    scale: f64,
+}
+
+/// Takes out `limit` of `channels` channels, at most `step` at a time. Nothing if a matrix has no inverse.
+pub(super) fn eliminate(readers: &[Reader], channels: usize, limit: usize, step: usize, damping: f64) -> Option<Curve> {
+    let mut states: Vec<State> = readers.iter().map(|r| State::new(r, damping)).collect::<Option<_>>()?;
+    let mut left: Vec<usize> = (0..channels).collect();
+    let mut curve = Curve::default();
+    let mut total = 0.0;
+    while curve.order.len() < limit && !left.is_empty() {
+        let mut scored: Vec<(f64, usize)> = left
+            .iter()
+            .map(|&c| Some((states.iter().map(|s| s.cost(&[c])).sum::<Option<f64>>()?, c)))
+            .collect::<Option<_>>()?;
+        scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let going: Vec<usize> = scored.iter().take(step.max(1).min(limit - curve.order.len())).map(|s| s.1).collect();
+        let joint: f64 = states.iter().map(|s| s.cost(&going)).sum::<Option<f64>>()?;
+        let each = joint / going.len() as f64;
+        for &c in &going {
+            total += each.max(0.0);
+            curve.order.push(c);
+            curve.error.push(total);
+        }
+        left.retain(|c| !going.contains(c));
+        for state in &mut states {
+            state.remove(&going)?;
+        }
+    }
+    Some(curve)
+}
+
+impl State {
+    fn new(reader: &Reader, damping: f64) -> Option<State> {
+        let n = reader.moments.nrows();
+        let lambda = ridge(&reader.moments, damping);
+        let damped = Mat::from_fn(n, n, |i, j| reader.moments[(i, j)] + if i == j { lambda } else { 0.0 });
+        let inverse = damped.llt(Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n));
+        let power = power(&reader.weights, &reader.moments);
+        let scale = if power > 0.0 { 1.0 / power } else { 0.0 };
+        Some(State { weights: reader.weights.clone(), inverse, columns: reader.columns.clone(), scale })
+    }
+
+    fn columns_of(&self, channels: &[usize]) -> Vec<usize> {
+        let mut columns: Vec<usize> = channels.iter().filter_map(|&c| self.columns.get(c)).flatten().copied().collect();
+        columns.sort_unstable();
+        columns
+    }
+
+    /// What it costs to take channels out together.
+    fn cost(&self, channels: &[usize]) -> Option<f64> {
+        let s = self.columns_of(channels);
+        if s.is_empty() {
+            return Some(0.0);
+        }
+        if let &[c] = s.as_slice() {
+            let norm: f64 = (0..self.weights.nrows()).map(|o| self.weights[(o, c)].powi(2)).sum();
+            return Some(self.scale * norm / self.inverse[(c, c)]);
+        }
+        let block = pick(self.inverse.as_ref(), &s, &s);
+        let weights = Mat::from_fn(s.len(), self.weights.nrows(), |i, o| self.weights[(o, s[i])]);
+        let solved = block.llt(Side::Lower).ok()?.solve(&weights);
+        Some(self.scale * dot(&weights, &solved))
+    }
+
+    fn remove(&mut self, channels: &[usize]) -> Option<()> {
+        let s = self.columns_of(channels);
+        let gone = |c: &usize| s.binary_search(c).is_ok();
+        let k: Vec<usize> = (0..self.inverse.nrows()).filter(|c| !gone(c)).collect();
+        if !s.is_empty() {
+            let block = pick(self.inverse.as_ref(), &s, &s);
+            let side = pick(self.inverse.as_ref(), &s, &k);
+            let solved = block.llt(Side::Lower).ok()?.solve(&side);
+            let outputs = self.weights.nrows();
+            let lost = Mat::from_fn(outputs, s.len(), |o, i| self.weights[(o, s[i])]);
+            let kept = Mat::from_fn(outputs, k.len(), |o, i| self.weights[(o, k[i])]);
+            self.weights = kept - &lost * &solved;
+            self.inverse = pick(self.inverse.as_ref(), &k, &k) - side.transpose() * &solved;
+        }
+        let mut place = vec![None; k.len() + s.len()];
+        k.iter().enumerate().for_each(|(new, &old)| place[old] = Some(new));
+        for columns in &mut self.columns {
+            *columns = columns.iter().filter_map(|&c| place.get(c).copied().flatten()).collect();
+        }
+        Some(())
+    }
+}
+
+/// `tr(W H Wᵀ)`: power of the outputs.
+pub(super) fn power(weights: &Mat<f64>, moments: &Mat<f64>) -> f64 {
+    dot(&(weights * moments), weights)
+}
+
+fn dot(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+    (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
+}
+
+fn pick(m: MatRef<'_, f64>, rows: &[usize], columns: &[usize]) -> Mat<f64> {
+    Mat::from_fn(rows.len(), columns.len(), |i, j| m[(rows[i], columns[j])])
+}
+
+/// The weights of what stays, changed so that they make up for the columns that go: the least squares fit to what the layer computed
+/// before, with a ridge toward the weights that it had. The columns that go are zero. Nothing if the matrix has no inverse.
+pub(super) fn refit(weights: &Mat<f64>, moments: &Mat<f64>, gone: &[usize], damping: f64) -> Option<Mat<f64>> {
+    let is_gone = |c: &usize| gone.binary_search(c).is_ok();
+    let kept: Vec<usize> = (0..weights.ncols()).filter(|c| !is_gone(c)).collect();
+    let lambda = ridge(moments, damping);
+    let mut inner = pick(moments.as_ref(), &kept, &kept);
+    (0..kept.len()).for_each(|i| inner[(i, i)] += lambda);
+    let cross = pick(moments.as_ref(), &kept, gone);
+    let solved = inner.llt(Side::Lower).ok()?.solve(&cross);
+    let lost = Mat::from_fn(weights.nrows(), gone.len(), |o, i| weights[(o, gone[i])]);
+    let change = &lost * solved.transpose();
+    let mut new = Mat::zeros(weights.nrows(), weights.ncols());
+    for (i, &c) in kept.iter().enumerate() {
+        (0..weights.nrows()).for_each(|o| new[(o, c)] = weights[(o, c)] + change[(o, i)]);
+    }
+    Some(new)
+}
+
+/// Share of the layer's power that is lost with new weights, on rows with these moments.
+pub(super) fn loss(old: &Mat<f64>, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
+    let change = new - old;
+    power(&change, moments) / power(old, moments).max(f64::MIN_POSITIVE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn matrix(rows: usize, columns: usize, seed: u64) -> Mat<f64> {
+        let mut state = seed.wrapping_mul(2654435761) | 1;
+        Mat::from_fn(rows, columns, |_, _| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f64 / (1u64 << 23) as f64 - 1.0
+        })
+    }
+
+    fn reader(outputs: usize, width: usize, seed: u64) -> Reader {
+        let x = matrix(width, 3 * width, seed + 1);
+        let columns = (0..width).map(|c| vec![c]).collect();
+        Reader { weights: matrix(outputs, width, seed), moments: &x * x.transpose(), columns }
+    }
+
+    #[test]
+    fn a_copy_of_another_channel_goes_first_and_costs_nothing() {
+        let mut r = reader(3, 5, 7);
+        // Channel 3 is twice channel 1.
+        let x = matrix(5, 40, 3);
+        let copied = Mat::from_fn(5, 40, |i, j| if i == 3 { 2.0 * x[(1, j)] } else { x[(i, j)] });
+        r.moments = &copied * copied.transpose();
+        let curve = eliminate(std::slice::from_ref(&r), 5, 2, 1, 1e-9).unwrap();
+        assert!([1, 3].contains(&curve.order[0]) && curve.error[0] < 1e-6 && curve.error[1] > 1e-3, "{curve:?}");
+        let new = refit(&r.weights, &r.moments, &[3], 1e-9).unwrap();
+        assert!(loss(&r.weights, &new, &r.moments) < 1e-6);
+        assert!((new[(0, 1)] - (r.weights[(0, 1)] + 2.0 * r.weights[(0, 3)])).abs() < 1e-3);
+    }
+
+    proptest! {
+        /// Step by step or at once, it is the same least squares problem.
+        #[test]
+        fn the_curve_is_the_loss_of_the_refit(seed in 0u64..500, gone in 1usize..5) {
+            let r = reader(4, 6, seed);
+            let curve = eliminate(std::slice::from_ref(&r), 6, gone, 1, 1e-7).unwrap();
+            let mut s = curve.order.clone();
+            s.sort_unstable();
+            let new = refit(&r.weights, &r.moments, &s, 1e-7).unwrap();
+            let lost = loss(&r.weights, &new, &r.moments);
+            prop_assert!((curve.error[gone - 1] - lost).abs() <= 1e-4 * lost.max(1e-3), "{} {}", curve.error[gone - 1], lost);
+            // No other choice of the first one is better.
+            for c in 0..6 {
+                let other = refit(&r.weights, &r.moments, &[c], 1e-7).unwrap();
+                prop_assert!(loss(&r.weights, &other, &r.moments) >= curve.error[0] * (1.0 - 1e-4));
+            }
+        }
+
+        #[test]
+        fn channels_of_several_columns_go_whole(seed in 0u64..200) {
+            let mut r = reader(3, 6, seed);
+            r.columns = vec![vec![0, 3], vec![1, 4], vec![2, 5]];
+            let curve = eliminate(std::slice::from_ref(&r), 3, 2, 2, 1e-7).unwrap();
+            let mut s: Vec<usize> = curve.order.iter().flat_map(|&c| r.columns[c].clone()).collect();
+            s.sort_unstable();
+            let new = refit(&r.weights, &r.moments, &s, 1e-7).unwrap();
+            let lost = loss(&r.weights, &new, &r.moments);
+            prop_assert!((curve.error[1] - lost).abs() <= 1e-4 * lost.max(1e-3));
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Samples in two halves: what is fitted to one is held against the other.
+
+use std::borrow::Cow;
+
+use faer::Mat;
+use planish_ir::{Def, Model, Tensor};
+
+use crate::{
+    Calibration, EngineError, PassError, Tensors,
+    calibration::{Gram, Rows, Statistic},
+};
+
+/// Second moments of the first, third, … and of the second, fourth, … sample.
+#[derive(Debug, Clone)]
+pub(super) struct Halves {
+    halves: [Gram; 2],
+    seen: usize,
+}
+
+impl Halves {
+    pub(super) fn new(rows: Rows, width: usize) -> Halves {
+        Halves { halves: [Gram::new(rows.clone(), width), Gram::new(rows, width)], seen: 0 }
+    }
+
+    /// Mean of a row, over all samples or the first half.
+    pub(super) fn mean(&self, all: bool) -> Vec<f64> {
+        let [first, second] = &self.halves;
+        let (a, b) = (first.count(0) as f64, second.count(0) as f64);
+        match all && a + b > 0.0 {
+            true => first.mean(0).iter().zip(second.mean(0)).map(|(x, y)| (a * x + b * y) / (a + b)).collect(),
+            false => first.mean(0),
+        }
+    }
+
+    /// Mean of `x xᵀ`, or covariance, over all samples or the first half.
+    pub(super) fn matrix(&self, all: bool, centred: bool) -> Mat<f64> {
+        let [first, second] = &self.halves;
+        let count = (first.count(0) + if all { second.count(0) } else { 0 }).max(1) as f64;
+        let width = first.width();
+        let a = first.products(0);
+        let b = if all { second.products(0) } else { Vec::new() };
+        let mean = if centred { self.mean(all) } else { vec![0.0; width] };
+        let at = |list: &[f64], i: usize, j: usize| list.get(i * width + j).copied().unwrap_or(0.0);
+        let mean_at = |i: usize| mean.get(i).copied().unwrap_or(0.0);
+        Mat::from_fn(width, width, |i, j| (at(&a, i, j) + at(&b, i, j)) / count - mean_at(i) * mean_at(j))
+    }
+
+    /// The matrices of both halves. If there is only one sample, it is both.
+    pub(super) fn both(&self, centred: bool) -> [Mat<f64>; 2] {
+        let [first, second] = &self.halves;
+        let one = |g: &Gram| {
+            let (width, count) = (g.width(), g.count(0).max(1) as f64);
+            let m = if centred { g.covariance(0) } else { g.products(0) };
+            Mat::from_fn(width, width, |i, j| m.get(i * width + j).copied().unwrap_or(0.0) / count)
+        };
+        [one(first), one(if second.count(0) > 0 { second } else { first })]
+    }
+}
+
+impl Statistic for Halves {
+    fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
+        let [first, second] = &mut self.halves;
+        let half = if self.seen.is_multiple_of(2) { first } else { second };
+        self.seen += 1;
+        half.add(tensors)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.halves.iter().map(Gram::bytes).fold(0, u64::saturating_add)
+    }
+}
+
+/// Samples that a fit to the first half has not seen, and what the model computes on them.
+pub(super) struct Held {
+    samples: Vec<usize>,
+    outputs: Vec<String>,
+    expected: Vec<Vec<Tensor>>,
+}
+
+impl Held {
+    /// At most so many.
+    pub(super) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
+        let count = calibration.samples.len();
+        let first = if count > 1 { 1 } else { 0 };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        let samples: Vec<usize> = (first..count).step_by(2).take(limit).collect();
+        let graph = &model.graph;
+        let computed = |v: &planish_ir::ValueId| graph.value(*v).is_some_and(|v| matches!(v.def(), Def::Node { .. }));
+        let outputs: Vec<String> = graph.outputs().iter().copied().filter(computed).map(|v| graph.name_of(v)).collect();
+        let mut held = Held { samples, outputs, expected: Vec::new() };
+        held.expected = held.run(model, calibration)?;
+        Ok(held)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    fn run(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Vec<Vec<Tensor>>, PassError> {
+        let runnable = calibration.engine.load(model, &self.outputs)?;
+        let samples: Vec<Cow<'_, Tensors>> =
+            self.samples.iter().map(|&i| calibration.samples.get(i)).collect::<Result<_, EngineError>>()?;
+        let samples: Vec<Tensors> = samples.into_iter().map(Cow::into_owned).collect();
+        Ok(runnable.run_many(&samples).into_iter().collect::<Result<_, _>>()?)
+    }
+}
+
+/// Squared difference of the float outputs to those of the original, as a share of their power.
+pub(super) fn output_error(model: &Model, calibration: &Calibration<'_>, held: &Held) -> Result<f64, PassError> {
+    let actual = held.run(model, calibration)?;
+    let (mut difference, mut power) = (0.0, 0.0);
+    for (e, a) in held.expected.iter().flatten().zip(actual.iter().flatten()) {
+        let (Ok(e), Ok(a)) = (e.to_f64(), a.to_f64()) else { continue };
+        difference += e.iter().zip(&a).map(|(e, a)| (e - a).powi(2)).sum::<f64>();
+        power += e.iter().map(|e| e.powi(2)).sum::<f64>();
+    }
+    Ok(if power > 0.0 { difference / power } else { difference })
+}
