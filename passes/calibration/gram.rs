@@ -32,7 +32,8 @@ struct Sums {
 }
 
 /// Elements of a chunk of rows.
-const CHUNK: usize = 1 << 20;
+pub(crate) const CHUNK: usize = 1 << 20;
+const NON_FINITE: &str = "it is NaN or infinite on a sample";
 
 impl Gram {
     /// For rows of `width` values each.
@@ -133,6 +134,20 @@ impl Sums {
     }
 }
 
+impl Gram {
+    /// Adds rows that were put together elsewhere, row-major, of the only group. Fails if a number is not finite.
+    pub(crate) fn add_rows(&mut self, rows: &mut [f32]) -> Result<(), String> {
+        if rows.iter().any(|x| !x.is_finite()) {
+            self.non_finite = true;
+            return Err(NON_FINITE.to_owned());
+        }
+        if let (Some(sums), true) = (self.groups.first_mut(), self.width > 0) {
+            sums.add(rows, self.width);
+        }
+        Ok(())
+    }
+}
+
 impl Statistic for Gram {
     fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
         let &[tensor] = tensors else { return Err("a Gram matrix is of one value".to_owned()) };
@@ -149,7 +164,7 @@ impl Statistic for Gram {
             }
         })?;
         match *non_finite {
-            true => Err("it is NaN or infinite on a sample".to_owned()),
+            true => Err(NON_FINITE.to_owned()),
             false => Ok(()),
         }
     }

@@ -23,6 +23,7 @@ use forecast::Plan;
 
 pub use bindings::bindings;
 pub use forecast::Forecast;
+pub(crate) use gram::CHUNK;
 pub use gram::Gram;
 pub use histogram::Histogram;
 pub use range::{Moments, Range};

@@ -105,7 +105,7 @@ impl Rows {
 
     /// Hands out the rows of a tensor, at most `chunk` of them at a time, row-major, with the group that they belong to. Every
     /// row has `width` values. Fails if the tensor has not such rows.
-    pub(super) fn each(
+    pub(crate) fn each(
         &self,
         tensor: &Tensor,
         width: usize,

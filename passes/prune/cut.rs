@@ -25,7 +25,7 @@ pub struct CutError {
 }
 
 /// What of each axis stays.
-type Masks = BTreeMap<GraphPath, BTreeMap<ValueId, BTreeMap<usize, Vec<bool>>>>;
+pub(super) type Masks = BTreeMap<GraphPath, BTreeMap<ValueId, BTreeMap<usize, Vec<bool>>>>;
 
 /// Weights that make up for what goes, in their shapes before the cut.
 #[derive(Debug, Clone, Default)]
@@ -127,7 +127,7 @@ pub fn cut(
 }
 
 /// Marks what stays of the axes that the classes are on.
-fn masks(
+pub(super) fn masks(
     model: &Model,
     facts: &Inferred,
     classes: &Classes,

@@ -6,6 +6,7 @@ mod eliminate;
 mod halves;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
+mod sequential;
 mod units;
 
 pub use cut::{CutError, Refit, cut};

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use faer::Mat;
 use planish_ir::{
-    GraphPath, Model, NodeId, Tensor,
+    Dim, GraphPath, Model, NodeId, Tensor,
     axes::{Class, Classes, classes},
     infer::Bindings,
 };
@@ -27,9 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     allocate::{Budget, Candidate, Costs, allocate},
-    cut::{Refit, cut},
+    cut::{Refit, cut, masks},
     eliminate::{Curve, Reader, eliminate, loss, refit},
     halves::{Halves, Held, output_error},
+    sequential::Sequence,
     units::prunable,
 };
 use crate::{
@@ -158,16 +159,21 @@ impl Transform for Prune {
         };
         let kept = costs.total(&share) / before.max(1.0);
         let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
-        let error = pruning.apply(&removed, Fit::First).and_then(|m| output_error(&m, calibration, &held))?;
-        changes.notes.insert(0, format!(
-            "{:.1} % of the {what} are kept; relative squared error of the outputs {error:.2e} on {} samples that the fit had not seen",
-            100.0 * kept, held.len()
-        ));
+        let (patches, errors) = pruning.finish(&removed, &held)?;
+        changes.notes.insert(
+            0,
+            format!(
+                "{:.1} % of the {what} are kept; relative squared error of the outputs on {} samples: {}",
+                100.0 * kept,
+                held.len(),
+                errors
+            ),
+        );
         let (Budget::Macs(asked) | Budget::Parameters(asked)) = budget;
         if kept > asked + 0.02 {
             changes.notes.push(format!("{:.1} % were asked for: no more can be taken out", 100.0 * asked));
         }
-        changes.patches = pruning.patches(&removed, Fit::All)?;
+        changes.patches = patches;
         Ok(changes)
     }
 }
@@ -206,7 +212,7 @@ impl Prune {
             }
             match readers(model, cx, class) {
                 Ok(readers) => {
-                    let is_blocked = readers.iter().any(|(_, c)| c.first().is_some_and(|c| c.len() > 1 && is_run(c)));
+                    let is_blocked = is_blocked(class);
                     groups.push(Group { class: unit.class, size, name, readers, is_blocked });
                 }
                 Err(why) => changes.notes.push(format!("{name}: {size} channels stay: {why}")),
@@ -226,8 +232,9 @@ impl Prune {
     }
 }
 
-fn is_run(columns: &[usize]) -> bool {
-    columns.windows(2).all(|w| w.first().zip(w.last()).is_some_and(|(a, b)| a + 1 == *b))
+/// True if channels are blocks, as heads are: of them there are few, and each is large.
+fn is_blocked(class: &Class) -> bool {
+    class.members.iter().any(|m| m.block != Dim::Known(1))
 }
 
 fn weights(model: &Model, class: &Class) -> Vec<String> {
@@ -429,6 +436,31 @@ impl Pruning<'_> {
         let refit = self.refit(removed, fit)?;
         cut(self.model, self.cx.facts, self.classes, removed, &refit)
             .map_err(|e| PassError::Precondition(e.to_string()))
+    }
+
+    /// The patches of the better of two fits, all layers at once and one after the other; and what their errors are.
+    fn finish(
+        &self,
+        removed: &BTreeMap<usize, BTreeSet<u64>>,
+        held: &Held,
+    ) -> Result<(Vec<(GraphPath, planish_ir::Patch)>, String), PassError> {
+        let once = output_error(&self.apply(removed, Fit::First)?, self.calibration, held)?;
+        let masks = masks(self.model, self.cx.facts, self.classes, removed)
+            .map_err(|e| PassError::Precondition(e.to_string()))?;
+        let sequence =
+            Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration: self.calibration };
+        let mut patches = self.patches(removed, Fit::All)?;
+        let mut model = self.apply(removed, Fit::All)?;
+        let before = output_error(&model, self.calibration, held)?;
+        let refits = sequence.refit(&mut model)?;
+        let after = output_error(&model, self.calibration, held)?;
+        let text = format!(
+            "{once:.2e} if they are not fitted to, {before:.2e} if they are, {after:.2e} with layers fitted one after the other"
+        );
+        if after < before {
+            patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
+        }
+        Ok((patches, text))
     }
 
     /// The model without what is removed.
