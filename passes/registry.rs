@@ -67,6 +67,7 @@ pub static PASSES: &[Entry] = &[
     entry!("inline-if", "structure/inline_if.rs", structure::InlineIf),
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
     entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
+    entry!("legalize", "quantize/legalize.rs", quantize::Legalize),
     entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
     entry!("merge-parallel", "fuse/merge_parallel.rs", fuse::MergeParallel),

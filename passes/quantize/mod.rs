@@ -3,7 +3,9 @@
 mod equalize;
 mod fold_scales;
 mod int8_weights;
+mod legalize;
 mod per_channel;
 
 pub use equalize::Equalize;
 pub use int8_weights::Int8Weights;
+pub use legalize::Legalize;

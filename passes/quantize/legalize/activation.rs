@@ -1,0 +1,95 @@
+//! Symmetric grids of activations.
+
+use planish_ir::{DType, Dims, Node, NodeId, Numerics, Operand, Patch, Tensor, Type, Use};
+
+use crate::{RuleContext, Skip};
+
+/// A grid of 8 bits whose zero point is 0, in int8, that reaches as far as another one; the scale is the old one where every code has
+/// its counterpart.
+pub(super) fn grid(dtype: DType, scale: f32, zero: i64) -> Result<(f32, Numerics), Skip> {
+    let (low, high) = match dtype {
+        DType::U8 => (0 - zero, 255 - zero),
+        DType::I8 => (-128 - zero, 127 - zero),
+        _ => return Err(Skip::because("only grids of uint8 and int8 are made symmetric")),
+    };
+    if low >= -128 && high <= 127 {
+        return Ok((scale, Numerics::Exact));
+    }
+    let steps = high.max(-low) as f32;
+    Ok((scale * (steps / 127.0), Numerics::Lossy))
+}
+
+/// A tensor of one element.
+fn single(dtype: DType, value: f64) -> Result<Tensor, Skip> {
+    match dtype {
+        DType::I8 => Tensor::from_raw(DType::I8, Dims::new(), vec![0].into()),
+        _ => Tensor::from_f64_as(dtype, Dims::new(), &[value]),
+    }
+    .map_err(|e| Skip::because(e.to_string()))
+}
+
+/// A QuantizeLinear with everything that dequantizes its codes gets a zero point of 0 and int8.
+pub(super) fn symmetric(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
+    let g = cx.graph;
+    let (scale, codes) = node.input(1).zip(node.output(0)).ok_or(Skip::NoMatch)?;
+    let zero_point = node.input(2);
+    // Facts are those from before the pass.
+    let dtype = zero_point.and_then(|z| g.constant(z)).map(Tensor::dtype).or_else(|| cx.facts.fact(codes).dtype());
+    let dtype = dtype.ok_or(Skip::because("its type is not known"))?;
+    let zero = match zero_point {
+        None => Some(0),
+        Some(z) => g.constant(z).and_then(Tensor::single_i64),
+    };
+    if dtype.is_float() || (dtype == DType::I8 && zero == Some(0)) {
+        return Err(Skip::NoMatch);
+    }
+    let tensor = g.constant(scale).ok_or(Skip::because("its scale is computed"))?;
+    let (Some(step), Some(zero)) = (tensor.single_f64(), zero) else {
+        return Err(Skip::because("it has several scales, or a zero point that is computed"));
+    };
+    let same = |n: &Node| {
+        let equal = |slot: usize| match (n.input(slot), node.input(slot)) {
+            (a, b) if a == b => true,
+            (Some(a), Some(b)) => g.constant(a).zip(g.constant(b)).is_some_and(|(a, b)| a == b),
+            _ => false,
+        };
+        n.op.is("DequantizeLinear") && !n.is_local() && equal(1) && equal(2)
+    };
+    let mut readers = Vec::new();
+    for u in g.users(codes) {
+        match u {
+            Use::Node(reader, Operand::Input(0)) if g.node(reader).is_some_and(same) => readers.push(reader),
+            Use::Output(_) => {
+                return Err(Skip::because("its codes are an output of the model, whose type has to stay"));
+            }
+            Use::Node(..) => {
+                return Err(Skip::because(
+                    "its codes are read by something else than a DequantizeLinear of the same grid",
+                ));
+            }
+        }
+    }
+    let (step, numerics) = grid(dtype, step as f32, zero)?;
+    let mut patch = Patch::new(numerics, format!("{:?} on a symmetric grid", g.name_of(codes)));
+    let scale_type = tensor.dtype();
+    let new_scale = match numerics {
+        Numerics::Exact => scale.into(),
+        _ => patch.constant(format!("{}_symmetric", g.name_of(scale)), single(scale_type, f64::from(step))?),
+    };
+    let zero_name = zero_point.map_or_else(|| format!("{}_zero_point", g.name_of(codes)), |z| g.name_of(z));
+    let zero = patch.constant(format!("{zero_name}_symmetric"), single(DType::I8, 0.0)?);
+    for n in [id].into_iter().chain(readers) {
+        patch.set_input(n, 1, Some(new_scale));
+        patch.set_input(n, 2, Some(zero));
+    }
+    // Without a zero point an attribute may say the type.
+    if node.attrs.get("output_dtype").is_some() {
+        let mut attrs = node.attrs.clone();
+        attrs.remove("output_dtype");
+        patch.set_attrs(id, attrs);
+    }
+    if let Some(ty) = g.ty(codes).and_then(Type::as_tensor) {
+        patch.set_type(codes, Type::Tensor(planish_ir::TensorType { dtype: DType::I8, shape: ty.shape.clone() }));
+    }
+    Ok(patch)
+}
