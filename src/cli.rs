@@ -6,7 +6,7 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
-use planish_passes::Target;
+use planish_passes::{Target, lint::LINTS};
 
 use crate::{
     bounds, commands, data,
@@ -17,7 +17,7 @@ use crate::{
 /// A compiler for trained neural networks: ONNX in, smaller and faster ONNX out.
 ///
 /// Exit codes: 0 success; 1 a bug in planish; 2 a command line or pipeline that cannot be used; 3 a file that cannot be
-/// read or written; 4 the result is worse than asked for, nothing was written.
+/// read or written; 4 the result is worse than asked for, nothing was written, or `lint` found something.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
@@ -36,6 +36,8 @@ enum Command {
     Inspect(Inspect),
     /// Run two models on the same inputs and compare their outputs.
     Verify(Verify),
+    /// Hold a model against the rules of a target: what it refuses, what it runs slower than it could.
+    Lint(Lint),
     /// Find the patch of a pipeline after which the result is wrong.
     Bisect(Bisect),
     /// Shrink a model on which a pipeline, or a command, fails to a small textual one on which it still does.
@@ -235,6 +237,26 @@ pub struct Verify {
     pub run: RunArgs,
 }
 
+/// Arguments of `lint`.
+#[derive(Debug, Args)]
+pub struct Lint {
+    /// The model; not needed for `--rules`.
+    #[arg(required_unless_present = "rules")]
+    pub model: Option<PathBuf>,
+    /// What the model is to run on.
+    #[arg(long, value_parser = targets())]
+    pub target: Target,
+    /// Do not report a rule; may be repeated.
+    #[arg(long, value_name = "RULE", value_parser = rules())]
+    pub allow: Vec<&'static str>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Say what the rules of the target are instead.
+    #[arg(long)]
+    pub rules: bool,
+}
+
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
@@ -339,6 +361,12 @@ fn targets() -> impl TypedValueParser<Value = Target> {
     PossibleValuesParser::new(values).try_map(|name| name.parse::<Target>())
 }
 
+fn rules() -> impl TypedValueParser<Value = &'static str> {
+    let values = LINTS.iter().map(|e| PossibleValue::new(e.name).help(e.summary()));
+    let name = |given: String| LINTS.iter().map(|e| e.name).find(|n| *n == given).ok_or("no such rule");
+    PossibleValuesParser::new(values).try_map(name)
+}
+
 fn parse_dim(s: &str) -> std::result::Result<(String, u64), String> {
     let (name, size) = s.split_once('=').ok_or("expected NAME=N, such as batch=1")?;
     let size = size.parse().map_err(|_| format!("{size:?} is not a size"))?;
@@ -376,6 +404,7 @@ impl Cli {
             Command::Compile(args) => commands::compile::run(&args),
             Command::Inspect(args) => commands::inspect::run(&args),
             Command::Verify(args) => commands::verify::run(&args),
+            Command::Lint(args) => commands::lint::run(&args),
             Command::Bisect(args) => commands::bisect::run(&args),
             Command::Reduce(args) => commands::reduce::run(&args),
             Command::Diff(args) => commands::diff::run(&args),

@@ -5,6 +5,7 @@ pub mod compile;
 pub mod diff;
 pub mod init;
 pub mod inspect;
+pub mod lint;
 pub mod operators;
 pub mod passes;
 pub mod prunable;

@@ -478,3 +478,32 @@ fn reduce_shrinks_a_model_on_which_a_command_fails() {
     reduce(&[]).assert().code(2);
     reduce(&["--test", "false", "--preset", "simplify"]).assert().code(2);
 }
+
+#[test]
+fn lint_finds_what_a_target_refuses_and_legalize_mends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out, pipeline) =
+        (folder.path().join("m.onnxtxt"), folder.path().join("out.onnx"), folder.path().join("p.yaml"));
+    fs::write(
+        &model,
+        "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,4] x) => (float[N,4] y)
+        <float s = {0.5}, uint8 z = {128}> { q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }",
+    )
+    .unwrap();
+    let lint = |model: &std::path::Path, extra: &[&str]| {
+        let mut command = planish();
+        command.args(["lint", "--target", "tensorrt"]).args(extra).arg(model);
+        command
+    };
+    let message = failure(&mut lint(&model, &[]), 4);
+    assert!(message.contains("tensorrt refuses 4 places"), "{message}");
+    let text = lint(&model, &["--json"]).output().unwrap().stdout;
+    let findings: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((findings[0]["rule"].as_str(), findings[0]["tensor"].as_str()), (Some("quantized-types"), Some("q")));
+    stdout(&mut lint(&model, &["--allow", "quantized-types", "--allow", "zero-points"]));
+    fs::write(&pipeline, "version: 1\ntarget: tensorrt\npasses: [legalize]\n").unwrap();
+    stdout(planish().arg("compile").arg(&model).arg("--pipeline").arg(&pipeline).arg("-o").arg(&out));
+    stdout(&mut lint(&out, &[]));
+    let rules = stdout(planish().args(["lint", "--target", "onnxruntime-cpu", "--rules"]));
+    assert!(rules.contains("mixed-grids (slow)") && !rules.contains("zero-points"), "{rules}");
+}

@@ -99,11 +99,11 @@ fn quantized_operands_are_computed_as_numbers() {
         let m = model(
             17,
             &format!(
-                "g (uint8[1,2,2] x) => (uint8[?] r) <
-                    float s = {{0.5}}, uint8 z = {{128}}, float unit = {{0.00390625}}, uint8 low = {{0}}, uint8[1,2,1] c = {{130, 120}}, bool[2] k = {{1, 0}}
-                > {{ y = {node} flat = Reshape (y, whole) r = Identity (flat) }}"
-            )
-            .replace("uint8[1,2,1] c", "int64[1] whole = {-1}, uint8[1,2,1] c"),
+                "g (uint8[1,2,2] x) => (uint8[n] r) <
+                    float s = {{0.5}}, uint8 z = {{128}}, float unit = {{0.00390625}}, uint8 low = {{0}}, int64[1] whole = {{-1}},
+                    uint8[1,2,1] c = {{130, 120}}, bool[2] k = {{1, 0}}
+                > {{ y = {node} r = Reshape (y, whole) }}"
+            ),
         );
         let x = Tensor::from_raw(planish_ir::DType::U8, [1, 2, 2].as_slice(), vec![130, 124, 255, 128].into()).unwrap();
         run(&Tract, &m, &[("x", x)]).unwrap()
@@ -152,13 +152,15 @@ fn products_of_integers_come_out_as_floats() {
 
 #[test]
 fn tables_in_blocks_are_unpacked() {
+    let bytes: Vec<String> = (0..32).map(|i| (i % 16 * 16 + i / 2).to_string()).collect();
     let m = model(
         21,
-        "g (int64[2] i) => (float[2,32] y) <uint8[2,16] t, float[2,2] s = {1.0, 0.5, 2.0, 4.0}, uint8[2,1] z = {33, 16}> {
-            y = com.microsoft.GatherBlockQuantized <block_size = 16> (t, i, s, z)
-        }"
-        .replace("uint8[2,16] t", &format!("uint8[2,16] t = {{{}}}", (0..32).map(|i| (i % 16 * 16 + i / 2).to_string()).collect::<Vec<_>>().join(", ")).as_str())
-        .as_str(),
+        &format!(
+            "g (int64[2] i) => (float[2,32] y) <
+                uint8[2,16] t = {{{}}}, float[2,2] s = {{1.0, 0.5, 2.0, 4.0}}, uint8[2,1] z = {{33, 16}}
+            > {{ y = com.microsoft.GatherBlockQuantized <block_size = 16> (t, i, s, z) }}",
+            bytes.join(", ")
+        ),
     );
     let i = Tensor::ints(&[1, 0]);
     let y = run(&Tract, &m, &[("i", i)]).unwrap();
