@@ -74,6 +74,7 @@ pub static PASSES: &[Entry] = &[
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("pad-into-window", "fuse/pad_into_window.rs", fuse::PadIntoWindow),
     entry!("prune", "prune/prune.rs", prune::Prune),
+    entry!("quantize-dynamic", "quantize/dynamic.rs", quantize::QuantizeDynamic),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),
     entry!("requantize", "clean/requantize.rs", clean::Requantize),
     entry!("reshape-chains", "clean/reshape_chains.rs", clean::ReshapeChains),

@@ -343,6 +343,8 @@ pub enum Preset {
     Fp16,
     /// Weights as int8 with one scale per channel.
     Int8Weights,
+    /// Matrix products in int8 for ONNX Runtime on the CPU, without calibration data.
+    OrtCpuInt8Dynamic,
 }
 
 /// Where weights go.
