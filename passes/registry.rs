@@ -50,6 +50,7 @@ macro_rules! entry {
 pub static PASSES: &[Entry] = &[
     entry!("associate-constants", "fuse/associate_constants.rs", fuse::AssociateConstants),
     entry!("attention", "fuse/attention.rs", fuse::Attention),
+    entry!("awq", "quantize/awq.rs", quantize::Awq),
     entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
     entry!("broadcasts", "clean/broadcasts.rs", clean::Broadcasts),
     entry!("casts", "clean/casts.rs", clean::Casts),
@@ -85,6 +86,7 @@ pub static PASSES: &[Entry] = &[
     entry!("shape-values", "clean/shape_values.rs", clean::ShapeValues),
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
     entry!("slices", "clean/slices.rs", clean::Slices),
+    entry!("smooth-quant", "quantize/smooth_quant.rs", quantize::SmoothQuant),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
     entry!("trim-subgraphs", "structure/trim_subgraphs.rs", structure::TrimSubgraphs),
 ];

@@ -73,6 +73,8 @@ pub(super) struct Absorber {
 pub(super) struct Channels {
     /// The value.
     pub(super) value: ValueId,
+    /// The axis along which they lie, counted from the front.
+    pub(super) axis: usize,
     /// The factor of each; `None` where it is one.
     pub(super) factors: Vec<Option<Signed>>,
     steps: Steps,
@@ -264,7 +266,7 @@ impl<'a> Scales<'a> {
             steps.push((0..size).map(step).collect());
         }
         let factors = (0..count).map(|c| self.free(span.first + (c * stride) as Var)).collect();
-        Some(Channels { value, factors, steps })
+        Some(Channels { value, axis, factors, steps })
     }
 
     /// The factors that can be chosen, in sets that belong together, with the weights around them.
