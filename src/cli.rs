@@ -341,6 +341,8 @@ pub enum Preset {
     Optimize,
     /// float16 inside, float32 at inputs and outputs and where values would overflow.
     Fp16,
+    /// Weights in 4 bits, in blocks that share a scale; calibration data makes it much more accurate.
+    Int4Weights,
     /// Weights as int8 with one scale per channel.
     Int8Weights,
     /// Matrix products in int8 for ONNX Runtime on the CPU, without calibration data.

@@ -136,6 +136,7 @@ impl Preset {
             Preset::Simplify => include_str!("presets/simplify.yaml"),
             Preset::Optimize => include_str!("presets/optimize.yaml"),
             Preset::Fp16 => include_str!("presets/fp16.yaml"),
+            Preset::Int4Weights => include_str!("presets/int4-weights.yaml"),
             Preset::Int8Weights => include_str!("presets/int8-weights.yaml"),
             Preset::OrtCpuInt8Dynamic => include_str!("presets/ort-cpu-int8-dynamic.yaml"),
         }

@@ -16,3 +16,10 @@ pub use dynamic::QuantizeDynamic;
 pub use int8_weights::Int8Weights;
 pub use legalize::Legalize;
 pub use smooth_quant::SmoothQuant;
+mod algorithm;
+mod blocks;
+mod codebook_weights;
+mod quantize_weights;
+
+pub use codebook_weights::CodebookWeights;
+pub use quantize_weights::QuantizeWeights;

@@ -43,7 +43,8 @@ fn compile_verifies_writes_and_reports() {
 fn a_failed_gate_writes_nothing_unless_asked() {
     let folder = tempfile::tempdir().unwrap();
     let (pipeline, out) = (folder.path().join("p.yaml"), folder.path().join("out.onnx"));
-    fs::write(&pipeline, "version: 1\npasses: [int8-weights]\nverify: {min_cosine: 0.9999999}\n").unwrap();
+    fs::write(&pipeline, "version: 1\npasses: [{quantize-weights: {bits: 8}}]\nverify: {min_cosine: 0.9999999}\n")
+        .unwrap();
     let run = |extra: &[&str]| {
         failure(planish().arg("compile").arg(cnn()).arg("--pipeline").arg(&pipeline).arg("-o").arg(&out).args(extra), 4)
     };
@@ -429,7 +430,11 @@ fn explain_tells_what_happened_to_a_node() {
 fn bisect_names_the_patch_and_keeps_the_models() {
     let folder = tempfile::tempdir().unwrap();
     let (pipeline, kept) = (folder.path().join("p.yaml"), folder.path().join("kept"));
-    fs::write(&pipeline, "version: 1\npasses: [bn-into-conv, int8-weights]\nverify: {max_abs: 1e-9}\n").unwrap();
+    fs::write(
+        &pipeline,
+        "version: 1\npasses: [bn-into-conv, {quantize-weights: {bits: 8}}]\nverify: {max_abs: 1e-9}\n",
+    )
+    .unwrap();
     let bisect = |what: &[&str]| {
         let mut command = planish();
         command.arg("bisect").arg(cnn()).args(what);

@@ -23,7 +23,7 @@ fn threads_do_not_matter() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.onnx");
     for model in models() {
-        for preset in ["simplify", "fp16", "int8-weights"] {
+        for preset in ["simplify", "fp16", "int4-weights", "int8-weights"] {
             let one = compile(&model, &out, preset, "1");
             let many = compile(&model, &out, preset, "4");
             assert!(one == many, "{} {preset}", model.display());

@@ -88,9 +88,6 @@ fn every_pass_keeps_its_promise_on_every_fixture() {
             // Compression needs a gate of its own; see the presets.
             let mut model = original.clone();
             let step = entry.default_step().unwrap();
-            if entry.name == "int8-weights" && original.opset() < 13 {
-                continue;
-            }
             let outcome = run(&mut model, &[step], &[]);
             if outcome.patches == 0 || outcome.numerics() == Numerics::Lossy {
                 continue;

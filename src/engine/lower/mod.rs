@@ -57,6 +57,7 @@ type Rule = fn(&Op<'_>, &mut Builder<'_>) -> Result<bool, EngineError>;
 /// In the order in which they are tried; what one makes is offered to all of them again.
 const RULES: &[Rule] = &[
     constant::hoist,
+    constant::reshape,
     quantize::dequantize_constant,
     quantize::dequantize,
     quantize::quantize,

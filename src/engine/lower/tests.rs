@@ -302,3 +302,23 @@ fn what_tract_gets_wrong_is_refused() {
         "node \"y\" (my.domain::Relu) is not supported: the engine does not have this operator"
     );
 }
+
+#[test]
+fn rows_of_packed_tables_are_picked_and_unpacked() {
+    // Two rows of 16 elements: 0 to 15, and the same backwards, minus a zero point, times a scale.
+    let bytes: Vec<i32> =
+        (0..8).map(|i| 2 * i + 16 * (2 * i + 1)).chain((0..8).map(|i| 15 - 2 * i + 16 * (14 - 2 * i))).collect();
+    let list = bytes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let text = |zeros: &str, input: &str| {
+        format!(
+            "g (int64[1] i) => (float[1,16] y) <uint8[2,1,8] w = {{{list}}}, int64[2] rows = {{2, -1}}, float[2,1] s = {{1.0, 0.5}}{zeros}> {{
+                t = Reshape (w, rows)
+                y = com.microsoft.GatherBlockQuantized <bits: int = 4, block_size: int = 16, gather_axis: int = 0, quantize_axis: int = 1> (t, i, s{input})
+            }}"
+        )
+    };
+    let picked = |text: String, row: i64| run(&Tract, &model(17, &text), &[("i", Tensor::ints(&[row]))]).unwrap();
+    let row = |zero: i32| (0..16).map(|i| f64::from(15 - i - zero) * 0.5).collect::<Vec<f64>>();
+    close(&picked(text("", ""), 1), &row(8));
+    close(&picked(text(", uint8[2,1] z = {3, 5}", ", z"), 1), &row(5));
+}
