@@ -68,7 +68,6 @@ pub static PASSES: &[Entry] = &[
     entry!("inline-functions", "structure/inline_functions.rs", structure::InlineFunctions),
     entry!("inline-if", "structure/inline_if.rs", structure::InlineIf),
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
-    entry!("int8-weights", "quantize/int8_weights.rs", quantize::Int8Weights),
     entry!("legalize", "quantize/legalize.rs", quantize::Legalize),
     entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),

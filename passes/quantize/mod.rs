@@ -1,25 +1,21 @@
 //! Passes that store or compute in fewer bits.
 
+mod algorithm;
 mod awq;
+mod blocks;
+mod codebook_weights;
+mod dynamic;
 mod equalize;
 mod fold_scales;
-mod dynamic;
-mod int8_weights;
 mod legalize;
 mod migrate;
-mod per_channel;
+mod quantize_weights;
 mod smooth_quant;
 
 pub use awq::Awq;
-pub use equalize::Equalize;
-pub use dynamic::QuantizeDynamic;
-pub use int8_weights::Int8Weights;
-pub use legalize::Legalize;
-pub use smooth_quant::SmoothQuant;
-mod algorithm;
-mod blocks;
-mod codebook_weights;
-mod quantize_weights;
-
 pub use codebook_weights::CodebookWeights;
+pub use dynamic::QuantizeDynamic;
+pub use equalize::Equalize;
+pub use legalize::Legalize;
 pub use quantize_weights::QuantizeWeights;
+pub use smooth_quant::SmoothQuant;
