@@ -11,6 +11,9 @@ mod legalize;
 mod migrate;
 mod quantize_weights;
 mod smooth_quant;
+pub mod grid;
+mod int8_weights;
+mod per_channel;
 
 pub use awq::Awq;
 pub use codebook_weights::CodebookWeights;
