@@ -7,13 +7,11 @@ mod codebook_weights;
 mod dynamic;
 mod equalize;
 mod fold_scales;
+pub mod grid;
 mod legalize;
 mod migrate;
 mod quantize_weights;
 mod smooth_quant;
-pub mod grid;
-mod int8_weights;
-mod per_channel;
 
 pub use awq::Awq;
 pub use codebook_weights::CodebookWeights;

@@ -1,9 +1,11 @@
 //! Tables of which rows are picked, such as word embeddings: int8 with one scale for each column, widened behind the look-up.
 
-use planish_ir::{DType, Graph, NodeId, Numerics, OpName, Operand, Patch, Tensor, Type, Use, ValueId, infer};
+use planish_ir::{
+    DType, Graph, NodeId, Numerics, OpName, Operand, Patch, Tensor, TensorError, Type, Use, ValueId, infer,
+};
 
 use super::QuantizeDynamic;
-use crate::quantize::per_channel::per_channel;
+use crate::quantize::grid::{Channels, Codes, Grid, largest_of_channels, quantize};
 
 /// A table and the nodes that look into it.
 pub(super) struct Table {
@@ -41,12 +43,18 @@ pub(super) fn find(graph: &Graph, config: &QuantizeDynamic) -> Vec<Table> {
 
 /// The int8 form, and its signal-to-noise ratio. Fails if an element is not finite.
 pub(super) fn patch(graph: &Graph, table: &Table) -> Result<(Patch, f64, u64), String> {
-    let q = per_channel(&table.tensor, 1, true).map_err(|e| e.to_string())?;
     let name = graph.name_of(table.value);
-    let bytes = q.codes.byte_len() + q.scales.byte_len();
+    let values: Vec<f32> = table.tensor.iter_f32().map_err(|e| e.to_string())?.collect();
+    if values.iter().any(|x| !x.is_finite()) {
+        return Err(format!("{name:?} has elements that are not finite"));
+    }
+    let q = columns(&values, table.tensor.dims()).map_err(|e| e.to_string())?;
+    let scales = Tensor::from_f32([q.scales.len() as u64].as_slice(), &q.scales).map_err(|e| e.to_string())?;
+    let bytes = q.codes.byte_len() + scales.byte_len();
+    let sqnr = 10.0 * (q.power.0 / q.power.1.max(f64::MIN_POSITIVE)).log10();
     let mut patch = Patch::new(Numerics::Lossy, format!("{name:?} in int8"));
     let codes = patch.constant(format!("{name}_int8"), q.codes);
-    let scales = patch.constant(format!("{name}_scale"), q.scales);
+    let scales = patch.constant(format!("{name}_scale"), scales);
     for &id in &table.readers {
         let Some((node, rows)) = graph.node(id).and_then(|n| Some((n, n.output(0)?))) else { continue };
         let shape = graph.ty(rows).and_then(Type::as_tensor).and_then(|t| t.shape.clone());
@@ -59,7 +67,14 @@ pub(super) fn patch(graph: &Graph, table: &Table) -> Result<(Patch, f64, u64), S
         let widened = widened.output(graph.name_of(rows), graph.ty(rows).cloned());
         patch.replace(rows, widened);
     }
-    Ok((patch, q.sqnr, bytes))
+    Ok((patch, sqnr, bytes))
+}
+
+/// Quantizes each column by its largest magnitude.
+fn columns(values: &[f32], dims: &[u64]) -> Result<Channels, TensorError> {
+    let largest = largest_of_channels(values, dims, 1);
+    let scales = largest.into_iter().map(|l| Grid::symmetric(Codes::I8, l).scale).collect();
+    quantize(values, dims, 1, Codes::I8, scales, 127.0)
 }
 
 impl Table {
