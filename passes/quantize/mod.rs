@@ -20,3 +20,9 @@ pub use equalize::Equalize;
 pub use legalize::Legalize;
 pub use quantize_weights::QuantizeWeights;
 pub use smooth_quant::SmoothQuant;
+mod int8_weights;
+mod low_float_weights;
+mod per_channel;
+
+pub use int8_weights::Int8Weights;
+pub use low_float_weights::{LowFloat, LowFloatWeights};

@@ -4,8 +4,10 @@
 //! grows with the length of the sum, so what accumulates, or loses bits in between, is computed in f32 here, and its
 //! result rounded to float16.
 //!
-//! bfloat16: tract has no such type. Everything is computed in f32, which is nearer to the real numbers than the model
-//! asks for.
+//! bfloat16: tract has no such type. Everything is computed in f32, and what comes out of an operator that computes is
+//! rounded to the nearest bfloat16, as hardware does it. What fused operators have inside is not rounded.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use half::bf16;
@@ -14,6 +16,7 @@ use planish_passes::EngineError;
 use planish_proto::onnx::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, type_proto};
 
 use super::{
+    ROUND_TO_BFLOAT16,
     build::{Builder, initializer, int},
     scope::Op,
 };
@@ -111,9 +114,75 @@ fn as_f32(t: &Tensor) -> Result<Tensor, EngineError> {
     wide.map_err(|e| failed(e.to_string()))
 }
 
-/// Makes a bfloat16 model a float32 one: types, constants, and attributes that name the type.
+/// Makes a bfloat16 model a float32 one: types, constants, and attributes that name the type; and rounds what is computed.
+/// Types of inner values have to be there, as far as they are known.
 pub(super) fn widen_bfloat16(message: &mut ModelProto) -> Result<(), EngineError> {
-    message.graph.as_mut().map_or(Ok(()), widen_graph)
+    let Some(graph) = &mut message.graph else { return Ok(()) };
+    let mut names = BTreeSet::new();
+    collect_names(graph, &mut names);
+    round_graph(graph, &BTreeMap::new(), &mut names);
+    widen_graph(graph)
+}
+
+fn collect_names(graph: &GraphProto, names: &mut BTreeSet<String>) {
+    names.extend(graph.input.iter().filter_map(|i| i.name.clone()));
+    names.extend(graph.initializer.iter().filter_map(|t| t.name.clone()));
+    for node in &graph.node {
+        names.extend(node.output.iter().cloned());
+        let inner = node.attribute.iter().flat_map(|a| a.g.iter().chain(&a.graphs));
+        inner.for_each(|g| collect_names(g, names));
+    }
+}
+
+type Types = BTreeMap<String, DType>;
+
+/// Rounds every bfloat16 value of a graph that is not exact as it is made.
+fn round_graph(graph: &mut GraphProto, outside: &Types, names: &mut BTreeSet<String>) {
+    let mut types = outside.clone();
+    let infos = graph.input.iter().chain(&graph.output).chain(&graph.value_info);
+    types.extend(infos.filter_map(|i| Some((i.name.clone()?, element_type(i.r#type.as_ref()?)?))));
+    types.extend(graph.initializer.iter().filter_map(|t| Some((t.name.clone()?, DType::from_code(t.data_type?)?))));
+    let mut rounded = Vec::with_capacity(graph.node.len());
+    for mut node in std::mem::take(&mut graph.node) {
+        for inner in node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
+            round_graph(inner, &types, names);
+        }
+        let mut roundings = Vec::new();
+        if !keeps_bfloat16(&node, &types) {
+            for output in node.output.iter_mut().filter(|o| types.get(o.as_str()) == Some(&DType::BF16)) {
+                let mut exact = format!("{output}/exact");
+                while !names.insert(exact.clone()) {
+                    exact.push('\'');
+                }
+                let name = std::mem::replace(output, exact.clone());
+                roundings.push(NodeProto {
+                    op_type: Some(ROUND_TO_BFLOAT16.to_owned()),
+                    input: vec![exact],
+                    output: vec![name],
+                    ..Default::default()
+                });
+            }
+        }
+        rounded.push(node);
+        rounded.append(&mut roundings);
+    }
+    graph.node = rounded;
+}
+
+fn element_type(ty: &TypeProto) -> Option<DType> {
+    match ty.value.as_ref()? {
+        type_proto::Value::TensorType(t) => DType::from_code(t.elem_type?),
+        _ => None,
+    }
+}
+
+/// True for an operator that makes bfloat16 of nothing but bfloat16 without a need to round.
+fn keeps_bfloat16(node: &NodeProto, types: &Types) -> bool {
+    let plain = matches!(node.domain.as_deref(), None | Some("" | "ai.onnx"));
+    let op = node.op_type.as_deref().unwrap_or("");
+    let converts = matches!(op, "Cast" | "CastLike" | "DequantizeLinear");
+    let from = node.input.first().and_then(|i| types.get(i));
+    plain && EXACT.contains(&op) && (!converts || from == Some(&DType::BF16))
 }
 
 fn widen_graph(graph: &mut GraphProto) -> Result<(), EngineError> {

@@ -9,8 +9,8 @@
 //!    that are dequantized become plain floats;
 //! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one
 //!    that it computes wrongly is refused, because a wrong reference is worse than none;
-//! 4. constants that tract cannot read get a form that it can: sparse ones ([`sparse`]), those of 2 and 4 bits
-//!    ([`packed`]), and bfloat16 ([`half`]).
+//! 4. constants that tract cannot read get a form that it can: sparse ones ([`sparse`]), and those of 2 and 4 bits
+//!    ([`packed`]). bfloat16 becomes f32, rounded wherever it is made ([`half`]).
 //!
 //! The expansions follow the definitions of the operators and not any implementation of them.
 
@@ -50,6 +50,9 @@ use super::program::prune;
 use build::Builder;
 use scope::{Op, Scope};
 
+/// Operator, of a name that no model uses, that rounds f32 to the nearest bfloat16.
+pub(super) const ROUND_TO_BFLOAT16: &str = "planish.RoundToBfloat16";
+
 /// Expands one node: adds what replaces it to the builder and returns true, or returns false if it is none of its
 /// concern.
 type Rule = fn(&Op<'_>, &mut Builder<'_>) -> Result<bool, EngineError>;
@@ -81,8 +84,8 @@ const MAX_ROUNDS: usize = 8;
 /// Rewrites a model in place. Its graph comes out pruned and without types of inner values.
 pub(super) fn for_tract(message: &mut ModelProto) -> Result<(), EngineError> {
     functions::inline(message)?;
-    half::widen_bfloat16(message)?;
     annotate(message);
+    half::widen_bfloat16(message)?;
     let opset = message.opset_import.iter().find(|o| matches!(o.domain.as_deref(), None | Some("" | "ai.onnx")));
     let mut scope = Scope::new(opset.and_then(|o| o.version).unwrap_or(1), message);
     if let Some(graph) = &mut message.graph {

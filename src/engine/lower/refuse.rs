@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 
 use planish_passes::EngineError;
 
-use super::{packed::container, scope::Op};
+use super::{ROUND_TO_BFLOAT16, packed::container, scope::Op};
 
 /// A form of an operator that tract computes wrongly. Each was found by comparing with the definition.
 struct Wrong {
@@ -75,7 +75,7 @@ static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| tract_onnx::onnx().o
 /// Fails for a node that tract must not run.
 pub(super) fn check(op: &Op<'_>) -> Result<(), EngineError> {
     let own = op.domain().is_empty() || (op.domain() == "ai.onnx.ml" && CLASSIC.contains(&op.name()));
-    if !own || !KNOWN.contains(op.name()) {
+    if !own || !KNOWN.contains(op.name()) && op.name() != ROUND_TO_BFLOAT16 {
         return Err(op.unsupported("the engine does not have this operator"));
     }
     match WRONG.iter().find(|w| op.is(w.op) && (w.when)(op)) {

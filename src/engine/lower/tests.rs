@@ -185,6 +185,43 @@ fn bfloat16_is_computed_and_handed_out() {
 }
 
 #[test]
+fn bfloat16_is_rounded_wherever_it_is_made() {
+    let bf16 = |v: f32| f64::from(half::bf16::from_f32(v).to_f32());
+    // 1 + 2^-9 is 1 in bfloat16, so the sum of four such steps stays at 1.
+    let m = model(
+        17,
+        "g (float[2] x, bool c) => (float[2] y) <bfloat16 step = {0.001953125}> {
+            h = Cast <to: int = 16> (x)
+            a = Add (h, step)
+            b = Add (a, step)
+            i = If (c) <then_branch = t () => (bfloat16[2] p) { p = Add (b, step) },
+                        else_branch = e () => (bfloat16[2] q) { q = Identity (b) }>
+            d = Relu (i)
+            y = Cast <to: int = 1> (d)
+        }",
+    );
+    let yes = Tensor::from_raw(planish_ir::DType::Bool, planish_ir::Dims::new(), vec![1].into()).unwrap();
+    let inputs = [("x", floats(&[2], &[1.0, 0.1])), ("c", yes)];
+    let small = (0..3).fold(bf16(0.1), |v, _| bf16(v as f32 + 0.001_953_125));
+    assert_eq!(run(&Tract, &m, &inputs).unwrap(), [1.0, small]);
+}
+
+#[test]
+fn bfloat16_products_are_added_up_in_single_precision() {
+    let m = model(
+        17,
+        "g (float[1,4] x) => (float[1,1] y) <bfloat16[4,1] w = {1.0, 0.00390625, 0.00390625, 1.0}> {
+            h = Cast <to: int = 16> (x)
+            p = MatMul (h, w)
+            y = Cast <to: int = 1> (p)
+        }",
+    );
+    // 2.0078125 has nine bits; to even it is 2.
+    assert_eq!(run(&Tract, &m, &[("x", floats(&[1, 4], &[1.0; 4]))]).unwrap(), [2.0]);
+    assert_eq!(run(&Tract, &m, &[("x", floats(&[1, 4], &[1.0, 2.0, 1.0, 1.0]))]).unwrap(), [2.015_625]);
+}
+
+#[test]
 fn sparse_constants_are_made_dense() {
     let m = model(
         17,

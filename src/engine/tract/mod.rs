@@ -8,6 +8,7 @@
 
 mod plan;
 mod quiet;
+mod rounding;
 mod tensor;
 mod weights;
 

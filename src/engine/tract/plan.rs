@@ -11,6 +11,7 @@ use tract_onnx::prelude::{Framework, InferenceModelExt, IntoRunnable, TractResul
 
 use super::{
     quiet::quietly,
+    rounding::framework,
     tensor::{from_tract, to_tract},
     weights::{FOLDER, Weights},
 };
@@ -187,7 +188,7 @@ fn plan(
     weights: &Weights,
     optimized: bool,
 ) -> TractResult<Arc<TypedRunnableModel>> {
-    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
+    let mut onnx = framework().with_ignore_value_info(true);
     onnx.provider = Arc::new(weights.clone());
     let message = onnx.proto_model_for_read(&mut &*message)?;
     let parsed = onnx.parse(&message, Some(FOLDER))?;

@@ -1,11 +1,13 @@
-//! Which operators of ai.onnx take float16, at which slots, and what they do to the range of their inputs.
+//! Which operators of ai.onnx take 16-bit floats, at which slots, and what they do to the range of their inputs.
 //!
-//! The type constraints are those of the operator definitions up to opset 27. An operator that is not listed stays in
-//! float32: because ONNX gives it no float16 form (`NonMaxSuppression`, `TfIdfVectorizer`), because eleven bits of
+//! The type constraints are those of the operator definitions up to opset 28. An operator that is not listed stays in
+//! float32: because ONNX gives it no 16-bit form (`NonMaxSuppression`, `TfIdfVectorizer`), because eleven bits of
 //! precision are too few for its inputs (angles of `Sin` and `Cos`, pixel coordinates of `RoiAlign` and `GridSample`,
 //! counts of `Range`), or because it holds a subgraph or a sequence.
 
 use planish_ir::{Node, OpName};
+
+use super::format::Format;
 
 /// What an operator does to the range of its inputs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,23 +20,23 @@ pub(super) enum Kind {
     Carries,
     /// Brings very large or very small inputs back to a moderate size.
     Damps,
-    /// Gives results beyond 65504 for inputs that are well inside the range.
+    /// Gives results beyond the range of float16 for inputs that are well inside it.
     Grows,
 }
 
-/// How an operator takes float16.
+/// How an operator takes a 16-bit float format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Support {
     /// What it does to the range.
     pub(super) kind: Kind,
+    /// First opset version that allows the format; `None` if none does.
+    pub(super) since: Option<i64>,
     slots: Slots,
 }
 
 /// Slots that do not simply follow the type of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Slots {
-    /// First opset version that allows float16.
-    since: i64,
     /// Inputs that stay float32.
     full: &'static [usize],
     /// Inputs that take any type, whatever the other inputs have.
@@ -43,7 +45,7 @@ struct Slots {
     full_outputs: &'static [usize],
 }
 
-const FOLLOWS: Slots = Slots { since: 1, full: &[], free: &[], full_outputs: &[] };
+const FOLLOWS: Slots = Slots { full: &[], free: &[], full_outputs: &[] };
 
 /// Operators by what they do, in alphabetical order.
 const KINDS: &[(Kind, &str)] = &[
@@ -77,18 +79,13 @@ const KINDS: &[(Kind, &str)] = &[
 ];
 
 const SLOTS: &[(&str, Slots)] = &[
-    ("Bernoulli", Slots { since: 15, free: &[0], ..FOLLOWS }),
+    ("Bernoulli", Slots { free: &[0], ..FOLLOWS }),
     ("Cast", Slots { free: &[0], ..FOLLOWS }),
     ("CastLike", Slots { free: &[0], ..FOLLOWS }),
-    ("Celu", Slots { since: 28, ..FOLLOWS }),
-    ("CumSum", Slots { since: 14, ..FOLLOWS }),
-    ("DequantizeLinear", Slots { since: 19, ..FOLLOWS }),
     ("Dropout", Slots { full: &[1], ..FOLLOWS }),
     ("EyeLike", Slots { free: &[0], ..FOLLOWS }),
-    ("IsInf", Slots { since: 20, ..FOLLOWS }),
     ("LayerNormalization", Slots { full_outputs: &[1, 2], ..FOLLOWS }),
     ("OneHot", Slots { full: &[0, 1], ..FOLLOWS }),
-    ("QuantizeLinear", Slots { since: 19, ..FOLLOWS }),
     ("RandomNormalLike", Slots { free: &[0], ..FOLLOWS }),
     ("RandomUniformLike", Slots { free: &[0], ..FOLLOWS }),
     // Input 1 of opset 10 is what later became input 2.
@@ -98,22 +95,52 @@ const SLOTS: &[(&str, Slots)] = &[
     ("Upsample", Slots { full: &[1], ..FOLLOWS }),
 ];
 
-/// How the operator takes float16; `None` if it is not known to.
-pub(super) fn support(op: &OpName) -> Option<Support> {
+/// Operators that exist before they take float16, by the opset version from which they do.
+const FLOAT16_SINCE: &[(i64, &str)] =
+    &[(14, "CumSum"), (19, "DequantizeLinear QuantizeLinear"), (20, "IsInf"), (28, "Celu")];
+
+/// The same for bfloat16; the others take it from [`BFLOAT16_OPSET`] on, or since they exist.
+const BFLOAT16_SINCE: &[(i64, &str)] = &[
+    (14, "BatchNormalization CumSum"),
+    (15, "Pow"),
+    (16, "GreaterOrEqual LeakyRelu LessOrEqual PRelu Where"),
+    (19, "DequantizeLinear QuantizeLinear"),
+    (20, "ConstantOfShape IsInf"),
+    (
+        22,
+        "AveragePool Conv ConvTranspose Elu EyeLike GRU GlobalAveragePool GlobalLpPool GlobalMaxPool HardSigmoid HardSwish InstanceNormalization LSTM LpNormalization LpPool MaxPool MaxUnpool Mish RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike Round Selu Softplus Softsign ThresholdedRelu",
+    ),
+    (24, "TopK"),
+    (28, "Celu Compress Einsum OneHot ReverseSequence"),
+];
+
+/// Operators that never take bfloat16.
+const NO_BFLOAT16: &[&str] = &["Shrink", "Upsample"];
+
+/// First opset version with bfloat16.
+const BFLOAT16_OPSET: i64 = 13;
+
+/// How the operator takes the format; `None` if it is not known to.
+pub(super) fn support(op: &OpName, format: Format) -> Option<Support> {
     if !op.domain.is_empty() || !op.overload.is_empty() {
         return None;
     }
     let kind = KINDS.iter().find(|(_, names)| names.split(' ').any(|n| n == op.name))?.0;
     let slots = SLOTS.iter().find(|(name, _)| *name == op.name).map_or(FOLLOWS, |(_, slots)| *slots);
-    Some(Support { kind, slots })
+    Some(Support { kind, since: since(&op.name, format), slots })
+}
+
+/// First opset version at which an operator takes the format.
+fn since(op: &str, format: Format) -> Option<i64> {
+    let (listed, otherwise) = match format {
+        Format::Float16 => (FLOAT16_SINCE, 1),
+        Format::Bfloat16 if NO_BFLOAT16.contains(&op) => return None,
+        Format::Bfloat16 => (BFLOAT16_SINCE, BFLOAT16_OPSET),
+    };
+    Some(listed.iter().find(|(_, names)| names.split(' ').any(|n| n == op)).map_or(otherwise, |(version, _)| *version))
 }
 
 impl Support {
-    /// First opset version at which the operator takes float16.
-    pub(super) const fn since(&self) -> i64 {
-        self.slots.since
-    }
-
     /// True for an input that has the type of the node.
     pub(super) fn input_follows(&self, slot: usize) -> bool {
         !self.slots.full.contains(&slot) && !self.slots.free.contains(&slot)
@@ -163,8 +190,8 @@ mod tests {
 
     #[test]
     fn domains_matter() {
-        assert_eq!(support(&OpName::onnx("Conv")).unwrap().kind, Kind::Plain);
-        assert_eq!(support(&OpName::new("com.example", "Conv")), None);
-        assert_eq!(support(&OpName::onnx("NonMaxSuppression")), None);
+        assert_eq!(support(&OpName::onnx("Conv"), Format::Float16).unwrap().kind, Kind::Plain);
+        assert_eq!(support(&OpName::new("com.example", "Conv"), Format::Float16), None);
+        assert_eq!(support(&OpName::onnx("NonMaxSuppression"), Format::Float16), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Constants that float16 cannot hold.
+//! Constants that a 16-bit format cannot hold.
 //!
 //! A finite value beyond ±65504 would become infinite, and a single number below 2⁻²⁵ would become zero: an epsilon that
 //! guards a division would guard nothing. In both cases what reads the constant stays in float32.
@@ -10,11 +10,13 @@
 
 use std::collections::BTreeSet;
 
-use half::f16;
 use planish_ir::{Attr, DType, Graph, Node, NodeId, Operand, Tensor, TensorError, Use, ValueId};
 use rayon::prelude::*;
 
-use super::support::{Kind, support};
+use super::{
+    format::Format,
+    support::{Kind, support},
+};
 use crate::clean;
 
 /// What stands for a mask's large number.
@@ -32,7 +34,7 @@ pub(super) enum Source {
     Attribute(NodeId),
 }
 
-/// The constants that float16 cannot hold.
+/// The constants that the format cannot hold.
 #[derive(Default)]
 pub(super) struct Literals {
     /// What reads them stays in float32. With the number that does not fit.
@@ -49,18 +51,19 @@ pub(super) fn constant(graph: &Graph, value: ValueId) -> Option<Tensor> {
 }
 
 /// Looks at every constant of the graph; `weights` is told of each when it was read.
-pub(super) fn literals(graph: &Graph, weights: &dyn crate::Weights) -> Literals {
+pub(super) fn literals(graph: &Graph, weights: &dyn crate::Weights, format: Format) -> Literals {
     let constants: Vec<(ValueId, Tensor)> =
         graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
     let values = constants.par_iter().filter_map(|(id, t)| {
         let strict = graph.users(*id).any(|u| is_quantization_scale(graph, u));
-        let misfit = misfit(t, strict);
+        let misfit = misfit(t, strict, format);
         t.raw().into_iter().for_each(|raw| weights.release(raw));
         Some((Source::Value(*id), misfit?))
     });
     let mut found: Vec<(Source, f32)> = values.collect();
     for (id, node) in graph.nodes().filter(|(_, n)| !n.op.is("Constant")) {
-        found.extend(node.attrs.iter().filter_map(|(_, a)| Some((Source::Attribute(id), attribute_misfit(a)?))));
+        found
+            .extend(node.attrs.iter().filter_map(|(_, a)| Some((Source::Attribute(id), attribute_misfit(a, format)?))));
     }
     let mut result = Literals::default();
     for (source, number) in found {
@@ -75,21 +78,30 @@ pub(super) fn literals(graph: &Graph, weights: &dyn crate::Weights) -> Literals 
     result
 }
 
-/// A number that float16 cannot hold, if there is one. In a larger tensor a weight may become zero, since it then does
+/// A number that the format cannot hold, if there is one. In a larger tensor a weight may become zero, since it then does
 /// not matter beside the others; with `strict`, every number must keep its precision and leave room for its codes.
-fn misfit(tensor: &Tensor, strict: bool) -> Option<f32> {
-    let smallest = if strict { f16::MIN_POSITIVE.to_f32() } else { f16::MIN_POSITIVE_SUBNORMAL.to_f32() / 2.0 };
-    let look_for_small = strict || tensor.elements() == 1;
-    let too_large = |v: f32| v.is_finite() && (f16::from_f32(v).is_infinite() || strict && v.abs() > LARGEST_SCALE);
-    let too_small = |v: f32| look_for_small && v != 0.0 && v.abs() <= smallest;
-    tensor.iter_f32().ok()?.find(|&v| too_large(v) || too_small(v))
+fn misfit(tensor: &Tensor, strict: bool, format: Format) -> Option<f32> {
+    let alone = tensor.elements() == 1;
+    let is_misfit = |&v: &f32| {
+        let too_large = format.overflows(v) || alone && !strict && format.flushes(v);
+        too_large || strict && v.is_finite() && is_coarse(v, format)
+    };
+    tensor.iter_f32().ok()?.find(is_misfit)
 }
 
-fn attribute_misfit(attr: &Attr) -> Option<f32> {
+/// True for a scale that would move codes by half a step and more, or with which they would leave the range.
+fn is_coarse(scale: f32, format: Format) -> bool {
+    match format {
+        Format::Float16 => scale != 0.0 && scale.abs() <= format.min_normal() || scale.abs() > LARGEST_SCALE,
+        Format::Bfloat16 => format.round(scale) != scale,
+    }
+}
+
+fn attribute_misfit(attr: &Attr, format: Format) -> Option<f32> {
     match attr {
         // Small numbers are the epsilons of normalizations, which runtimes add in float32.
-        Attr::Float(v) => Some(*v).filter(|v| v.is_finite() && f16::from_f32(*v).is_infinite()),
-        Attr::Tensor(t) => misfit(t, false),
+        Attr::Float(v) => Some(*v).filter(|v| format.overflows(*v)),
+        Attr::Tensor(t) => misfit(t, false, format),
         _ => None,
     }
 }
@@ -141,7 +153,7 @@ enum MaskStep {
 }
 
 fn mask_step(node: &Node, slot: usize) -> MaskStep {
-    let Some(support) = support(&node.op) else { return MaskStep::No };
+    let Some(support) = support(&node.op, Format::Float16) else { return MaskStep::No };
     match (node.op.name.as_str(), slot) {
         ("Softmax", _) | ("Attention", 3) => MaskStep::End,
         ("Add" | "Sub" | "Mul" | "Neg" | "Where", _) => MaskStep::Through,
@@ -155,21 +167,11 @@ fn mask_step(node: &Node, slot: usize) -> MaskStep {
     }
 }
 
-/// The tensor with finite numbers beyond float16's range brought to ∓[`MASK`].
-pub(super) fn clamp_mask(tensor: &Tensor) -> Result<Tensor, TensorError> {
-    let large = |v: f32| v.is_finite() && f16::from_f32(v).is_infinite();
-    let values: Vec<f32> = tensor.iter_f32()?.map(|v| if large(v) { MASK.copysign(v) } else { v }).collect();
+/// The tensor with finite numbers beyond the range brought to ∓[`MASK`].
+pub(super) fn clamp_mask(tensor: &Tensor, format: Format) -> Result<Tensor, TensorError> {
+    let clamped = |v: f32| if format.overflows(v) { MASK.copysign(v) } else { v };
+    let values: Vec<f32> = tensor.iter_f32()?.map(clamped).collect();
     Tensor::from_f32(tensor.dims(), &values)
-}
-
-/// The tensor in float16, rounded to nearest even.
-pub(super) fn to_half(tensor: &Tensor) -> Result<Tensor, TensorError> {
-    let numbers = tensor.iter_f32()?;
-    let mut bytes = Vec::with_capacity(numbers.len().saturating_mul(2));
-    for v in numbers {
-        bytes.extend_from_slice(&f16::from_f32(v).to_le_bytes());
-    }
-    Tensor::from_raw(DType::F16, tensor.dims(), bytes.into())
 }
 
 #[cfg(test)]
@@ -182,18 +184,23 @@ mod tests {
 
     #[test]
     fn what_does_not_fit() {
-        assert_eq!(misfit(&tensor(&[1.0, 65504.0, f32::INFINITY, f32::NAN]), false), None);
-        assert_eq!(misfit(&tensor(&[1.0, 65520.0]), false), Some(65520.0));
-        assert_eq!(misfit(&tensor(&[1e-12]), false), Some(1e-12));
-        assert_eq!(misfit(&tensor(&[1e-7]), false), None);
-        assert_eq!(misfit(&tensor(&[0.0]), false), None);
-        assert_eq!(misfit(&tensor(&[1e-12, 1.0]), false), None, "a small weight among others");
-        assert_eq!(misfit(&tensor(&[1e-5, 1.0]), true), Some(1e-5), "a subnormal scale");
+        let f = Format::Float16;
+        assert_eq!(misfit(&tensor(&[1.0, 65504.0, f32::INFINITY, f32::NAN]), false, f), None);
+        assert_eq!(misfit(&tensor(&[1.0, 65520.0]), false, f), Some(65520.0));
+        assert_eq!(misfit(&tensor(&[1e-12]), false, f), Some(1e-12));
+        assert_eq!(misfit(&tensor(&[1e-7]), false, f), None);
+        assert_eq!(misfit(&tensor(&[0.0]), false, f), None);
+        assert_eq!(misfit(&tensor(&[1e-12, 1.0]), false, f), None, "a small weight among others");
+        assert_eq!(misfit(&tensor(&[1e-5, 1.0]), true, f), Some(1e-5), "a subnormal scale");
+        let b = Format::Bfloat16;
+        assert_eq!(misfit(&tensor(&[1e-12]), false, b), None);
+        assert_eq!(misfit(&tensor(&[f32::MIN]), false, b), Some(f32::MIN));
+        assert_eq!(misfit(&tensor(&[0.5, 0.1]), true, b), Some(0.1), "a scale of which bits are lost");
     }
 
     #[test]
     fn masks_keep_what_is_not_large() {
-        let t = clamp_mask(&tensor(&[f32::MIN, -1e4, f32::NEG_INFINITY, 0.0])).unwrap();
+        let t = clamp_mask(&tensor(&[f32::MIN, -1e4, f32::NEG_INFINITY, 0.0]), Format::Float16).unwrap();
         assert_eq!(t, tensor(&[-MASK, -1e4, f32::NEG_INFINITY, 0.0]));
     }
 }

@@ -1,8 +1,8 @@
 //! The patch that a selection asks for.
 //!
-//! A value that is made in float16 changes its type where it is made. Where float32 and float16 of one value are both
-//! needed, one `Cast` makes the second from the first for all its readers, and the name stays with the float32 form: it
-//! may be one of the interface.
+//! A value that is made in 16 bits changes its type where it is made. Where both forms of a value are needed, one `Cast`
+//! makes the second from the first for all its readers, and the name stays with the float32 form: it may be one of the
+//! interface.
 
 use planish_ir::{
     DType, Def, Dims, Graph, Node, NodeId, Numerics, OpName, Operand, Patch, Ref, Tensor, TensorError, TensorType,
@@ -11,7 +11,8 @@ use planish_ir::{
 use rayon::prelude::*;
 
 use super::{
-    literals::{Literals, Source, clamp_mask, constant, to_half},
+    format::Format,
+    literals::{Literals, Source, clamp_mask, constant},
     select::{Selection, is_f32},
     support::type_attribute,
 };
@@ -22,10 +23,11 @@ pub(super) fn rewrite(
     graph: &Graph,
     selection: &Selection<'_>,
     literals: &Literals,
+    format: Format,
     weights: &dyn crate::Weights,
 ) -> Result<Patch, PassError> {
-    let patch = Patch::new(Numerics::Lossy, "float32 becomes float16");
-    let mut run = Rewrite { graph, selection, patch, inputs: Vec::new(), types: Vec::new() };
+    let patch = Patch::new(Numerics::Lossy, format!("float32 becomes {}", format.name()));
+    let mut run = Rewrite { graph, selection, format, patch, inputs: Vec::new(), types: Vec::new() };
     run.constants(literals, weights)?;
     for (id, _) in graph.values().filter(|(id, _)| is_f32(graph, *id)) {
         match (constant(graph, id), selection.made_half(id)) {
@@ -37,7 +39,7 @@ pub(super) fn rewrite(
     for (id, node) in graph.nodes() {
         run.attributes(id, node, literals)?;
     }
-    // `Patch::replace` moves all readers, so the readers of the float16 form are set after it; and it takes the type of
+    // `Patch::replace` moves all readers, so the readers of the 16-bit form are set after it; and it takes the type of
     // the old value for the interface's, so that changes last.
     let Rewrite { mut patch, inputs, types, .. } = run;
     for (node, slot, value) in inputs {
@@ -52,6 +54,7 @@ pub(super) fn rewrite(
 struct Rewrite<'a> {
     graph: &'a Graph,
     selection: &'a Selection<'a>,
+    format: Format,
     patch: Patch,
     inputs: Vec<(NodeId, usize, Ref)>,
     types: Vec<(ValueId, Type)>,
@@ -67,17 +70,17 @@ struct Converted {
 
 impl Rewrite<'_> {
     fn constants(&mut self, literals: &Literals, weights: &dyn crate::Weights) -> Result<(), PassError> {
-        let (graph, selection) = (self.graph, self.selection);
+        let (graph, selection, format) = (self.graph, self.selection, self.format);
         let constants: Vec<(ValueId, Tensor)> =
             graph.values().filter_map(|(id, _)| Some((id, constant(graph, id)?))).collect();
         let convert = |(value, tensor): &(ValueId, Tensor)| -> Result<Converted, PassError> {
             let failed = |source: TensorError| PassError::Tensor { place: graph.name_of(*value), source };
             let clamped = match literals.masks.contains(&Source::Value(*value)) {
-                true => Some(clamp_mask(tensor).map_err(failed)?),
+                true => Some(clamp_mask(tensor, format).map_err(failed)?),
                 false => None,
             };
             let half = match graph.users(*value).any(|u| selection.reads_half(u)) {
-                true => Some(to_half(clamped.as_ref().unwrap_or(tensor)).map_err(failed)?),
+                true => Some(format.convert(clamped.as_ref().unwrap_or(tensor)).map_err(failed)?),
                 false => None,
             };
             tensor.raw().into_iter().for_each(|raw| weights.release(raw));
@@ -97,7 +100,7 @@ impl Rewrite<'_> {
         match half {
             Some(half) if is_initializer && !full => return self.patch.set_tensor(value, half),
             Some(half) => {
-                let half = self.patch.constant(format!("{name}_float16"), half);
+                let half = self.patch.constant(format!("{name}_{}", self.format.name()), half);
                 self.read_half(value, half);
             }
             None => {}
@@ -108,7 +111,7 @@ impl Rewrite<'_> {
         }
     }
 
-    /// A value that a node makes in float16.
+    /// A value that a node makes in 16 bits.
     fn made_half(&mut self, value: ValueId) {
         let graph = self.graph;
         if graph.users(value).any(|u| self.selection.reads_full(u)) {
@@ -116,13 +119,13 @@ impl Rewrite<'_> {
             self.patch.replace(value, cast);
             self.read_half(value, value.into());
         }
-        self.types.extend(as_type(graph, value, DType::F16).map(|ty| (value, ty)));
+        self.types.extend(as_type(graph, value, self.format.dtype()).map(|ty| (value, ty)));
     }
 
     /// A value that is there in float32.
     fn made_full(&mut self, value: ValueId) {
         if self.graph.users(value).any(|u| self.selection.reads_half(u)) {
-            let cast = self.cast(value, DType::F16);
+            let cast = self.cast(value, self.format.dtype());
             self.read_half(value, cast);
         }
     }
@@ -133,7 +136,7 @@ impl Rewrite<'_> {
         self.patch.node(OpName::onnx("Cast"), [Ref::Value(value)]).attr("to", i64::from(to.code())).output(name, ty)
     }
 
-    /// Lets the float16 readers of a value read its float16 form.
+    /// Lets the 16-bit readers of a value read its 16-bit form.
     fn read_half(&mut self, value: ValueId, half: Ref) {
         for user in self.graph.users(value).filter(|&u| self.selection.reads_half(u)) {
             if let Use::Node(node, Operand::Input(slot)) = user {
@@ -148,10 +151,10 @@ impl Rewrite<'_> {
         let is_mask = literals.masks.contains(&Source::Attribute(id));
         let attrs = || node.attrs.clone();
         if let Some(name) = type_attribute(node).filter(|_| becomes_half) {
-            self.patch.set_attrs(id, attrs().with(name, i64::from(DType::F16.code())));
+            self.patch.set_attrs(id, attrs().with(name, i64::from(self.format.dtype().code())));
         } else if node.op.is("ConstantOfShape") && (becomes_half || is_mask) {
             let failed = |source| PassError::Tensor { place: node.name.clone(), source };
-            let fill = fill(node, is_mask, becomes_half).map_err(failed)?;
+            let fill = fill(node, is_mask, becomes_half, self.format).map_err(failed)?;
             self.patch.set_attrs(id, attrs().with("value", fill));
         }
         Ok(())
@@ -159,13 +162,13 @@ impl Rewrite<'_> {
 }
 
 /// What a `ConstantOfShape` fills with.
-fn fill(node: &Node, is_mask: bool, half: bool) -> Result<Tensor, TensorError> {
+fn fill(node: &Node, is_mask: bool, half: bool, format: Format) -> Result<Tensor, TensorError> {
     let zero = || Tensor::from_f32(Dims::from_slice(&[1]), &[0.0]);
     let mut fill = node.attrs.tensor("value").cloned().map_or_else(zero, Ok)?;
     if is_mask {
-        fill = clamp_mask(&fill)?;
+        fill = clamp_mask(&fill, format)?;
     }
-    if half { to_half(&fill) } else { Ok(fill) }
+    if half { format.convert(&fill) } else { Ok(fill) }
 }
 
 /// The type of a value with another element type.
