@@ -15,7 +15,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Def, Graph, Model, Node, NodeId, Operand, Opsets, Type, Use, ValueId, op};
+use crate::{Def, Dim, Graph, Model, Node, NodeId, Operand, Opsets, Type, Use, ValueId, op};
 
 /// A model that passed the verifier.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ impl Interface {
                 found.push(violation("interface".into(), format!("{} {kind}s became {}", before.len(), after.len())));
             }
             for ((name, ty), (new_name, new_ty)) in before.iter().zip(after) {
-                let narrows = kind == "input" && ty != new_ty;
+                let narrows = kind == "input" && !same_but_for_names(ty.as_ref(), new_ty.as_ref());
                 let place = format!("{kind} {name:?}");
                 if name != new_name {
                     found.push(violation(place, format!("was renamed to {new_name:?}")));
@@ -88,6 +88,20 @@ impl Interface {
             }
         }
         if found.is_empty() { Ok(()) } else { Err(VerifyError { violations: found }) }
+    }
+}
+
+/// True for equal types, and for those in which a size that was open got a name.
+fn same_but_for_names(before: Option<&Type>, after: Option<&Type>) -> bool {
+    let shape = |ty: Option<&Type>| ty.and_then(Type::as_tensor).and_then(|t| t.shape.clone());
+    match (shape(before), shape(after)) {
+        (Some(a), Some(b)) if before != after => {
+            let named = |(a, b): (&Dim, &Dim)| a == b || (*a == Dim::Unknown && matches!(b, Dim::Symbolic(_)));
+            before.and_then(Type::dtype) == after.and_then(Type::dtype)
+                && a.len() == b.len()
+                && a.iter().zip(&b).all(named)
+        }
+        _ => before == after,
     }
 }
 
