@@ -416,7 +416,8 @@ impl Run<'_> {
         let cx = Context { engine, calibration, weights, target, facts: &self.facts };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
-        let Changes { patches, opsets, ir_version, remove_uncalled_functions, skipped, notes } = changes;
+        let Changes { patches, opsets, ir_version, retypes_interface, remove_uncalled_functions, skipped, notes } =
+            changes;
         progress.notes = notes;
         for (path, id, skip) in skipped {
             if let Some(graph) = model.graph_at(&path) {
@@ -429,6 +430,9 @@ impl Run<'_> {
                 return Ok(());
             }
             self.apply(model, &path, patch, None, progress)?;
+        }
+        if retypes_interface {
+            self.interface = Interface::of(model);
         }
         for (domain, version) in opsets {
             if model.opsets.insert(domain, version) != Some(version) {

@@ -10,7 +10,7 @@ use planish_ir::{Model, Node, ValueId};
 use planish_passes::{Engine, EngineError, Tensors};
 use serde::Serialize;
 
-use crate::metrics::Comparison;
+use crate::{engine::adapt, metrics::Comparison};
 
 /// A layer and the error that it adds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,11 +35,11 @@ pub fn suspects(
 ) -> Result<Vec<Suspect>, EngineError> {
     let names = common_values(reference, model);
     let expected = engine.load(reference, &names)?.run(sample)?;
-    let actual = engine.load(model, &names)?.run(sample)?;
+    let actual = engine.load(model, &names)?.run(&*adapt::inputs(sample, model)?)?;
     let mut errors: BTreeMap<&str, f64> = BTreeMap::new();
-    for (name, (e, a)) in names.iter().zip(expected.iter().zip(&actual)) {
+    for (name, (e, a)) in names.iter().zip(expected.iter().zip(actual)) {
         // Of another type or shape, so it does not mean the same after all.
-        let Ok(c) = Comparison::of(e, a) else { continue };
+        let Ok(c) = Comparison::of(e, &adapt::like(a, e)?) else { continue };
         errors.insert(name, relative_error(&c));
     }
     let g = &model.graph;

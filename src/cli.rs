@@ -347,6 +347,9 @@ pub enum Preset {
     Int8Weights,
     /// Matrix products in int8 for ONNX Runtime on the CPU, without calibration data.
     OrtCpuInt8Dynamic,
+    /// float16 for TensorRT: fused, and in float32 what calibration samples show to need it.
+    #[value(name = "tensorrt-fp16")]
+    TensorrtFp16,
 }
 
 /// Where weights go.

@@ -139,6 +139,7 @@ impl Preset {
             Preset::Int4Weights => include_str!("presets/int4-weights.yaml"),
             Preset::Int8Weights => include_str!("presets/int8-weights.yaml"),
             Preset::OrtCpuInt8Dynamic => include_str!("presets/ort-cpu-int8-dynamic.yaml"),
+            Preset::TensorrtFp16 => include_str!("presets/tensorrt-fp16.yaml"),
         }
     }
 }

@@ -4,20 +4,20 @@
 //! After      c = MatMul (Cast (x), w);  y = Cast (c);  z = Sin (y)         c and w bfloat16
 //! When       the operator takes bfloat16 at the model's opset: most from 13 on, convolutions and pools from 22 on
 //! Refuses    operators without a bfloat16 form, functions, and unknown operators · nodes with subgraphs · readers of a
-//!            constant that would be infinite, or of a single one that would be 0 · scales of quantization that lose
-//!            bits · sizes and positions that are computed from integers for an exact reader · what `keep` lists · what
+//!            constant that would be infinite, or of a single one that would be 0 · differences of almost equal numbers
+//!            that are divided by, such as a mean of squares minus a square · scales of quantization that lose bits · sizes and positions that are computed from integers for an exact reader · what `keep` lists · what
 //!            lies between nodes in float32 and would only add casts
 //! Numerics   Lossy: 8 bits of precision instead of 24; the range stays. Masks of -3.4e38 before Softmax become -32768.
 //! Reference  Kalamkar et al., A Study of BFLOAT16 for Deep Learning Training, arXiv:1905.12322
 //!
 //! For hardware that has it, where activations leave the range of float16. It is eight times coarser, so prefer `float16`
-//! where that keeps most nodes. Calibration samples serve only for the report.
+//! where that keeps most nodes.
 
 use planish_ir::Model;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::half::{Format, Settings, convert};
+use super::half::{Format, InterfaceTypes, Settings, convert};
 use crate::{Changes, Context, Pass, PassError, Shape, Transform};
 
 /// Configuration.
@@ -26,6 +26,8 @@ use crate::{Changes, Context, Pass, PassError, Shape, Transform};
 pub struct Bfloat16 {
     /// Nodes that stay in float32, by name, or all of an operator, such as `Softmax` or `com.example::Op`.
     pub keep: Vec<String>,
+    /// Types of the model's inputs and outputs.
+    pub interface: InterfaceTypes,
 }
 
 /// ONNX has the type from this opset on.
@@ -46,7 +48,9 @@ impl Transform for Bfloat16 {
                  for convolutions"
             )));
         }
-        convert(model, cx, &Settings { format: Format::Bfloat16, keep: &self.keep, headroom: 1.0 })
+        let settings =
+            Settings { format: Format::Bfloat16, keep: &self.keep, interface: self.interface, headroom: 1.0 };
+        convert(model, cx, &settings)
     }
 }
 
@@ -86,6 +90,55 @@ mod tests {
           r = Sqrt (e)
           n = Div (a, r)
           y_1 = MatMul (n, w)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
+    }
+
+    /// The variance of one exporter, which is ruined by rounding; the mean is needed in both types.
+    #[test]
+    fn variances_that_are_differences_stay() {
+        insta::assert_snapshot!(check::<Bfloat16>(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,8] x) => (float[N,8] y)
+            <float[8,8] w, float eps = {1e-6}, float zero = {0.0}> {
+                a = MatMul (x, w)
+                s = Mul (a, a)
+                m2 = ReduceMean <axes = [1]> (s)
+                m = ReduceMean <axes = [1]> (a)
+                mm = Mul (m, m)
+                d = Sub (m2, mm)
+                p = Max (d, zero)
+                v = Add (p, eps)
+                r = Sqrt (v)
+                c = Sub (a, m)
+                n = Div (c, r)
+                y = MatMul (n, w)
+            }"#
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y)
+        <
+          bfloat16[8,8] w,  # 8e3fb3277bd8, 64 elements
+          float eps = {1e-6},
+          float zero = {0.0}
+        >
+        {
+          x_bfloat16 = Cast <to = 16> (x)
+          a_1 = MatMul (x_bfloat16, w)
+          a = Cast <to = 1> (a_1)
+          m = ReduceMean <axes = [1]> (a)
+          c = Sub (a, m)
+          s = Mul (a, a)
+          m2 = ReduceMean <axes = [1]> (s)
+          mm = Mul (m, m)
+          d = Sub (m2, mm)
+          p = Max (d, zero)
+          v = Add (p, eps)
+          r = Sqrt (v)
+          n = Div (c, r)
+          n_bfloat16 = Cast <to = 16> (n)
+          y_1 = MatMul (n_bfloat16, w)
           y = Cast <to = 1> (y_1)
         }
         "#);

@@ -5,10 +5,11 @@
 //! When       the operator takes float16 at the model's opset
 //! Refuses    operators without a float16 form, functions, and unknown operators · nodes with subgraphs · values that
 //!            come within `headroom` of 65504 on the samples, or are too small for it · divisors that would be 0 ·
-//!            sums inside an operator that leave the range · without samples, operators that grow (squares,
-//!            exponentials, sums of them), until an operator brings the result back into range · readers of a constant
-//!            beyond ±65504 or of a single one below 2⁻²⁵ · sizes and positions that are computed from integers for an
-//!            exact reader · what `keep` lists · what lies between nodes in float32 and would only add casts
+//!            sums inside an operator that leave the range · differences of almost equal numbers that are divided by ·
+//!            without samples, operators that grow (squares, exponentials, sums of them), until an operator brings the
+//!            result back into range · readers of a constant beyond ±65504 or of a single one below 2⁻²⁵ · sizes and
+//!            positions that are computed from integers for an exact reader · what `keep` lists · what lies between nodes
+//!            in float32 and would only add casts
 //! Numerics   Lossy: 11 bits of precision instead of 24. Masks of -3.4e38 before Softmax become -32768.
 //! Reference  IEEE 754-2019, binary16; Micikevicius et al., Mixed Precision Training, ICLR 2018
 //!
@@ -21,7 +22,7 @@ use planish_ir::Model;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::half::{Format, Settings, convert};
+use super::half::{Format, InterfaceTypes, Settings, convert};
 use crate::{Changes, Context, Pass, PassError, Shape, Transform};
 
 /// Configuration.
@@ -30,13 +31,15 @@ use crate::{Changes, Context, Pass, PassError, Shape, Transform};
 pub struct Float16 {
     /// Nodes that stay in float32, by name, or all of an operator, such as `Softmax` or `com.example::Op`.
     pub keep: Vec<String>,
+    /// Types of the model's inputs and outputs.
+    pub interface: InterfaceTypes,
     /// How many times larger than on the samples activations may get without leaving the range; 1 or more.
     pub headroom: f32,
 }
 
 impl Default for Float16 {
     fn default() -> Float16 {
-        Float16 { keep: Vec::new(), headroom: 2.0 }
+        Float16 { keep: Vec::new(), interface: InterfaceTypes::Keep, headroom: 2.0 }
     }
 }
 
@@ -57,7 +60,9 @@ impl Transform for Float16 {
                 "the model has opset {opset}, and float16 needs {MIN_OPSET} or later; run `raise-opset` first"
             )));
         }
-        convert(model, cx, &Settings { format: Format::Float16, keep: &self.keep, headroom: self.headroom })
+        let settings =
+            Settings { format: Format::Float16, keep: &self.keep, interface: self.interface, headroom: self.headroom };
+        convert(model, cx, &settings)
     }
 }
 
@@ -405,8 +410,8 @@ mod tests {
         "#);
     }
 
-    /// An engine for which every value is 1, but `a` is 60000.
-    struct Ranges;
+    /// An engine for which every value is 1, but for those that are listed.
+    struct Ranges(&'static [(&'static str, &'static [f32])]);
 
     impl Engine for Ranges {
         fn name(&self) -> &str {
@@ -414,47 +419,130 @@ mod tests {
         }
 
         fn load(&self, _: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
-            Ok(Box::new(Loaded(outputs.to_vec())))
+            Ok(Box::new(Loaded(self.0, outputs.to_vec())))
         }
     }
 
-    struct Loaded(Vec<String>);
+    struct Loaded(&'static [(&'static str, &'static [f32])], Vec<String>);
 
     impl Runnable for Loaded {
         fn run(&self, _: &Tensors) -> Result<Vec<Tensor>, EngineError> {
-            Ok(self.0.iter().map(|name| Tensor::scalar_f32(if name == "a" { 6e4 } else { 1.0 })).collect())
+            let numbers = |name: &String| self.0.iter().find(|(n, _)| n == name).map_or(&[1.0][..], |(_, v)| *v);
+            let tensor = |v: &[f32]| Tensor::from_f32([1, v.len() as u64].as_slice(), v).unwrap();
+            Ok(self.1.iter().map(|name| tensor(numbers(name))).collect())
         }
+    }
+
+    /// Reasons and notes for what an engine hands out.
+    fn measured(engine: &Ranges, nodes: &str) -> String {
+        let text = format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y)
+            <float[4,4] w, float[4] b, float two = {{2.0}}> {{ {nodes} }}"#
+        );
+        let mut model = planish_ir::text::parse(&text).unwrap();
+        planish_ir::infer::annotate(&mut model);
+        let samples: &[Tensors] = &[Tensors::new()];
+        let calibration = Calibration { engine, samples: &samples, memory: 1 << 20, watch: &NoObserver };
+        let cx = Context { calibration: Some(&calibration), ..Context::bare() };
+        let changes = Float16::default().transform(&model, &cx).unwrap();
+        let kept = changes.skipped.iter().map(|(_, id, skip)| format!("{id} {skip:?}"));
+        kept.chain(changes.notes).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
     fn what_comes_close_to_the_limit_on_samples_stays() {
-        let model = planish_ir::text::parse(
-            r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N,8] x) => (float[N,8] y)
-            <float[8,8] w> {
-                n = MatMul (x, w)
-                a = MatMul (n, w)
-                p = Softmax (a)
-                y = MatMul (p, w)
-            }"#,
-        );
-        let mut model = model.unwrap();
-        planish_ir::infer::annotate(&mut model);
-        let samples: &[Tensors] = &[Tensors::new()];
-        let calibration = Calibration { engine: &Ranges, samples: &samples, memory: 1 << 20, watch: &NoObserver };
-        let cx = Context { calibration: Some(&calibration), ..Context::bare() };
-        let changes = Float16::default().transform(&model, &cx).unwrap();
-        let kept: Vec<String> = changes.skipped.iter().map(|(_, id, skip)| format!("{id} {skip:?}")).collect();
-        insta::assert_snapshot!(kept.join("\n"), @r#"
+        let nodes = "n = MatMul (x, w)\n a = MatMul (n, w)\n p = Softmax (a)\n y = MatMul (p, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("a", &[6e4, 1e-6, 1e-9, 0.0])]), nodes), @r#"
         n1 Refused("\"a\" reaches 6.00e4 on the samples, too close to 65504")
         n2 Refused("\"a\" reaches 6.00e4 on the samples, too close to 65504")
-        "#);
-        insta::assert_snapshot!(changes.notes.join("\n"), @r#"
         2 nodes in float16, 2 in float32 (1 islands); 4 casts
-        in float32, largest magnitudes first (1 samples; share of numbers that float16 holds with fewer bits, and as 0):
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
           node  operator    input   output   weight overflow    fewer     zero  why
-          a     MatMul      1.0e0    6.0e4   6.1e-1        0        0        0  "a" reaches 6.00e4 on the samples, too close to 65504
-          p     Softmax     6.0e4    1.0e0        -        0        0        0  "a" reaches 6.00e4 on the samples, too close to 65504
+          a     MatMul      1.0e0    6.0e4   7.9e-1        0     4.8%     4.8%  "a" reaches 6.00e4 on the samples, too close to 65504
+          p     Softmax     6.0e4    1.0e0        -        0    20.0%    20.0%  "a" reaches 6.00e4 on the samples, too close to 65504
+        "#);
+        insta::assert_snapshot!(measured(&Ranges(&[("a", &[-7e4, 7e4])]), nodes), @r#"
+        n1 Refused("\"a\" overflows: 2 of 2 numbers on the samples, up to 7.00e4")
+        n2 Refused("\"a\" overflows: 2 of 2 numbers on the samples, up to 7.00e4")
+        2 nodes in float16, 2 in float32 (1 islands); 4 casts
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
+          node  operator    input   output   weight overflow    fewer     zero  why
+          a     MatMul      1.0e0    7.0e4   7.9e-1        2        0        0  "a" overflows: 2 of 2 numbers on the samples, up to 7.00e4
+          p     Softmax     7.0e4    1.0e0        -        2        0        0  "a" overflows: 2 of 2 numbers on the samples, up to 7.00e4
+        "#);
+    }
+
+    #[test]
+    fn samples_show_that_squares_stay_in_range() {
+        let nodes = "a = MatMul (x, w)\n s = Pow (a, two)\n y = MatMul (s, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("s", &[16000.0])]), nodes), @"3 nodes in float16, 0 in float32 (0 islands); 2 casts");
+        // Inputs of twice the size have squares of four times the size.
+        insta::assert_snapshot!(measured(&Ranges(&[("s", &[17000.0])]), nodes), @r#"
+        n1 Refused("its result can reach 6.80e4 for inputs 2 times those of the samples")
+        2 nodes in float16, 1 in float32 (1 islands); 4 casts
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
+          node  operator    input   output   weight overflow    fewer     zero  why
+          s     Pow         1.0e0    1.7e4    2.0e0        0        0        0  its result can reach 6.80e4 for inputs 2 times those of the samples
+        "#);
+    }
+
+    #[test]
+    fn sums_that_no_result_shows() {
+        let nodes = "a = MatMul (x, w)\n m = ReduceMean <axes = [1]> (a)\n s = Sub (a, m)\n y = MatMul (s, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("a", &[2e4, -2e4, 1.0])]), nodes), @r#"
+        n1 Refused("the numbers that it adds up reach 4.00e4 on the samples")
+        3 nodes in float16, 1 in float32 (1 islands); 4 casts
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
+          node  operator      input   output   weight overflow    fewer     zero  why
+          m     ReduceMean    2.0e4    1.0e0        -        0        0        0  the numbers that it adds up reach 4.00e4 on the samples
+        "#);
+        let nodes = "a = MatMul (x, w)\n n = LayerNormalization (a, b)\n y = MatMul (n, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("a", &[300.0, -300.0])]), nodes), @"
+        3 nodes in float16, 0 in float32 (0 islands); 2 casts
+        1 normalizations in float16 add up squares in float32 by definition (stash_type); 1 of them have to: the sums reach 7.2e5
+        ");
+    }
+
+    #[test]
+    fn differences_that_are_divided_by() {
+        let nodes = "a = MatMul (x, w)\n s = Mul (a, a)\n m = Abs (a)\n d = Sub (s, m)\n r = Sqrt (d)\n n = Div (a, r)\n y = MatMul (n, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("s", &[100.1]), ("m", &[100.0]), ("d", &[0.1])]), nodes), @r#"
+        n1 Refused("the difference \"d\" is divided by: 12 dB above its rounding errors")
+        n2 Refused("the difference \"d\" is divided by: 12 dB above its rounding errors")
+        n3 Refused("the difference \"d\" is divided by: 12 dB above its rounding errors")
+        n4 Refused("the difference \"d\" is divided by: 12 dB above its rounding errors")
+        3 nodes in float16, 4 in float32 (1 islands); 4 casts
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
+          node  operator    input   output   weight overflow    fewer     zero  why
+          d     Sub         1.0e2   1.0e-1        -        0        0        0  the difference "d" is divided by: 12 dB above its rounding errors
+          s     Mul         1.0e0    1.0e2        -        0        0        0  the difference "d" is divided by: 12 dB above its rounding errors
+          m     Abs         1.0e0    1.0e2        -        0        0        0  the difference "d" is divided by: 12 dB above its rounding errors
+          r     Sqrt       1.0e-1    1.0e0        -        0        0        0  the difference "d" is divided by: 12 dB above its rounding errors
+        "#);
+        insta::assert_snapshot!(measured(&Ranges(&[("s", &[100.1]), ("m", &[50.0]), ("d", &[50.1])]), nodes), @"7 nodes in float16, 0 in float32 (0 islands); 2 casts");
+    }
+
+    #[test]
+    fn numbers_that_are_too_small() {
+        let nodes = "a = MatMul (x, w)\n t = Tanh (a)\n y = MatMul (t, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("t", &[1e-6, -1e-7, 2e-8])]), nodes), @r#"
+        n1 Refused("\"t\" is tiny: 100 % of its numbers lose bits or all, which leaves 30 dB")
+        n2 Refused("\"t\" is tiny: 100 % of its numbers lose bits or all, which leaves 30 dB")
+        1 nodes in float16, 2 in float32 (1 islands); 2 casts
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
+          node  operator    input   output   weight overflow    fewer     zero  why
+          t     Tanh        1.0e0   1.0e-6        -        0    50.0%    25.0%  "t" is tiny: 100 % of its numbers lose bits or all, which leaves 30 dB
+          y     MatMul     1.0e-6    1.0e0   7.9e-1        0    10.0%     5.0%  "t" is tiny: 100 % of its numbers lose bits or all, which leaves 30 dB
+        "#);
+        let nodes = "a = MatMul (x, w)\n t = Tanh (a)\n d = Div (a, t)\n y = MatMul (d, w)";
+        insta::assert_snapshot!(measured(&Ranges(&[("t", &[1.0, 2e-8])]), nodes), @r#"
+        n1 Refused("it lies between nodes in float32, and in float16 it would only add casts")
+        n2 Refused("it divides by \"t\", of which 1 numbers would be 0")
+        2 nodes in float16, 2 in float32 (1 islands); 4 casts
+        in float32, largest magnitudes first (1 runs; share of numbers that float16 holds with fewer bits, and as 0):
+          node  operator    input   output   weight overflow    fewer     zero  why
+          d     Div         1.0e0    1.0e0        -        0        0    25.0%  it divides by "t", of which 1 numbers would be 0
+          t     Tanh        1.0e0    1.0e0        -        0        0    33.3%  it lies between nodes in float32, and in float16 it would only add casts
         "#);
     }
 
@@ -465,6 +553,114 @@ mod tests {
         let sample = Tensors::from([("x".to_owned(), Tensor::from_f32([1, 2].as_slice(), &[1.0, 2.0]).unwrap())]);
         let calibrated = check_calibrated(Float16::default(), crate::Target::Generic, &[sample], text);
         assert_eq!(calibrated, check::<Float16>(text));
+    }
+
+    #[test]
+    fn the_interface_is_converted_if_that_is_wanted() {
+        let pass = Float16 { interface: InterfaceTypes::Convert, ..Float16::default() };
+        insta::assert_snapshot!(check_with(pass,
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,8] x, float[N,8] captured, int64[N,8] i, bool c) => (float[N,8] y, float[N,8] s, float[N,8] z)
+            <float[8,8] w> {
+                y = MatMul (x, w)
+                s = Sin (x)
+                q = Sin (y)
+                f = Cast <to = 1> (i)
+                e = If (c) <then_branch = t () => (float[N,8] p) { p = Relu (captured) },
+                            else_branch = o () => (float[N,8] r) { r = Identity (captured) }>
+                a = Add (e, captured)
+                m = MatMul (a, w)
+                z = Add (m, q)
+            }"#
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float16[N,8] x, float[N,8] captured, int64[N,8] i, bool c) => (float16[N,8] y, float[N,8] s, float16[N,8] z)
+        <
+          float16[8,8] w  # 8cc7e85b3276, 64 elements
+        >
+        {
+          y = MatMul (x, w)
+          x_float = Cast <to = 1> (x)
+          s = Sin (x_float)
+          e = If (c) <
+            else_branch = o () => (float[N,8] r) {
+              r = Identity (captured)
+            },
+            then_branch = t () => (float[N,8] p) {
+              p = Relu (captured)
+            }
+          >
+          a = Add (e, captured)
+          a_float16 = Cast <to = 10> (a)
+          m = MatMul (a_float16, w)
+          y_float = Cast <to = 1> (y)
+          q = Sin (y_float)
+          q_float16 = Cast <to = 10> (q)
+          z = Add (m, q_float16)
+          f = Cast <to = 10> (i)
+        }
+        "#);
+    }
+
+    #[test]
+    fn quantized_layers_take_their_scales_along() {
+        insta::assert_snapshot!(check::<Float16>(
+            r#"<ir_version: 9, opset_import: ["" : 19]>
+            g (float[1,8,4,4] x) => (float[1,8,4,4] y)
+            <float s = {0.05}, int8 z = {0}, int8[8,8,1,1] w, float[8] t = {0.01}, int8[8] o = {0}, float[8] b> {
+                q = QuantizeLinear (x, s, z)
+                d = DequantizeLinear (q, s, z)
+                v = DequantizeLinear <axis = 0> (w, t, o)
+                c = Conv (d, v, b)
+                y = Relu (c)
+            }"#
+        ), @r#"
+        <ir_version: 9, opset_import: ["" : 19]>
+        g (float[1,8,4,4] x) => (float[1,8,4,4] y)
+        <
+          float s = {0.05},
+          int8 z = {0},
+          int8[8,8,1,1] w,  # f84d7ab05bd7, 64 elements, 6 % zeros
+          float16[8] t = {8479, 8479, 8479, 8479, 8479, 8479, 8479, 8479},  # 0.010002136, 0.010002136, 0.010002136, 0.010002136, 0.010002136, 0.010002136, 0.010002136, 0.010002136
+          int8[8] o = {0, 0, 0, 0, 0, 0, 0, 0},
+          float16[8] b = {14498, 47486, 48125, 13856, 47852, 14175, 47954, 45403},  # 0.57910156, -0.68652344, -0.99853516, 0.3828125, -0.8652344, 0.46069336, -0.91503906, -0.1673584
+          float16 s_float16 = {10854}  # 0.049987793
+        >
+        {
+          q = QuantizeLinear (x, s, z)
+          d = DequantizeLinear (q, s_float16, z)
+          v = DequantizeLinear <axis = 0> (w, t, o)
+          c = Conv (d, v, b)
+          y_1 = Relu (c)
+          y = Cast <to = 1> (y_1)
+        }
+        "#);
+    }
+
+    #[test]
+    fn an_axis_too_long_for_a_sum_in_float16() {
+        let text = |n: u64| {
+            format!(
+                r#"<ir_version: 8, opset_import: ["" : 17]> g (float[4,8] x) => (float[4,{n}] y) <float[8,{n}] w> {{
+                    a = MatMul (x, w)
+                    y = Softmax (a) }}"#
+            )
+        };
+        let converted = |n: u64| {
+            check::<Float16>(&text(n)).lines().filter(|l| l.contains(" = ")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        insta::assert_snapshot!(converted(2048).join("\n"), @"
+        x_float16 = Cast <to = 10> (x)
+        a = MatMul (x_float16, w)
+        y_1 = Softmax (a)
+        y = Cast <to = 1> (y_1)
+        ");
+        insta::assert_snapshot!(converted(2049).join("\n"), @"
+        x_float16 = Cast <to = 10> (x)
+        a_1 = MatMul (x_float16, w)
+        a = Cast <to = 1> (a_1)
+        y = Softmax (a)
+        ");
     }
 
     #[test]

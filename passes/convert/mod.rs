@@ -7,5 +7,6 @@ mod raise_opset;
 
 pub use bfloat16::Bfloat16;
 pub use float16::Float16;
+pub use half::InterfaceTypes;
 pub use raise_opset::RaiseOpset;
 pub(crate) use raise_opset::keeps_meaning;

@@ -166,7 +166,7 @@ fn patch(graph: &Graph, site: &Site, encoded: Encoded) -> Patch {
             node.output(format!("{name}_scale"), Some(ty))
         }
     };
-    let mut dequantize = |patch: &mut Patch, codes: Ref, axis: i64, output: String, ty: Option<Type>| {
+    let dequantize = |patch: &mut Patch, codes: Ref, axis: i64, output: String, ty: Option<Type>| {
         let mut node = patch.node(OpName::onnx("DequantizeLinear"), [codes, scales]).attr("axis", axis);
         if let Some(block) = site.layout.block() {
             node = node.attr("block_size", block as i64);

@@ -4,6 +4,7 @@
 //! for one. tract runs only a part of ONNX and some of it wrongly, so a model is first rewritten for it (`lower`),
 //! and what it is known to get wrong is refused rather than used as a proof.
 
+pub(crate) mod adapt;
 mod lower;
 pub mod ort;
 mod program;

@@ -78,6 +78,9 @@ fn assert_close(verdict: &Verdict, what: &str) {
     assert!(verdict.runs > 0 && verdict.failures.is_empty(), "{what}: {}", verdict.render());
 }
 
+/// Passes that need a newer operator set than some models have, and say so.
+const DEMANDING: &[&str] = &["bfloat16", "int8-weights", "low-float-weights"];
+
 #[test]
 fn every_pass_keeps_its_promise_on_every_fixture() {
     let engines = engines();
@@ -88,7 +91,10 @@ fn every_pass_keeps_its_promise_on_every_fixture() {
             // Compression needs a gate of its own; see the presets.
             let mut model = original.clone();
             let step = entry.default_step().unwrap();
-            let outcome = run(&mut model, &[step], &[]);
+            let outcome = match try_run(&mut model, &[step], &[]) {
+                Err(DriverError::Pass { .. }) if DEMANDING.contains(&entry.name) => continue,
+                outcome => outcome.unwrap(),
+            };
             if outcome.patches == 0 || outcome.numerics() == Numerics::Lossy {
                 continue;
             }
@@ -118,6 +124,7 @@ fn every_pass_keeps_its_promise_on_every_graph() {
             let outcome = match try_run(&mut model, &[entry.default_step().unwrap()], &[]) {
                 // raise-opset wants local functions to be inlined first.
                 Err(DriverError::Pass { .. }) if name == "structure" || name == "unknown" => continue,
+                Err(DriverError::Pass { .. }) if DEMANDING.contains(&entry.name) => continue,
                 outcome => outcome.unwrap(),
             };
             if outcome.patches == 0 || outcome.numerics() == Numerics::Lossy {
@@ -147,7 +154,9 @@ fn presets_keep_the_outputs_of_every_fixture() {
     for path in models() {
         let original = ModelFile::open(&path).unwrap().model;
         let samples = samples(&original, &path);
-        for (preset, min_cosine) in [("simplify", None), ("fp16", Some(0.999)), ("int8-weights", Some(0.995))] {
+        for (preset, min_cosine) in
+            [("simplify", None), ("fp16", Some(0.999)), ("int8-weights", Some(0.995)), ("tensorrt-fp16", Some(0.999))]
+        {
             let preset = clap::ValueEnum::from_str(preset, true).unwrap();
             let pipeline = Pipeline::preset(preset).unwrap();
             let mut model = original.clone();

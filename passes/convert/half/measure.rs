@@ -64,6 +64,16 @@ impl Extent {
         if self.noise == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.noise).log10() }
     }
 
+    /// Mean square of the numbers.
+    pub(super) fn power(&self) -> f64 {
+        self.signal / self.numbers.max(1) as f64
+    }
+
+    /// Mean square of their rounding errors.
+    pub(super) fn noise_power(&self) -> f64 {
+        self.noise / self.numbers.max(1) as f64
+    }
+
     /// Share of the numbers that keep fewer bits than the format has, or none.
     pub(super) fn tiny(&self) -> f64 {
         (self.flushed + self.subnormal) as f64 / self.numbers.max(1) as f64

@@ -1,5 +1,6 @@
 //! What the passes `float16` and `bfloat16` have in common.
 
+mod cancel;
 mod cut;
 mod evidence;
 mod format;
@@ -11,6 +12,8 @@ mod sums;
 mod support;
 
 use planish_ir::{Dim, Graph, GraphPath, Model, Node};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{Changes, Context, PassError, Skip};
 use measure::Measured;
@@ -18,12 +21,27 @@ use select::Selection;
 
 pub(super) use format::Format;
 
+/// Types of the model's inputs and outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum InterfaceTypes {
+    /// They stay as they are.
+    #[default]
+    Keep,
+    /// Those in float32 become 16 bits wide, where what reads or makes them is, and samples do not show that they do not
+    /// fit. Callers have to follow; passes behind this one that need calibration find that the samples do not fit the
+    /// model any more.
+    Convert,
+}
+
 /// What is asked for.
 pub(super) struct Settings<'a> {
     /// The type in which most is to be computed.
     pub(super) format: Format,
     /// Nodes or operators that stay in float32, by name.
     pub(super) keep: &'a [String],
+    /// Types of inputs and outputs.
+    pub(super) interface: InterfaceTypes,
     /// How many times larger than on the samples activations may get.
     pub(super) headroom: f32,
 }
@@ -51,6 +69,7 @@ pub(super) fn convert(model: &Model, cx: &Context<'_>, settings: &Settings<'_>) 
         return Ok(changes);
     }
     changes.patches.push((GraphPath::main(), rewrite::rewrite(graph, &selection, &literals, format, cx.weights)?));
+    changes.retypes_interface = settings.interface == InterfaceTypes::Convert;
     let name = format.name();
     changes.notes.push(format!(
         "{converted} nodes in {name}, {} in float32 ({} islands); {} casts",

@@ -111,13 +111,17 @@ impl Rewrite<'_> {
         }
     }
 
-    /// A value that a node makes in 16 bits.
+    /// A value that comes in 16 bits.
     fn made_half(&mut self, value: ValueId) {
         let graph = self.graph;
         if graph.users(value).any(|u| self.selection.reads_full(u)) {
             let cast = self.cast(value, DType::F32);
-            self.patch.replace(value, cast);
-            self.read_half(value, value.into());
+            if self.selection.interface_is_free(value) {
+                self.read_full(value, cast);
+            } else {
+                self.patch.replace(value, cast);
+                self.read_half(value, value.into());
+            }
         }
         self.types.extend(as_type(graph, value, self.format.dtype()).map(|ty| (value, ty)));
     }
@@ -127,6 +131,15 @@ impl Rewrite<'_> {
         if self.graph.users(value).any(|u| self.selection.reads_half(u)) {
             let cast = self.cast(value, self.format.dtype());
             self.read_half(value, cast);
+        }
+    }
+
+    /// Lets the float32 readers of a value read its float32 form.
+    fn read_full(&mut self, value: ValueId, full: Ref) {
+        for user in self.graph.users(value).filter(|&u| self.selection.reads_full(u)) {
+            if let Use::Node(node, Operand::Input(slot)) = user {
+                self.inputs.push((node, slot as usize, full));
+            }
         }
     }
 

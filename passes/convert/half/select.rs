@@ -3,7 +3,7 @@
 //! 1. Those that have to: no 16-bit form at this opset, a subgraph, a type that is not known, the user's wish.
 //! 2. Those whose numbers leave the range. Samples decide where there are any: a value that comes close to the limit, one
 //!    of which rounding loses too much because it is tiny, a divisor that would become zero, a sum inside an operator that
-//!    no result shows. Without samples operators that grow (squares, exponentials) stay, and what reads their results
+//!    no result shows, a difference of almost equal numbers that is divided by. Without samples operators that grow (squares, exponentials) stay, and what reads their results
 //!    goes with them until an operator brings the numbers back (`Sqrt` after a mean of squares, `Div` by a clipped norm)
 //!    or mixes them with others. Readers of constants that do not fit are treated so in any case: samples need not
 //!    show the case that a small number guards against.
@@ -15,10 +15,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use planish_ir::{DType, Graph, Model, Node, NodeId, Operand, Type, Use, ValueId, op};
+use planish_ir::{DType, Def, Graph, Model, Node, NodeId, Operand, Type, Use, ValueId, op};
 
 use super::{
-    Settings,
+    InterfaceTypes, Settings,
+    cancel::cancelling,
     cut::{NEVER, Network, SINK, SOURCE},
     format::Format,
     literals::{Literals, Source, constant},
@@ -48,6 +49,8 @@ pub(super) struct Selection<'a> {
     model: &'a Model,
     settings: &'a Settings<'a>,
     full: BTreeMap<NodeId, String>,
+    /// Inputs and outputs that are better not in the format, and what it does not hold.
+    misfits: BTreeSet<ValueId>,
 }
 
 /// True for a dense tensor of float32.
@@ -64,7 +67,7 @@ impl<'a> Selection<'a> {
         measured: &Measured,
         axis_size: &dyn Fn(&Node) -> Option<u64>,
     ) -> Selection<'a> {
-        let mut s = Selection { graph: &model.graph, model, settings, full: BTreeMap::new() };
+        let mut s = Selection { graph: &model.graph, model, settings, full: BTreeMap::new(), misfits: BTreeSet::new() };
         let order = model.graph.topological_order().unwrap_or_default();
         s.keep_what_must();
         let mut roots = s.keep_growing(measured);
@@ -72,6 +75,7 @@ impl<'a> Selection<'a> {
         s.follow(roots, literals);
         s.keep_measured(measured);
         s.keep_sums(measured, axis_size);
+        s.keep_cancelling(measured);
         s.keep_exact(&order);
         s.keep_between();
         s
@@ -115,6 +119,21 @@ impl<'a> Selection<'a> {
         }
     }
 
+    /// True for an input or output of the model that may have either type, at the user's wish.
+    pub(super) fn interface_is_free(&self, value: ValueId) -> bool {
+        // Subgraphs are not converted, so what they capture is needed as it was.
+        let is_captured = || self.graph.users(value).any(|u| matches!(u, Use::Node(_, Operand::Capture(_))));
+        let is_part = || match self.graph.value(value).map(|v| v.def()) {
+            Some(Def::Input { default }) => default.is_none(),
+            _ => self.graph.is_output(value) && constant(self.graph, value).is_none(),
+        };
+        self.settings.interface == InterfaceTypes::Convert
+            && is_f32(self.graph, value)
+            && !self.misfits.contains(&value)
+            && is_part()
+            && !is_captured()
+    }
+
     /// True if a place needs the value in float32.
     pub(super) fn reads_full(&self, user: Use) -> bool {
         !self.reads_half(user) && !self.is_free(user)
@@ -122,15 +141,21 @@ impl<'a> Selection<'a> {
 
     /// True if the value comes in 16 bits where it is made.
     pub(super) fn made_half(&self, value: ValueId) -> bool {
-        let Some((id, node)) = self.graph.producer(value) else { return false };
+        let Some((id, node)) = self.graph.producer(value) else {
+            let is_input = matches!(self.graph.value(value).map(|v| v.def()), Some(Def::Input { .. }));
+            return is_input && self.interface_is_free(value);
+        };
         let slot = node.outputs().iter().position(|&o| o == Some(value)).unwrap_or(usize::MAX);
         is_f32(self.graph, value) && self.half(id).is_some_and(|s| s.output_follows(slot))
     }
 
     /// True if a place takes either form. A node that stays may do so for the digits of what it reads.
     fn is_free(&self, user: Use) -> bool {
-        let Use::Node(id, Operand::Input(slot)) = user else { return false };
-        self.half(id).is_some_and(|s| s.input_is_free(slot as usize))
+        match user {
+            Use::Node(id, Operand::Input(slot)) => self.half(id).is_some_and(|s| s.input_is_free(slot as usize)),
+            Use::Node(_, Operand::Capture(_)) => false,
+            Use::Output(i) => self.graph.outputs().get(i as usize).is_some_and(|&v| self.interface_is_free(v)),
+        }
     }
 
     /// The first reason counts.
@@ -296,6 +321,7 @@ impl<'a> Selection<'a> {
         let graph = self.graph;
         for (&value, extent) in &measured.values {
             if let Some(reason) = self.misfit(extent) {
+                self.misfits.insert(value);
                 let reason = format!("{:?} {reason}", graph.name_of(value));
                 let made_by = graph.producer(value).map(|(id, _)| id).filter(|_| self.made_half(value));
                 for id in made_by.into_iter().chain(self.half_readers(value)).collect::<Vec<_>>() {
@@ -368,6 +394,23 @@ impl<'a> Selection<'a> {
         }
     }
 
+    /// Differences of which too little would be left to divide by.
+    fn keep_cancelling(&mut self, measured: &Measured) {
+        for c in cancelling(self.graph, measured) {
+            let name = self.graph.node(c.difference).and_then(|n| n.output(0)).map(|v| self.graph.name_of(v));
+            let left = c.left_db.map_or_else(
+                || "what is left of it was not measured".to_owned(),
+                |db| format!("{db:.0} dB above its rounding errors"),
+            );
+            let reason = format!("the difference {:?} is divided by: {left}", name.unwrap_or_default());
+            for id in c.nodes {
+                if self.half(id).is_some() {
+                    self.keep(id, reason.clone());
+                }
+            }
+        }
+    }
+
     /// Arithmetic on sizes and positions that something exact reads.
     fn keep_exact(&mut self, order: &[NodeId]) {
         let graph = self.graph;
@@ -398,6 +441,7 @@ impl<'a> Selection<'a> {
         let graph = self.graph;
         let mut network = Network::new();
         let mut at: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut inputs: Vec<(ValueId, usize)> = Vec::new();
         for (id, node) in graph.nodes().filter(|(id, n)| self.half(*id).is_some() && self.touches_f32(n)) {
             let place = network.node();
             network.edge(place, SINK, self.gain(node));
@@ -406,6 +450,12 @@ impl<'a> Selection<'a> {
         for (value, _) in graph.values().filter(|(v, _)| is_f32(graph, *v) && constant(graph, *v).is_none()) {
             let maker = match graph.producer(value) {
                 Some((id, _)) if self.made_half(value) => at.get(&id).copied().unwrap_or(SOURCE),
+                None if self.made_half(value) => {
+                    let place = network.node();
+                    network.edge(place, SINK, 1);
+                    inputs.push((value, place));
+                    place
+                }
                 _ => SOURCE,
             };
             // Behind `up` are readers in float32 of what is made in 16 bits, before `down` the others.
@@ -424,6 +474,8 @@ impl<'a> Selection<'a> {
             }
         }
         let full = network.cut();
+        let stays = |(_, place): &(ValueId, usize)| full.get(*place) == Some(&true);
+        self.misfits.extend(inputs.into_iter().filter(stays).map(|(value, _)| value));
         for (id, place) in at {
             if full.get(place) == Some(&true) {
                 let format = self.format().name();
@@ -569,5 +621,67 @@ fn arithmetic(graph: &Graph, node: &Node) -> bool {
         "Gather" | "GatherElements" | "GatherND" => constants().next().is_none(),
         "MatMul" | "Einsum" => constants().all(|t| t.dims().iter().filter(|&&d| d > 1).count() <= 1),
         name => POSITIONS.contains(&name) || support(&node.op, Format::Float16).is_some_and(|s| s.kind != Kind::Plain),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::InMemory;
+
+    /// Casts for a set of nodes in float32, counted anew.
+    fn casts(graph: &Graph, full: &dyn Fn(NodeId) -> bool) -> usize {
+        let values = graph.values().filter(|(v, _)| {
+            let made_full = graph.producer(*v).is_none_or(|(id, _)| full(id));
+            graph.users(*v).any(|u| match u {
+                Use::Node(id, _) => full(id) != made_full,
+                Use::Output(_) => !made_full,
+            })
+        });
+        values.count()
+    }
+
+    /// All choices for small random graphs.
+    #[test]
+    fn no_choice_has_fewer_casts() {
+        let mut state = 11u64;
+        let mut random = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        for _ in 0..200 {
+            let mut values = vec!["x".to_owned(), "z".to_owned()];
+            let (mut nodes, mut keep) = (String::new(), Vec::new());
+            for i in 0..7 {
+                let mut any = || values[random(values.len() as u64) as usize].clone();
+                let (a, b) = (any(), any());
+                match random(2) {
+                    0 => nodes += &format!("[n{i}] v{i} = Tanh ({a})\n"),
+                    _ => nodes += &format!("[n{i}] v{i} = Add ({a}, {b})\n"),
+                }
+                values.push(format!("v{i}"));
+                if random(3) == 0 {
+                    keep.push(format!("n{i}"));
+                }
+            }
+            let text = format!(
+                r#"<ir_version: 8, opset_import: ["" : 17]> g (float[4] x, float[4] z) => (float[4] v5, float[4] v6) {{ {nodes} }}"#
+            );
+            let mut model = planish_ir::text::parse(&text).unwrap();
+            planish_ir::infer::annotate(&mut model);
+            let graph = &model.graph;
+            let settings =
+                Settings { format: Format::Float16, keep: &keep, interface: InterfaceTypes::Keep, headroom: 2.0 };
+            let literals = super::super::literals::literals(graph, &InMemory, Format::Float16);
+            let selection = Selection::new(&model, &settings, &literals, &Measured::default(), &|_| None);
+            let found = casts(graph, &|id| selection.half(id).is_none());
+            assert_eq!(found, selection.casts(), "{text}");
+            let ids: Vec<NodeId> = graph.nodes().map(|(id, _)| id).collect();
+            let kept = |i: usize| graph.node(ids[i]).is_some_and(|n| keep.contains(&n.name));
+            let choices = (0..1u32 << ids.len()).filter(|c| (0..ids.len()).all(|i| !kept(i) || c >> i & 1 == 1));
+            let best =
+                choices.map(|c| casts(graph, &|id| ids.iter().position(|n| *n == id).is_some_and(|i| c >> i & 1 == 1)));
+            assert_eq!(Some(found), best.min(), "{text}{keep:?}");
+        }
     }
 }

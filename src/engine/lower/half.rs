@@ -16,8 +16,8 @@ use planish_passes::EngineError;
 use planish_proto::onnx::{GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, type_proto};
 
 use super::{
-    ROUND_TO_BFLOAT16,
     build::{Builder, initializer, int},
+    rounding_to,
     scope::Op,
 };
 use crate::engine::program::failed;
@@ -156,7 +156,7 @@ fn round_graph(graph: &mut GraphProto, outside: &Types, names: &mut BTreeSet<Str
                 }
                 let name = std::mem::replace(output, exact.clone());
                 roundings.push(NodeProto {
-                    op_type: Some(ROUND_TO_BFLOAT16.to_owned()),
+                    op_type: Some(rounding_to(DType::BF16, true)),
                     input: vec![exact],
                     output: vec![name],
                     ..Default::default()

@@ -10,7 +10,7 @@
 //! 3. what is left is held against [`refuse`]: an operator that tract does not have is unsupported, and a form of one
 //!    that it computes wrongly is refused, because a wrong reference is worse than none;
 //! 4. constants that tract cannot read get a form that it can: sparse ones ([`sparse`]), and those of 2 and 4 bits
-//!    ([`packed`]). bfloat16 becomes f32, rounded wherever it is made ([`half`]).
+//!    ([`packed`]). Small floats live as f32, and bfloat16 becomes f32, rounded wherever it is made ([`half`]).
 //!
 //! The expansions follow the definitions of the operators and not any implementation of them.
 
@@ -32,12 +32,14 @@ mod reduce;
 mod refuse;
 mod rotary;
 mod scope;
+mod small_float;
 mod sparse;
 mod standard;
 #[cfg(test)]
 mod tests;
 
 use planish_ir::{
+    DType, SmallFloat,
     onnx::{export_with_types, import},
     verify,
 };
@@ -50,8 +52,28 @@ use super::program::prune;
 use build::Builder;
 use scope::{Op, Scope};
 
-/// Operator, of a name that no model uses, that rounds f32 to the nearest bfloat16.
-pub(super) const ROUND_TO_BFLOAT16: &str = "planish.RoundToBfloat16";
+/// Names of the operators that tract is taught start with this. No model uses it.
+const ROUNDING: &str = "planish.RoundTo.";
+/// What the name of an operator ends with that makes infinities or NaN of what is too large.
+const UNSATURATED: &str = ".unsaturated";
+
+/// The operator that rounds f32 to the nearest numbers of a type: bfloat16, or a float of 4 or 8 bits.
+fn rounding_to(dtype: DType, saturate: bool) -> String {
+    format!("{ROUNDING}{dtype}{}", if saturate { "" } else { UNSATURATED })
+}
+
+/// The reverse of [`rounding_to`].
+pub(super) fn rounding_named(op: &str) -> Option<(DType, bool)> {
+    let name = op.strip_prefix(ROUNDING)?;
+    let dtype = name.strip_suffix(UNSATURATED);
+    Some((DType::from_name(dtype.unwrap_or(name))?, dtype.is_none()))
+}
+
+/// Every operator of this kind.
+pub(super) fn roundings() -> impl Iterator<Item = String> {
+    let types = DType::ALL.iter().filter(|d| **d == DType::BF16 || SmallFloat::of(**d).is_some());
+    types.flat_map(|&d| [true, false].map(|saturate| rounding_to(d, saturate)))
+}
 
 /// Expands one node: adds what replaces it to the builder and returns true, or returns false if it is none of its
 /// concern.
@@ -64,6 +86,7 @@ const RULES: &[Rule] = &[
     quantize::dequantize_constant,
     quantize::dequantize,
     quantize::quantize,
+    small_float::cast,
     qlinear::expand,
     integer::expand,
     nbits::expand,

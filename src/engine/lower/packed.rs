@@ -1,20 +1,22 @@
 //! Elements of 2, 4 and 8 bits that tract has no types for.
 //!
-//! Integers below a byte live in bytes. Small floats (4 and 8 bits) only occur as constants that are dequantized.
+//! Integers below a byte live in bytes, small floats (4 and 8 bits) in f32.
 
 use bytes::Bytes;
-use planish_ir::{DType, Tensor, TensorError, onnx::import_tensor};
+use planish_ir::{DType, SmallFloat, Tensor, TensorError, onnx::import_tensor};
 use planish_passes::EngineError;
 use planish_proto::onnx::{GraphProto, TypeProto, type_proto};
 
 use super::build::initializer;
 use crate::engine::program::failed;
 
-/// The type in which integers of a type live: the type itself, or the byte that is wide enough.
+/// The type in which elements of a type live: the type itself, or one that holds all of its numbers.
 pub(in crate::engine) const fn container(dtype: DType) -> DType {
     match dtype {
         DType::U4 | DType::U2 => DType::U8,
         DType::I4 | DType::I2 => DType::I8,
+        DType::F8E8M0 => DType::F32,
+        other if SmallFloat::of(other).is_some() => DType::F32,
         other => other,
     }
 }
@@ -39,55 +41,23 @@ pub(super) fn elements(t: &Tensor) -> Result<Vec<f64>, EngineError> {
     let raw = t.raw().map_or(&[][..], |b| b);
     let n = usize::try_from(t.elements()).unwrap_or(0);
     let bits = t.dtype().bits();
-    let packed = |decode: fn(u8) -> f64| -> Vec<f64> {
+    let at = |i: usize| {
         let (per_byte, mask) = ((8 / bits) as usize, ((1u16 << bits) - 1) as u8);
-        let at = |i: usize| raw.get(i / per_byte).map_or(0, |b| (b >> ((i % per_byte) * bits as usize)) & mask);
-        (0..n).map(|i| decode(at(i))).collect()
+        raw.get(i / per_byte).map_or(0, |b| (b >> ((i % per_byte) * bits as usize)) & mask)
     };
+    let packed = |decode: fn(u8) -> f64| -> Vec<f64> { (0..n).map(|i| decode(at(i))).collect() };
     Ok(match t.dtype() {
         DType::U4 | DType::U2 => packed(f64::from),
         DType::I4 => packed(|v| f64::from(v) - if v >= 8 { 16.0 } else { 0.0 }),
         DType::I2 => packed(|v| f64::from(v) - if v >= 2 { 4.0 } else { 0.0 }),
-        DType::F4E2M1 => packed(|v| small_float(v << 4, &E2M1)),
-        DType::F8E4M3FN => packed(|v| if v & 0x7F == 0x7F { f64::NAN } else { small_float(v, &E4M3) }),
-        DType::F8E4M3FNUZ => packed(|v| if v == 0x80 { f64::NAN } else { small_float(v, &E4M3_UZ) }),
-        DType::F8E5M2 => packed(|v| match v & 0x7F {
-            0x7C => f64::INFINITY.copysign(f64::from(v.cast_signed())),
-            0x7D..=0x7F => f64::NAN,
-            _ => small_float(v, &E5M2),
-        }),
-        DType::F8E5M2FNUZ => packed(|v| if v == 0x80 { f64::NAN } else { small_float(v, &E5M2_UZ) }),
+        small if SmallFloat::of(small).is_some() => {
+            let decode = |v: u8| SmallFloat::of(small).map_or(f64::NAN, |f| f64::from(f.decode(v)));
+            (0..n).map(|i| decode(at(i))).collect()
+        }
         DType::F8E8M0 => packed(|v| if v == 0xFF { f64::NAN } else { (f64::from(v) - 127.0).exp2() }),
         d if d.is_float() => t.to_f64().map_err(|e| failed(e.to_string()))?,
         _ => t.to_i64().map_err(|e| failed(e.to_string()))?.into_iter().map(|v| v as f64).collect(),
     })
-}
-
-/// Layout of a float of at most 8 bits, aligned to the top of the byte: bits of the exponent and of the mantissa, and
-/// the bias.
-struct Layout {
-    exponent: u32,
-    mantissa: u32,
-    bias: i32,
-}
-
-const E2M1: Layout = Layout { exponent: 2, mantissa: 1, bias: 1 };
-const E4M3: Layout = Layout { exponent: 4, mantissa: 3, bias: 7 };
-const E4M3_UZ: Layout = Layout { exponent: 4, mantissa: 3, bias: 8 };
-const E5M2: Layout = Layout { exponent: 5, mantissa: 2, bias: 15 };
-const E5M2_UZ: Layout = Layout { exponent: 5, mantissa: 2, bias: 16 };
-
-/// A float that is not special.
-fn small_float(byte: u8, layout: &Layout) -> f64 {
-    let unused = 7 - layout.exponent - layout.mantissa;
-    let magnitude = u32::from(byte & 0x7F) >> unused;
-    let (exponent, mantissa) = (magnitude >> layout.mantissa, magnitude & ((1 << layout.mantissa) - 1));
-    let fraction = f64::from(mantissa) / f64::from(1u32 << layout.mantissa);
-    let value = match exponent {
-        0 => fraction * f64::from(1 - layout.bias).exp2(),
-        e => (1.0 + fraction) * (f64::from(e) - f64::from(layout.bias)).exp2(),
-    };
-    if byte & 0x80 == 0 { value } else { -value }
 }
 
 /// Moves the inputs of a graph, and its and its subgraphs' constants, that tract cannot read into types that it can.
@@ -114,23 +84,30 @@ pub(super) fn widen(graph: &mut GraphProto) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// A tensor with each element in the byte that it lives in.
+/// A tensor with each element in the type that it lives in.
 pub(in crate::engine) fn widened(t: &Tensor) -> Result<Tensor, EngineError> {
     let values = elements(t)?;
     let bytes: Bytes = match container(t.dtype()) {
         DType::U8 => values.iter().map(|&v| v as u8).collect(),
         DType::I8 => values.iter().map(|&v| (v as i8).cast_unsigned()).collect(),
+        DType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
         _ => return Ok(t.clone()),
     };
     Tensor::from_raw(container(t.dtype()), t.dims(), bytes).map_err(|e| failed(e.to_string()))
 }
 
-/// The reverse of [`widened`]: a tensor of bytes, packed into elements of a type that lives in them.
+/// The reverse of [`widened`]: a tensor packed into elements of a type that lives in another one.
 pub(in crate::engine) fn narrowed(t: &Tensor, to: DType) -> Result<Tensor, TensorError> {
     let bits = to.bits() as usize;
     let mask = ((1u16 << bits) - 1) as u8;
     let pack = |elements: &[u8]| elements.iter().rev().fold(0u8, |byte, e| (byte << bits) | (e & mask));
-    let bytes: Bytes = t.raw().map_or(&[][..], |b| b).chunks(8 / bits).map(pack).collect();
+    let codes: Bytes = match (SmallFloat::of(to), to) {
+        (Some(format), _) => t.iter_f32()?.map(|v| format.encode(v, true)).collect(),
+        // Powers of two, of which the exponent is the code.
+        (None, DType::F8E8M0) => t.iter_f32()?.map(|v| (v.to_bits() >> 23) as u8).collect(),
+        (None, _) => t.raw().cloned().unwrap_or_default(),
+    };
+    let bytes: Bytes = if bits == 8 { codes } else { codes.chunks(8 / bits).map(pack).collect() };
     Tensor::from_raw(to, t.dims(), bytes)
 }
 
@@ -155,6 +132,19 @@ mod tests {
     fn bytes_are_packed_again() {
         let packed = Tensor::from_raw(DType::I4, [3].as_slice(), Bytes::from_static(&[0x8F, 0x07])).unwrap();
         assert_eq!(narrowed(&widened(&packed).unwrap(), DType::I4).unwrap(), packed);
+    }
+
+    #[test]
+    fn small_floats_come_back() {
+        for (dtype, codes) in [
+            (DType::F8E4M3FN, &[0x7E, 0x01, 0xB8][..]),
+            (DType::F4E2M1, &[0x71, 0x0F]),
+            (DType::F8E8M0, &[127, 1, 200]),
+        ] {
+            let t = Tensor::from_raw(dtype, [3].as_slice(), Bytes::from_static(codes)).unwrap();
+            assert_eq!(widened(&t).unwrap().dtype(), DType::F32);
+            assert_eq!(narrowed(&widened(&t).unwrap(), dtype).unwrap(), t);
+        }
     }
 
     #[test]

@@ -6,12 +6,13 @@
 //!
 //! `q = saturate(round_half_even(x / scale) + zero_point)`, `x = (q - zero_point) * scale`.
 
-use planish_ir::{DType, Dims, Tensor};
+use planish_ir::{DType, Dims, SmallFloat, Tensor};
 use planish_passes::EngineError;
 
 use super::{
     build::{Builder, int},
     packed::{container, elements, limits},
+    rounding_to,
     scope::Op,
 };
 use crate::engine::program::failed;
@@ -47,13 +48,10 @@ pub(super) fn dequantize_constant(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bo
     Ok(true)
 }
 
-/// `DequantizeLinear` of integers that are computed.
+/// `DequantizeLinear` of what is computed.
 pub(super) fn dequantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let (true, Some(output)) = (op.is("DequantizeLinear"), op.output(0)) else { return Ok(false) };
     let Some(to) = scale_type(op) else { return Ok(false) };
-    if op.dtype(0).is_some_and(DType::is_float) {
-        return Err(op.unsupported("its input holds 8-bit floats that are computed"));
-    }
     let Some(scale) = parameter(op, b, 1)? else { return Ok(false) };
     let zero = if op.input(2).is_some() { parameter(op, b, 2)? } else { None };
     let mut x = b.cast(op.required(0)?, DType::F32);
@@ -66,7 +64,7 @@ pub(super) fn dequantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, Engin
     Ok(true)
 }
 
-/// `QuantizeLinear` to integers.
+/// `QuantizeLinear` to integers and small floats.
 pub(super) fn quantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let (true, Some(output)) = (op.is("QuantizeLinear"), op.output(0)) else { return Ok(false) };
     if scale_type(op).is_none() {
@@ -77,9 +75,10 @@ pub(super) fn quantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineE
         None => Some(DType::from_code(i32::try_from(op.int("output_dtype", 0)).unwrap_or(0)).unwrap_or(DType::U8)),
     };
     let Some(to) = to else { return Ok(false) };
-    let Some((low, high)) = limits(to) else {
+    let is_small_float = SmallFloat::of(to).is_some();
+    if limits(to).is_none() && !is_small_float {
         return Err(op.unsupported(format!("it makes {to}, for which the engine has no type")));
-    };
+    }
     let Some(scale) = parameter(op, b, 1)? else { return Ok(false) };
     let zero = if op.input(2).is_some() { parameter(op, b, 2)? } else { None };
     // tract divides floats by multiplying with the reciprocal, which is off by a bit. In f64 that is too little to
@@ -88,6 +87,11 @@ pub(super) fn quantize(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineE
     let scale = b.cast(&scale, DType::F64);
     let quotient = b.op("Div", &[&wide, &scale], vec![]);
     let mut x = b.cast(&quotient, DType::F32);
+    let Some((low, high)) = limits(to).filter(|_| !is_small_float) else {
+        // Floats have no zero point but 0.
+        b.op_into(&rounding_to(to, op.int("saturate", 1) != 0), &[&x], vec![], &[output]);
+        return Ok(true);
+    };
     x = b.op("Round", &[&x], vec![]);
     if let Some(zero) = zero {
         x = b.op("Add", &[&x, &zero], vec![]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::LazyLock};
 
 use planish_passes::EngineError;
 
-use super::{ROUND_TO_BFLOAT16, packed::container, scope::Op};
+use super::{packed::container, rounding_named, scope::Op};
 
 /// A form of an operator that tract computes wrongly. Each was found by comparing with the definition.
 struct Wrong {
@@ -22,7 +22,7 @@ const WRONG: &[Wrong] = &[
     Wrong {
         op: "CastLike",
         when: |op| op.dtype(1).is_some_and(|d| container(d) != d),
-        reason: "elements below a byte are held in bytes here, which a cast does not wrap around",
+        reason: "elements below a byte and small floats are held in other types here, to which a cast does not round",
     },
     Wrong {
         op: "ConvTranspose",
@@ -75,7 +75,7 @@ static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| tract_onnx::onnx().o
 /// Fails for a node that tract must not run.
 pub(super) fn check(op: &Op<'_>) -> Result<(), EngineError> {
     let own = op.domain().is_empty() || (op.domain() == "ai.onnx.ml" && CLASSIC.contains(&op.name()));
-    if !own || !KNOWN.contains(op.name()) && op.name() != ROUND_TO_BFLOAT16 {
+    if !own || !KNOWN.contains(op.name()) && rounding_named(op.name()).is_none() {
         return Err(op.unsupported("the engine does not have this operator"));
     }
     match WRONG.iter().find(|w| op.is(w.op) && (w.when)(op)) {

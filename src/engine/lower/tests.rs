@@ -185,6 +185,68 @@ fn bfloat16_is_computed_and_handed_out() {
 }
 
 #[test]
+fn eight_bit_floats_are_quantized_picked_and_dequantized() {
+    let m = model(
+        21,
+        "g (float[4] x, int64[2] i) => (float[6] y) <float s = {0.5}, float8e4m3fn z = {0}, float8e4m3fn[3] t = {126, 56, 1}> {
+            q = QuantizeLinear (x, s, z)
+            r = Reshape (q, n)
+            a = DequantizeLinear (r, s)
+            p = Gather (t, i)
+            b = DequantizeLinear (p, s)
+            y = Concat <axis: int = 0> (a, b)
+        }"
+        .replace("float s =", "int64[1] n = {-1}, float s =")
+        .as_str(),
+    );
+    let x = floats(&[4], &[0.53, 1000.0, -1e-4, 0.0]);
+    // 1.06 lies between 1 and 1.125; 2000 saturates at 448; 2e-4 is less than half of 2^-9.
+    let wanted = [0.5, 224.0, 0.0, 0.0, 2f64.powi(-10), 224.0];
+    close(&run(&Tract, &m, &[("x", x), ("i", Tensor::ints(&[2, 0]))]).unwrap(), &wanted);
+}
+
+#[test]
+fn casts_to_small_floats_saturate_if_they_are_to() {
+    let m = model(
+        23,
+        "g (float[3] x) => (float[12] y) {
+            a = Cast <to: int = 17> (x)
+            b = Cast <to: int = 17, saturate: int = 0> (x)
+            c = Cast <to: int = 19, saturate: int = 0> (x)
+            d = Cast <to: int = 23> (x)
+            fa = Cast <to: int = 1> (a)
+            fb = Cast <to: int = 1> (b)
+            fc = Cast <to: int = 1> (c)
+            fd = Cast <to: int = 1> (d)
+            y = Concat <axis: int = 0> (fa, fb, fc, fd)
+        }",
+    );
+    let y = run(&Tract, &m, &[("x", floats(&[3], &[2.6, 1e3, 1e6]))]).unwrap();
+    assert_eq!(y[..4], [2.5, 448.0, 448.0, 2.5]);
+    assert!(y[4].is_nan() && y[5].is_nan());
+    assert_eq!(y[6..], [2.5, 1024.0, f64::INFINITY, 3.0, 6.0, 6.0]);
+}
+
+#[test]
+fn scales_of_blocks_may_have_scales() {
+    // Two blocks of two codes, 1 and 6, with the scales 2 * 0.5 and 4 * 0.5; and powers of two.
+    let m = model(
+        24,
+        "g (float[1] x) => (float[8] y) <
+            float4e2m1[4] w = {2, 7, 2, 7}, float8e4m3fn[2] c = {64, 72}, float h = {0.5}, float8e8m0[2] e = {127, 126}
+        > {
+            s = DequantizeLinear (c, h)
+            a = DequantizeLinear <axis: int = 0, block_size: int = 2> (w, s)
+            b = DequantizeLinear <axis: int = 0, block_size: int = 2, output_dtype: int = 1> (w, e)
+            j = Concat <axis: int = 0> (a, b)
+            y = Add (j, x)
+        }",
+    );
+    let y = run(&Tract, &m, &[("x", floats(&[1], &[0.0]))]).unwrap();
+    assert_eq!(y, [1.0, 6.0, 2.0, 12.0, 1.0, 6.0, 0.5, 3.0]);
+}
+
+#[test]
 fn bfloat16_is_rounded_wherever_it_is_made() {
     let bf16 = |v: f32| f64::from(half::bf16::from_f32(v).to_f32());
     // 1 + 2^-9 is 1 in bfloat16, so the sum of four such steps stays at 1.
