@@ -79,7 +79,16 @@ fn assert_close(verdict: &Verdict, what: &str) {
 }
 
 /// Passes that need a newer operator set than some models have, and say so.
-const DEMANDING: &[&str] = &["bfloat16", "int8-weights", "low-float-weights"];
+const DEMANDING: &[&str] = &[
+    "awq",
+    "bfloat16",
+    "bias-correction",
+    "low-float-weights",
+    "prune",
+    "quantize",
+    "quantize-dynamic",
+    "smooth-quant",
+];
 
 #[test]
 fn every_pass_keeps_its_promise_on_every_fixture() {
