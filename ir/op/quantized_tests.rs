@@ -80,7 +80,7 @@ fn products_and_convolutions() {
     FusedMatMul: float[N,4,4]
     FusedMatMul: float[4,9,9]
     QLinearConv: uint8[N,6,3,3]
-    QLinearConv: uint8[]
+    QLinearConv: uint8[N,6,6,6]
     QGemm: ?
     "#);
 }
