@@ -13,8 +13,8 @@ use planish_ir::{
 };
 
 use crate::{
-    Calibration, Changes, Context, Engine, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig, Target,
-    Transform, Weights, registry,
+    Calibration, Changes, Context, Engine, Layer, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig,
+    Target, Transform, Weights, registry,
 };
 
 /// Settings of a run.
@@ -102,6 +102,8 @@ pub struct PassReport {
     pub refusals: u64,
     /// Limits that took effect, figures that the pass measured.
     pub notes: Vec<String>,
+    /// What became of nodes that could compute with fewer bits.
+    pub layers: Vec<Layer>,
     /// Before.
     pub before: Size,
     /// After.
@@ -237,6 +239,7 @@ struct Progress {
     numerics: Numerics,
     refusals: u64,
     notes: Vec<String>,
+    layers: Vec<Layer>,
     /// Some of its patches did, so that there may be values whose types are not known yet.
     adds_nodes: bool,
     /// Nodes of the main graph that were changed, or that have such a node in a subgraph.
@@ -253,6 +256,7 @@ impl Progress {
             numerics: Numerics::Exact,
             refusals: 0,
             notes: Vec::new(),
+            layers: Vec::new(),
             adds_nodes: false,
             touched: BTreeSet::new(),
             forgets: false,
@@ -304,8 +308,8 @@ impl Run<'_> {
         }
         if changed || report_idle || !progress.notes.is_empty() {
             let after = self.outcome.after;
-            let Progress { name, patches, numerics, refusals, notes, .. } = progress;
-            let report = PassReport { name, patches, numerics, refusals, notes, before, after };
+            let Progress { name, patches, numerics, refusals, notes, layers, .. } = progress;
+            let report = PassReport { name, patches, numerics, refusals, notes, layers, before, after };
             self.driver.observer.pass_ends(&report);
             self.merge(report);
         }
@@ -416,9 +420,18 @@ impl Run<'_> {
         let cx = Context { engine, calibration, weights, target, facts: &self.facts };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
-        let Changes { patches, opsets, ir_version, retypes_interface, remove_uncalled_functions, skipped, notes } =
-            changes;
+        let Changes {
+            patches,
+            opsets,
+            ir_version,
+            retypes_interface,
+            remove_uncalled_functions,
+            skipped,
+            notes,
+            layers,
+        } = changes;
         progress.notes = notes;
+        progress.layers = layers;
         for (path, id, skip) in skipped {
             if let Some(graph) = model.graph_at(&path) {
                 self.refuse(graph, id, &skip, progress);

@@ -40,7 +40,7 @@ pub use calibration::{Calibration, Forecast, Samples};
 pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Patched, Refusal, Size};
 pub use engine::{Engine, EngineError, Runnable, Tensors};
 pub use linear::{Bias, Linear};
-pub use pass::{Changes, Context, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
+pub use pass::{Changes, Context, Layer, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
 pub use registry::{Entry, PASSES, StepConfig, find, suggest};
 pub use target::Target;
 pub use weights::{InMemory, Weights, part};

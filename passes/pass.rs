@@ -11,6 +11,8 @@ use planish_ir::{
     infer::{GraphFacts, Inferred},
 };
 
+use serde::Serialize;
+
 use crate::{Calibration, Engine, EngineError, InMemory, Target, Weights};
 
 /// A configured pass. Its type is also its configuration in a pipeline file.
@@ -134,6 +136,29 @@ pub struct Changes {
     pub skipped: Vec<(GraphPath, NodeId, Skip)>,
     /// For the report: limits that took effect, figures that the pass measured.
     pub notes: Vec<String>,
+    /// For the report: what became of nodes that could compute with fewer bits.
+    pub layers: Vec<Layer>,
+}
+
+/// What became of a node that could compute with fewer bits.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Layer {
+    /// Name of the node, or of its first output.
+    pub node: String,
+    /// Its operator in the model before.
+    pub op: String,
+    /// In what it computes.
+    pub precision: &'static str,
+    /// The kernel that the runtime is going to form; absent where it stays in floats, and where nothing is known of it.
+    pub kernel: Option<String>,
+    /// Multiply-accumulates on a sample.
+    pub macs: u64,
+    /// Power of the weight over that of its rounding, in dB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_sqnr_db: Option<f64>,
+    /// Why it stays in floats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Why a rule or a transform leaves a node alone.

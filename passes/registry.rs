@@ -77,6 +77,7 @@ pub static PASSES: &[Entry] = &[
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),
     entry!("pad-into-window", "fuse/pad_into_window.rs", fuse::PadIntoWindow),
     entry!("prune", "prune/prune.rs", prune::Prune),
+    entry!("quantize", "quantize/quantize.rs", quantize::Quantize),
     entry!("quantize-dynamic", "quantize/dynamic.rs", quantize::QuantizeDynamic),
     entry!("quantize-weights", "quantize/quantize_weights.rs", quantize::QuantizeWeights),
     entry!("raise-opset", "convert/raise_opset.rs", convert::RaiseOpset),

@@ -38,6 +38,17 @@ pub(crate) fn check_calibrated(pass: impl Pass + 'static, target: Target, sample
     text::print(&model)
 }
 
+/// Runs a configured pass, which must change nothing, for a target, with samples, and returns its reasons.
+pub(crate) fn refusals_calibrated(
+    pass: impl Pass + 'static,
+    target: Target,
+    samples: &[Tensors],
+    before: &str,
+) -> Vec<String> {
+    let calibration = Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver };
+    reasons_with(pass, target, before, false, Some(calibration))
+}
+
 /// Hands out random numbers.
 pub(crate) struct Drawn;
 
@@ -104,6 +115,16 @@ pub(crate) fn explained(pass: impl Pass + 'static, target: Target, before: &str)
 }
 
 fn reasons(pass: impl Pass + 'static, target: Target, before: &str, explains: bool) -> Vec<String> {
+    reasons_with(pass, target, before, explains, None)
+}
+
+fn reasons_with(
+    pass: impl Pass + 'static,
+    target: Target,
+    before: &str,
+    explains: bool,
+    calibration: Option<Calibration<'_>>,
+) -> Vec<String> {
     struct Reasons(RefCell<Vec<String>>, bool);
     impl Observer for Reasons {
         fn refusal(&self, r: &Refusal) {
@@ -117,7 +138,7 @@ fn reasons(pass: impl Pass + 'static, target: Target, before: &str, explains: bo
     let reasons = Reasons(RefCell::default(), explains);
     let mut model = parse(before);
     let expected = text::print(&model);
-    run(&mut model, &[step(pass)], target, &reasons);
+    run_calibrated(&mut model, &[step(pass)], target, calibration, &reasons);
     assert_eq!(text::print(&model), expected, "the pass changed the graph");
     reasons.0.into_inner()
 }

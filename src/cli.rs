@@ -350,6 +350,10 @@ pub enum Preset {
     /// float16 for TensorRT: fused, and in float32 what calibration samples show to need it.
     #[value(name = "tensorrt-fp16")]
     TensorrtFp16,
+    /// Computes with 8-bit integers where onnxruntime has kernels for them on CPUs; needs samples.
+    OrtCpuInt8,
+    /// Computes with 8-bit integers where TensorRT fuses them; needs samples.
+    TensorrtInt8,
 }
 
 /// Where weights go.

@@ -140,6 +140,8 @@ impl Preset {
             Preset::Int8Weights => include_str!("presets/int8-weights.yaml"),
             Preset::OrtCpuInt8Dynamic => include_str!("presets/ort-cpu-int8-dynamic.yaml"),
             Preset::TensorrtFp16 => include_str!("presets/tensorrt-fp16.yaml"),
+            Preset::OrtCpuInt8 => include_str!("presets/ort-cpu-int8.yaml"),
+            Preset::TensorrtInt8 => include_str!("presets/tensorrt-int8.yaml"),
         }
     }
 }

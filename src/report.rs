@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use comfy_table::{CellAlignment, Table, presets};
 use planish_ir::Numerics;
-use planish_passes::{Outcome, PassReport, Size};
+use planish_passes::{Layer, Outcome, PassReport, Size};
 use serde::Serialize;
 
 use crate::{
@@ -61,6 +61,9 @@ pub struct PassFigures {
     pub after: SizeFigures,
     /// Limits that took effect, figures that the pass measured.
     pub notes: Vec<String>,
+    /// What became of nodes that could compute with fewer bits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
 }
 
 /// The size of a model.
@@ -100,6 +103,7 @@ impl From<&PassReport> for PassFigures {
             before: p.before.into(),
             after: p.after.into(),
             notes: p.notes.clone(),
+            layers: p.layers.clone(),
         }
     }
 }

@@ -131,10 +131,11 @@ impl Grid {
     }
 }
 
-/// A scale that is neither zero nor subnormal, of which runtimes take the reciprocal, nor infinite.
+/// A scale that is neither zero nor subnormal, of which runtimes take the reciprocal, nor infinite. Of an empty range, it is
+/// 1: what comes at run time after all should not get lost.
 fn usable(scale: f32) -> f32 {
     const SMALLEST: f32 = 1e-30;
-    if scale.is_finite() { scale.max(SMALLEST) } else { 1.0 }
+    if scale > 0.0 && scale.is_finite() { scale.max(SMALLEST) } else { 1.0 }
 }
 
 /// A weight in codes, with one scale for each place along an axis.

@@ -3,6 +3,7 @@
 mod algorithm;
 mod awq;
 mod blocks;
+pub mod clipping;
 mod codebook_weights;
 mod dynamic;
 mod equalize;
@@ -11,8 +12,11 @@ pub mod grid;
 mod legalize;
 mod low_float_weights;
 mod migrate;
+#[expect(clippy::module_inception, reason = "the pass is called as the folder of its kind")]
+mod quantize;
 mod quantize_weights;
 mod smooth_quant;
+mod static_;
 
 pub use awq::Awq;
 pub use codebook_weights::CodebookWeights;
@@ -20,5 +24,7 @@ pub use dynamic::QuantizeDynamic;
 pub use equalize::Equalize;
 pub use legalize::Legalize;
 pub use low_float_weights::{LowFloat, LowFloatWeights};
+pub use quantize::{BiasType, Choice, Quantize, Scheme};
 pub use quantize_weights::QuantizeWeights;
 pub use smooth_quant::SmoothQuant;
+pub use static_::weights::ReduceRange;

@@ -1,0 +1,329 @@
+//! Compute with 8-bit (16-bit, float8) codes instead of floats, on grids found on calibration samples.
+//!
+//! Before     c = Conv (x, w, b);  y = Relu (c)
+//! After      d = DequantizeLinear (QuantizeLinear (x));  c = Conv (d, DequantizeLinear (w'), DequantizeLinear (b'));
+//!            y = DequantizeLinear (QuantizeLinear (Relu (c)))
+//! When       Conv, ConvTranspose, MatMul and Gemm with constant float32 weights; and what lies between them, where that moves
+//!            fewer bytes: Add, Mul, Concat, pools, views, sigmoid gates
+//! Refuses    weights that are no constants, and products of two activations · alpha or beta other than 1 · what the target has
+//!            no kernel for · what is quantized already · what is excluded
+//! Numerics   Lossy: activations move by up to half a step of their range over 255, weights by half a step of their channel
+//! Reference  Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
+//!            CVPR 2018; Wu et al., Integer Quantization for Deep Learning Inference, 2020
+//!
+//! The file stays standard ONNX: the pairs say what may be computed in codes, and the runtime forms kernels of it. Where they
+//! stand is decided by what the target fuses. For onnxruntime on CPUs and for `generic`: unsigned activations, signed weights
+//! with one scale per channel, 32-bit biases, codes at the outputs of convolutions, floats at those of matrix products unless
+//! codes are all that is read of them. For TensorRT: symmetric, at the inputs of products only, float biases, and on a residual
+//! connection into a convolution.
+//!
+//! `observer` says how much of a range is kept: `auto`, `minmax`, `percentile`, `entropy` or `mse`. `reduce_range: auto` lets no
+//! channel of a weight saturate the 16-bit sums of x86 processors without VNNI; `never` is for those with it, and for ARM.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planish_ir::{GraphPath, Model, NodeId, cost, infer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    clipping::Observer,
+    grid::Codes,
+    static_::{
+        emit::{self, Style, Writer},
+        grids::{self, Fit},
+        place::{self, Placement},
+        predict,
+        unit::{self, Place, Role, Unit},
+        weights::{ReduceRange, Rounding},
+    },
+};
+use crate::{Changes, Context, Pass, PassError, Shape, Skip, Target, Transform, calibration::bindings};
+
+/// Configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quantize {
+    /// Type of the codes.
+    pub scheme: Scheme,
+    /// How much of the range of an activation is kept.
+    pub observer: Observer,
+    /// Of the observer `percentile`: how many per cent of the numbers are kept.
+    pub percentile: f64,
+    /// Weights have one scale for each output channel, not one in all.
+    pub per_channel: bool,
+    /// Products to quantize, of `Conv`, `ConvTranspose`, `MatMul` and `Gemm`; all of them if empty.
+    pub operators: Vec<String>,
+    /// Nodes and weights that stay in float32, by name; `*` stands for anything.
+    pub exclude: Vec<String>,
+    /// Activations are symmetric around 0.
+    pub symmetric: Choice,
+    /// Whether weights leave room for saturating sums.
+    pub reduce_range: ReduceRange,
+    /// Type of biases.
+    pub bias: BiasType,
+}
+
+/// Type of the codes of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// 8-bit integers.
+    #[default]
+    Int8,
+    /// 16-bit integers, with weights of 8 bits.
+    Int16,
+    /// Floats of 8 bits (E4M3), for activations and weights.
+    Fp8,
+}
+
+/// Yes, no, or what the target wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// What the target wants.
+    #[default]
+    Auto,
+    /// Yes.
+    Always,
+    /// No.
+    Never,
+}
+
+/// Type of biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BiasType {
+    /// What the target wants.
+    #[default]
+    Auto,
+    /// 32-bit integers, with the scale of the products.
+    Int32,
+    /// As it is.
+    Float,
+}
+
+impl Default for Quantize {
+    fn default() -> Quantize {
+        Quantize {
+            scheme: Scheme::Int8,
+            observer: Observer::default(),
+            percentile: 99.99,
+            per_channel: true,
+            operators: Vec::new(),
+            exclude: Vec::new(),
+            symmetric: Choice::Auto,
+            reduce_range: ReduceRange::Auto,
+            bias: BiasType::Auto,
+        }
+    }
+}
+
+impl Pass for Quantize {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Transform(self)
+    }
+}
+
+/// What can be decided about: products that read the same activation, which are rounded together.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// The products.
+    pub(crate) nodes: Vec<NodeId>,
+}
+
+/// What the graph offers, before anything is decided.
+pub(crate) struct Candidates {
+    /// Nodes that can compute with codes.
+    pub(crate) units: BTreeMap<NodeId, Unit>,
+    /// Nodes that cannot, or are not to.
+    pub(crate) refused: Vec<(NodeId, Skip)>,
+}
+
+impl Transform for Quantize {
+    fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        self.check(model, cx.target)?;
+        let calibration = cx.calibrated()?;
+        let sample = calibration.samples.get(0)?;
+        let sizes = bindings(model, &sample);
+        let sized = infer::infer(model, &sizes);
+        let at = self.at(model, cx, &sized);
+        let candidates = self.candidates(at);
+        let sites = candidates.sites(at);
+        let chosen: BTreeSet<NodeId> = sites.iter().flat_map(|s| s.nodes.iter().copied()).collect();
+        let placement = place::place(at, &candidates.units, &chosen);
+        let mut changes = Changes::default();
+        let skipped = |(id, skip): &(NodeId, Skip)| (GraphPath::main(), *id, skip.clone());
+        changes.skipped = candidates.refused.iter().map(skipped).collect();
+        if placement.units.is_empty() {
+            return Ok(changes);
+        }
+        let fit = self.fit(cx.target);
+        let sources = grids::sources(at, &placement);
+        let seen: BTreeSet<_> = sources.values().map(|(source, _)| *source).collect();
+        let histograms = grids::histograms(at, model, calibration, seen.into_iter())?;
+        let grids = grids::grids(at, &placement, &sources, &histograms, fit);
+        let (patch, noise) = Writer::new(at, &placement, &grids, self.style(cx.target)).write()?;
+        changes.patches.push((GraphPath::main(), patch));
+        changes.layers = predict::layers(at, &placement, &candidates.refused, &noise, self.precision());
+        let total = cost::cost_of(model, &sized, &sizes);
+        changes.notes.push(summary(&placement, &total));
+        Ok(changes)
+    }
+}
+
+impl Quantize {
+    /// Fails if the model or the target does not have what the scheme needs.
+    fn check(&self, model: &Model, target: Target) -> Result<(), PassError> {
+        let needed = match self.scheme {
+            Scheme::Int8 => 13,
+            Scheme::Fp8 => 19,
+            Scheme::Int16 => 21,
+        };
+        let opset = model.opset();
+        if opset < needed {
+            return Err(PassError::Precondition(format!(
+                "the model has opset {opset}, and this scheme needs {needed} or later; run `raise-opset` first"
+            )));
+        }
+        let reason = match (self.scheme, target) {
+            (Scheme::Int16, Target::OnnxruntimeCpu) => "onnxruntime has no kernels for 16-bit activations on CPUs",
+            (Scheme::Fp8, Target::OnnxruntimeCpu) => "onnxruntime has no kernels for float8 on CPUs",
+            (Scheme::Int16, Target::Tensorrt | Target::OnnxruntimeGpu) => "TensorRT has no 16-bit integers",
+            _ => return Ok(()),
+        };
+        Err(PassError::Precondition(format!("{reason}; choose another scheme or target")))
+    }
+
+    const fn inputs_only(target: Target) -> bool {
+        matches!(target, Target::Tensorrt | Target::OnnxruntimeGpu)
+    }
+
+    fn is_symmetric(&self, target: Target) -> bool {
+        match self.symmetric {
+            Choice::Auto => Quantize::inputs_only(target) || self.scheme == Scheme::Fp8,
+            Choice::Always => true,
+            // TensorRT refuses every other zero point, and float8 has none.
+            Choice::Never => target == Target::Tensorrt || self.scheme == Scheme::Fp8,
+        }
+    }
+
+    fn codes(&self, target: Target) -> Codes {
+        match (self.scheme, self.is_symmetric(target)) {
+            (Scheme::Int8, false) => Codes::U8,
+            (Scheme::Int8, true) => Codes::I8,
+            (Scheme::Int16, false) => Codes::U16,
+            (Scheme::Int16, true) => Codes::I16,
+            (Scheme::Fp8, _) => Codes::F8,
+        }
+    }
+
+    const fn precision(&self) -> &'static str {
+        match self.scheme {
+            Scheme::Int8 => "int8",
+            Scheme::Int16 => "int16",
+            Scheme::Fp8 => "float8",
+        }
+    }
+
+    fn at<'a>(&self, model: &'a Model, cx: &'a Context<'_>, sized: &'a infer::Inferred) -> Place<'a> {
+        Place {
+            graph: &model.graph,
+            facts: cx.facts.graph(),
+            sizes: sized.graph(),
+            target: cx.target,
+            opset: model.opset(),
+            inputs_only: Quantize::inputs_only(cx.target),
+            absorbs: !self.is_symmetric(cx.target),
+        }
+    }
+
+    fn fit(&self, target: Target) -> Fit {
+        let Quantize { observer, percentile, .. } = *self;
+        Fit { codes: self.codes(target), symmetric: self.is_symmetric(target), observer, percentile }
+    }
+
+    fn style(&self, target: Target) -> Style {
+        let codes = if self.scheme == Scheme::Fp8 { Codes::F8 } else { Codes::I8 };
+        let reduce = (self.codes(target) == Codes::U8).then_some(self.reduce_range);
+        let integer_bias = match self.bias {
+            BiasType::Auto => !Quantize::inputs_only(target) && self.scheme != Scheme::Fp8,
+            BiasType::Int32 => true,
+            BiasType::Float => false,
+        };
+        Style { rounding: Rounding { codes, per_channel: self.per_channel, reduce }, integer_bias }
+    }
+
+    /// What the graph offers.
+    pub(crate) fn candidates(&self, at: Place<'_>) -> Candidates {
+        let (mut units, mut refused) = (BTreeMap::new(), Vec::new());
+        for (id, node) in at.graph.nodes() {
+            match unit::unit(at, id, node).and_then(|u| self.wanted(at, u)) {
+                Ok(unit) => drop(units.insert(id, unit)),
+                Err(Skip::NoMatch) => {}
+                Err(skip) => refused.push((id, skip)),
+            }
+        }
+        Candidates { units, refused }
+    }
+
+    /// The unit, unless the user does not want it.
+    fn wanted(&self, at: Place<'_>, unit: Unit) -> Result<Unit, Skip> {
+        let label = emit::label(at.graph, unit.node);
+        let weight = match &unit.role {
+            Role::Linear(l) => Some(at.graph.name_of(l.weight)),
+            _ => None,
+        };
+        let excluded = |name: &String| self.exclude.iter().any(|pattern| matches(pattern, name));
+        if [Some(&label), weight.as_ref()].into_iter().flatten().any(excluded) {
+            return Err(Skip::because("it is listed in `exclude`"));
+        }
+        let op = at.graph.node(unit.node).map_or("", |n| n.op.name.as_str());
+        let is_listed = self.operators.is_empty() || self.operators.iter().any(|o| o == op);
+        if weight.is_some() && !is_listed {
+            return Err(Skip::because("its operator is not listed in `operators`"));
+        }
+        Ok(unit)
+    }
+}
+
+impl Candidates {
+    /// The products, those together that read the same activation.
+    pub(crate) fn sites(&self, at: Place<'_>) -> Vec<Site> {
+        let mut by_input: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
+        for unit in self.units.values().filter(|u| matches!(u.role, Role::Linear(_))) {
+            let input = at.graph.node(unit.node).and_then(|n| n.input(0));
+            by_input.entry(input).or_default().push(unit.node);
+        }
+        by_input.into_values().map(|nodes| Site { nodes }).collect()
+    }
+}
+
+/// True if a name is what a pattern describes, in which `*` stands for anything.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        match left.split_once(part) {
+            Some((_, after)) => left = after,
+            None => return false,
+        }
+    }
+    left.ends_with(last)
+}
+
+fn summary(placement: &Placement, total: &cost::ModelCost) -> String {
+    let (in_codes, all) = predict::share(placement, total);
+    let products = placement.units.values().filter(|u| matches!(u.role, Role::Linear(_))).count();
+    let share = 100.0 * in_codes as f64 / all.max(1) as f64;
+    format!(
+        "{products} products in codes, {share:.1} % of the MACs; {} nodes between them",
+        placement.units.len() - products
+    )
+}
+
+#[cfg(test)]
+#[path = "static_/tests.rs"]
+mod tests;
