@@ -16,7 +16,8 @@
 //!
 //! A grid of uint8 with the zero point 128 has the numbers of one of int8 with the zero point 0, code for code. Of another zero point
 //! z the range from (0 - z)·s to (255 - z)·s has to fit into 127 steps on either side, so that the step grows, up to twofold behind a
-//! Relu. What that costs is for verification to say; quantizing the original for the target costs less.
+//! Relu. A grid that begins at 0 is a Relu as well, and quantizers that know it leave the Relu out; so it comes back. What all that costs
+//! is for verification to say; quantizing the original for the target costs less.
 
 mod activation;
 mod bias;

@@ -1,6 +1,6 @@
 //! Symmetric grids of activations.
 
-use planish_ir::{DType, Dims, Node, NodeId, Numerics, Operand, Patch, Tensor, Type, Use};
+use planish_ir::{DType, Dims, Graph, Node, NodeId, Numerics, OpName, Operand, Patch, Ref, Tensor, Type, Use, ValueId};
 
 use crate::{RuleContext, Skip};
 
@@ -26,6 +26,66 @@ fn single(dtype: DType, value: f64) -> Result<Tensor, Skip> {
         _ => Tensor::from_f64_as(dtype, Dims::new(), &[value]),
     }
     .map_err(|e| Skip::because(e.to_string()))
+}
+
+/// A grid that begins or ends at 0 cuts off what is below or above, which a symmetric one does not. Quantizers that know it have taken
+/// the Relu away that stood there.
+fn keep_sign(
+    cx: &RuleContext<'_>,
+    id: NodeId,
+    node: &Node,
+    dtype: DType,
+    zero: i64,
+    patch: &mut Patch,
+) -> Result<(), Skip> {
+    let Some(real) = node.input(0) else { return Ok(()) };
+    let (lowest, highest) = if dtype == DType::U8 { (0, 255) } else { (-128, 127) };
+    let (name, ty) = (cx.graph.name_of(real), cx.graph.ty(real).cloned());
+    let cut = if zero == lowest && !is_nonnegative(cx.graph, real) {
+        patch.node(OpName::onnx("Relu"), [Ref::from(real)]).output(format!("{name}_cut"), ty)
+    } else if zero == highest {
+        let float = cx.facts.fact(real).dtype().filter(|d| d.is_float() && cx.opset() >= 11);
+        let float = float
+            .ok_or(Skip::because("its grid ends at 0, and Clip takes its bounds as inputs from opset 11 on only"))?;
+        let bound = patch.constant(format!("{name}_bound"), single(float, 0.0)?);
+        patch.node(OpName::onnx("Clip"), [Some(real.into()), None, Some(bound)]).output(format!("{name}_cut"), ty)
+    } else {
+        return Ok(());
+    };
+    patch.set_input(id, 0, Some(cut));
+    Ok(())
+}
+
+/// True if no element is below 0, as the few nodes before it show.
+fn is_nonnegative(graph: &Graph, value: ValueId) -> bool {
+    const KEEP: &[&str] = &[
+        "AveragePool",
+        "DequantizeLinear",
+        "Flatten",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "MaxPool",
+        "QuantizeLinear",
+        "ReduceMax",
+        "ReduceMean",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    ];
+    let mut at = value;
+    for _ in 0..8 {
+        let Some((_, n)) = graph.producer(at).filter(|(_, n)| !n.is_local()) else { return false };
+        if ["Relu", "Sigmoid", "Softmax", "Exp", "Abs", "HardSigmoid"].iter().any(|op| n.op.is(op)) {
+            return true;
+        }
+        match n.input(0).filter(|_| KEEP.iter().any(|op| n.op.is(op))) {
+            Some(before) => at = before,
+            None => return false,
+        }
+    }
+    false
 }
 
 /// A QuantizeLinear with everything that dequantizes its codes gets a zero point of 0 and int8.
@@ -77,10 +137,11 @@ pub(super) fn symmetric(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result
         _ => patch.constant(format!("{}_symmetric", g.name_of(scale)), single(scale_type, f64::from(step))?),
     };
     let zero_name = zero_point.map_or_else(|| format!("{}_zero_point", g.name_of(codes)), |z| g.name_of(z));
-    let zero = patch.constant(format!("{zero_name}_symmetric"), single(DType::I8, 0.0)?);
+    let new_zero = patch.constant(format!("{zero_name}_symmetric"), single(DType::I8, 0.0)?);
+    keep_sign(cx, id, node, dtype, zero, &mut patch)?;
     for n in [id].into_iter().chain(readers) {
         patch.set_input(n, 1, Some(new_scale));
-        patch.set_input(n, 2, Some(zero));
+        patch.set_input(n, 2, Some(new_zero));
     }
     // Without a zero point an attribute may say the type.
     if node.attrs.get("output_dtype").is_some() {

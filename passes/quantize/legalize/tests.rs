@@ -46,6 +46,44 @@ fn another_grid_reaches_as_far_in_coarser_steps() {
 }
 
 #[test]
+fn a_relu_that_the_grid_stood_for_comes_back() {
+    insta::assert_snapshot!(tensorrt(
+        "g (float[N,1,4,4] x) => (float[N,1,4,4] y, float[N,1,4,4] r, float[N,1,4,4] t) <float s = {1.27}, uint8 z = {0}, uint8 e = {255}> {
+            q = QuantizeLinear (x, s, z)
+            y = DequantizeLinear (q, s, z)
+            p = MaxPool <kernel_shape = [1, 1]> (y)
+            a = QuantizeLinear (p, s, z)
+            r = DequantizeLinear (a, s, z)
+            b = QuantizeLinear (x, s, e)
+            t = DequantizeLinear (b, s, e)
+        }"
+    ), @r#"
+    <ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    g (float[N,1,4,4] x) => (float[N,1,4,4] y, float[N,1,4,4] r, float[N,1,4,4] t)
+    <
+      float s_symmetric = {2.55},
+      int8 z_symmetric = {0},
+      float s_symmetric_1 = {2.55},
+      int8 z_symmetric_1 = {0},
+      float s_symmetric_2 = {2.55},
+      int8 e_symmetric = {0},
+      float x_bound = {0.0}
+    >
+    {
+      x_cut = Relu (x)
+      q = QuantizeLinear (x_cut, s_symmetric, z_symmetric)
+      y = DequantizeLinear (q, s_symmetric, z_symmetric)
+      p = MaxPool <kernel_shape = [1, 1]> (y)
+      a = QuantizeLinear (p, s_symmetric_1, z_symmetric_1)
+      r = DequantizeLinear (a, s_symmetric_1, z_symmetric_1)
+      x_cut_1 = Clip (x, "", x_bound)
+      b = QuantizeLinear (x_cut_1, s_symmetric_2, e_symmetric)
+      t = DequantizeLinear (b, s_symmetric_2, e_symmetric)
+    }
+    "#);
+}
+
+#[test]
 fn weights_lose_their_zero_point() {
     insta::assert_snapshot!(tensorrt(
         "g (float[N,2] x) => (float[N,2] y, float[N,2] r)
