@@ -5,10 +5,11 @@
 //!            y = com.microsoft.MatMulIntegerToFloat (q, w', s, scale, z, , b)        w' int8, one scale for each column
 //!            for any runtime: MatMulInteger, Cast, Mul by s · scale
 //!            of a table, only the rows that are picked: r = Gather (t', i);  y = DequantizeLinear <axis = -1> (r, scale)
+//!            of a convolution over one axis: q as above, its taps side by side by Slice and Concat, and one product
 //! When       MatMul and Gemm with a constant float weight of `min_elements` or more; for onnxruntime-cpu also the projections of
 //!            com.microsoft.Attention, which becomes MultiHeadAttention; from opset 13 on tables of Gather
 //! Refuses    targets that are not asked for it: tensorrt, onnxruntime-gpu · a weight that is read by other operators too, or not finite ·
-//!            Gemm with a transposed left factor · Attention with a padding mask or a past · Conv and recurrent layers, which stay
+//!            Gemm with a transposed left factor · Attention with a padding mask or a past · convolutions over several axes and recurrent layers, which stay
 //! Numerics   Lossy: weights move by half a step of their column, activations by half a step of their range at that run
 //! Reference  ONNX DynamicQuantizeLinear-11; Jacob et al., CVPR 2018, section 2
 //!
@@ -19,12 +20,13 @@
 //! a column whose codes add up to more than 128 can saturate. So a column's step is chosen such that no such pair exists, which costs
 //! about a third of a bit where the usual remedy, 7 bits for all, costs a whole one. `vnni` leaves that out.
 //!
-//! Conv stays: in ONNX Runtime 1.32 ConvInteger and what goes with it takes 1.6 to 2.8 times as long as Conv.
+//! ConvInteger is never used: in ONNX Runtime 1.32 it and what goes with it take 1.6 to 2.8 times as long as Conv.
 
 mod columns;
 mod emit;
 mod sites;
 mod tables;
+mod windows;
 
 use std::collections::BTreeMap;
 

@@ -114,9 +114,19 @@ impl Emit<'_> {
         let name = self.graph.name_of(if site.sum.is_some() { site.product } else { site.output });
         let op = OpName::new(MICROSOFT, "MatMulIntegerToFloat");
         let ty = self.graph.ty(site.product).cloned();
-        let Form::Attention { scores } = site.form else {
-            let y = self.patch.node(op, inputs).in_place_of(site.node).output(name, ty);
-            return self.rest(site, y);
+        let scores = match &site.form {
+            Form::Product => {
+                let y = self.patch.node(op, inputs).in_place_of(site.node).output(name, ty);
+                return self.rest(site, y);
+            }
+            Form::Windows(windows) => {
+                let unfolded = windows.unfold(&mut self.patch, codes, zero, &name);
+                let inputs = [Some(unfolded)].into_iter().chain(inputs.into_iter().skip(1));
+                let y = self.patch.node(op, inputs).output(format!("{name}_product"), None);
+                let transpose = self.patch.node(OpName::onnx("Transpose"), [y]).attr("perm", windows.back());
+                return transpose.in_place_of(site.node).output(name, ty);
+            }
+            Form::Attention { scores } => *scores,
         };
         let width = columns.codes.dims().get(1).copied().unwrap_or(0) / 3;
         let parts = |size: u64| {

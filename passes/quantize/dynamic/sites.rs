@@ -2,7 +2,10 @@
 
 use planish_ir::{DType, Graph, Model, Node, NodeId, Operand, Tensor, Use, ValueId, infer::GraphFacts};
 
-use super::QuantizeDynamic;
+use super::{
+    QuantizeDynamic,
+    windows::{self, Windows},
+};
 use crate::{Skip, Target};
 
 /// A product with a constant right factor.
@@ -30,7 +33,7 @@ impl Site {
     pub(super) fn reads(&self) -> impl Iterator<Item = ValueId> + '_ {
         let scores = match self.form {
             Form::Attention { scores } => scores,
-            Form::Product => None,
+            Form::Product | Form::Windows(_) => None,
         };
         let bias = match self.bias {
             Some(Bias::Value(v)) => Some(v),
@@ -52,6 +55,8 @@ pub(super) enum Bias {
 
 pub(super) enum Form {
     Product,
+    /// A convolution.
+    Windows(Windows),
     /// Queries, keys and values side by side, and a value that is added to the scores.
     Attention {
         scores: Option<ValueId>,
@@ -125,7 +130,8 @@ impl Search<'_> {
             _ if node.is_local() => return Err(Skip::NoMatch),
             ("", "MatMul" | "Gemm") => Form::Product,
             ("com.microsoft", "Attention") if self.target == Target::OnnxruntimeCpu => self.attention(node)?,
-            ("", "Conv" | "LSTM" | "GRU" | "RNN") => return Err(self.left(node)),
+            ("", "Conv") => return self.convolution(id, node),
+            ("", "LSTM" | "GRU" | "RNN") => return Err(self.left(node)),
             _ => return Err(Skip::NoMatch),
         };
         let (activation, weight) = node.input(0).zip(node.input(1)).ok_or(Skip::NoMatch)?;
@@ -135,10 +141,7 @@ impl Search<'_> {
         if tensor.rank() != 2 || tensor.elements() < self.config.min_elements {
             return Err(Skip::NoMatch);
         }
-        let names = [node.name.as_str(), &self.graph.name_of(weight), &self.graph.name_of(output)].map(str::to_owned);
-        if names.iter().any(|n| self.config.exclude.contains(n)) {
-            return Err(Skip::because("it is excluded by the configuration"));
-        }
+        self.check_excluded(node, weight, output)?;
         if tensor.dtype() != DType::F32 || self.facts.fact(activation).dtype() != Some(DType::F32) {
             return Err(Skip::because("its factors are not known to be float32, which alone is quantized dynamically"));
         }
@@ -161,9 +164,52 @@ impl Search<'_> {
         match (&site.form, node.op.name.as_str()) {
             (Form::Attention { .. }, _) => site.bias = node.input(2).map(Bias::Value),
             (Form::Product, "Gemm") => self.gemm(node, &mut site)?,
-            (Form::Product, _) => self.bias_behind(&mut site),
+            (_, _) => self.bias_behind(&mut site),
         }
         Ok(site)
+    }
+
+    fn check_excluded(&self, node: &Node, weight: ValueId, output: ValueId) -> Result<(), Skip> {
+        let names = [node.name.clone(), self.graph.name_of(weight), self.graph.name_of(output)];
+        match names.iter().any(|n| self.config.exclude.contains(n)) {
+            true => Err(Skip::because("it is excluded by the configuration")),
+            false => Ok(()),
+        }
+    }
+
+    /// A convolution that a product is faster than.
+    fn convolution(&self, id: NodeId, node: &Node) -> Result<Site, Skip> {
+        let (activation, weight) = node.input(0).zip(node.input(1)).ok_or(Skip::NoMatch)?;
+        let output = node.output(0).ok_or(Skip::NoMatch)?;
+        let tensor = self.graph.constant(weight).ok_or(Skip::NoMatch)?;
+        if tensor.elements() < self.config.min_elements.max(1) {
+            return Err(Skip::NoMatch);
+        }
+        self.check_excluded(node, weight, output)?;
+        let input = self.facts.fact(activation);
+        let floats = tensor.dtype() == DType::F32 && input.dtype() == Some(DType::F32);
+        if self.target != Target::OnnxruntimeCpu || self.opset < 13 || !floats {
+            return Err(windows::stays());
+        }
+        let (windows, tensor) = windows::read(node, input, tensor).ok_or_else(windows::stays)?;
+        let fits = |b: ValueId| self.facts.fact(b).shape().is_some_and(|s| s.len() == 1);
+        let bias = node.input(2);
+        if !bias.is_none_or(fits) {
+            return Err(Skip::because("its bias is not known to be a vector"));
+        }
+        Ok(Site {
+            node: id,
+            activation,
+            weight,
+            tensor,
+            transposed: false,
+            alpha: 1.0,
+            bias: bias.map(Bias::Value),
+            product: output,
+            output,
+            sum: None,
+            form: Form::Windows(windows),
+        })
     }
 
     /// Why an operator with weights that is no matrix product stays; nothing to say if it has none.
@@ -172,12 +218,11 @@ impl Search<'_> {
             .input(1)
             .and_then(|w| self.graph.constant(w))
             .is_some_and(|w| w.elements() >= self.config.min_elements);
-        match node.op.name.as_str() {
-            _ if !large => Skip::NoMatch,
-            "Conv" => Skip::because("ConvInteger takes longer than Conv; quantize convolutions statically"),
-            _ => Skip::because(
+        match large {
+            true => Skip::because(
                 "a recurrent layer would quantize its state anew at every step, and its error would add up",
             ),
+            false => Skip::NoMatch,
         }
     }
 

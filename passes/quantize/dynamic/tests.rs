@@ -152,6 +152,36 @@ fn a_weight_of_several_products_is_stored_once() {
 }
 
 #[test]
+fn a_convolution_over_one_axis_becomes_a_product() {
+    let conv = |attributes: &str| {
+        model(&format!(
+            "g (float[N,128,L,1] x) => (float[N,64,M,1] y) <float[64,128,3,1] w, float[64] b> {{
+                y = Conv <{attributes}> (x, w, b)
+            }}"
+        ))
+    };
+    let attributes = "strides = [2, 1], dilations = [2, 1], pads = [1, 0, 2, 0]";
+    let after = check_for(small(), Target::OnnxruntimeCpu, &conv(attributes));
+    let (_, nodes) = after.split_once('{').unwrap();
+    insta::assert_snapshot!(nodes[nodes.rfind('{').unwrap()..].to_owned(), @r#"
+    {
+      x_quantized, x_scale, x_zero_point = DynamicQuantizeLinear (x)
+      y_channels_last = Transpose <perm = [0, 2, 3, 1]> (x_quantized)
+      y_padded = Pad (y_channels_last, y_pads, x_zero_point)
+      y_tap_0 = Slice (y_padded, y_from_0, y_to_0, y_axis, y_stride)
+      y_tap_1 = Slice (y_padded, y_from_1, y_to_1, y_axis, y_stride)
+      y_tap_2 = Slice (y_padded, y_from_2, y_to_2, y_axis, y_stride)
+      y_windows = Concat <axis = 3> (y_tap_0, y_tap_1, y_tap_2)
+      y_product = com.microsoft.MatMulIntegerToFloat (y_windows, w_int8, x_scale, w_scale, x_zero_point, "", b)
+      y = Transpose <perm = [0, 3, 1, 2]> (y_product)
+    }
+    "#);
+    let stays = |attributes: &str| refusals_for(small(), Target::OnnxruntimeCpu, &conv(attributes));
+    assert!(stays("pads = [0, 1, 0, 1]")[0].contains("several axes"));
+    assert!(stays("auto_pad = \"SAME_UPPER\"")[0].contains("several axes"));
+}
+
+#[test]
 fn rows_of_a_table_are_widened_after_they_are_picked() {
     let table =
         "g (int64[N,S] i) => (float[N,S,2] y, float[N,S,2] z) <float[3,2] t = {1.0, 0.5, -1.27, 1.0, 0.0, 2.54}> {
@@ -270,7 +300,7 @@ fn refusals() {
     "#);
     insta::assert_debug_snapshot!(of(cpu, "g (float[N,2,8,8] x) => (float[N,2,6,6] y) <float[2,2,3,3] w> { y = Conv (x, w) }"), @r#"
     [
-        "ConvInteger takes longer than Conv; quantize convolutions statically",
+        "it slides over several axes, or is small, where integers take longer than Conv; quantize it statically",
     ]
     "#);
     insta::assert_debug_snapshot!(of(cpu, "g (float[T,N,2] x) => (float[T,1,N,2] y) <float[1,8,2] w, float[1,8,2] r> { y = LSTM <hidden_size = 2> (x, w, r) }"), @r#"
