@@ -63,7 +63,9 @@ impl Rule for Legalize {
         }
         let rewrites: &[Rewrite] = match (cx.target, node.op.domain.as_str(), node.op.name.as_str()) {
             (Target::Tensorrt, "", "QuantizeLinear") => &[shape::scalar, activation::symmetric],
-            (Target::Tensorrt, "", "DequantizeLinear") => &[shape::scalar, bias::to_float, constant::symmetric],
+            (Target::Tensorrt, "", "DequantizeLinear") => {
+                &[shape::scalar, bias::to_float, constant::symmetric, activation::symmetric_before]
+            }
             (_, "", "QuantizeLinear" | "DequantizeLinear") => &[shape::scalar],
             (Target::OnnxruntimeCpu, "", "Conv" | "Gemm" | "MatMul") => &[constant::signed_like_activation],
             (Target::Tensorrt, _, _) => &[unfold::unfold],

@@ -28,6 +28,16 @@ fn single(dtype: DType, value: f64) -> Result<Tensor, Skip> {
     .map_err(|e| Skip::because(e.to_string()))
 }
 
+/// The same, found from a DequantizeLinear: what read the codes before may have been written out meanwhile.
+pub(super) fn symmetric_before(cx: &RuleContext<'_>, _: NodeId, node: &Node) -> Result<Patch, Skip> {
+    let producer = node.input(0).and_then(|v| cx.graph.producer(v));
+    match producer.filter(|(_, n)| n.op.is("QuantizeLinear") && !n.is_local()) {
+        // What it refuses is reported at the QuantizeLinear.
+        Some((id, quantize)) => symmetric(cx, id, quantize).map_err(|_| Skip::NoMatch),
+        None => Err(Skip::NoMatch),
+    }
+}
+
 /// A grid that begins or ends at 0 cuts off what is below or above, which a symmetric one does not. Quantizers that know it have taken
 /// the Relu away that stood there.
 fn keep_sign(

@@ -179,6 +179,43 @@ fn operators_on_quantized_operands_become_pairs() {
 }
 
 #[test]
+fn what_reads_an_asymmetric_grid_may_be_written_out_first() {
+    insta::assert_snapshot!(tensorrt(
+        "g (float[N,2,4,4] x) => (float[N,2,4,4] y)
+        <float s = {0.5}, uint8 z = {128}, int8[2,2,1,1] w = {1, 2, 3, 4}, float[2] t = {0.5, 1.0}, int8[2] u = {0, 0}> {
+            q = QuantizeLinear (x, s, z)
+            c = QLinearConv (q, s, z, w, t, u, s, z)
+            a = com.microsoft.QLinearAdd (c, s, z, q, s, z, s, z)
+            y = DequantizeLinear (a, s, z)
+        }"
+    ), @r#"
+    <ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+    g (float[N,2,4,4] x) => (float[N,2,4,4] y)
+    <
+      float s = {0.5},
+      int8[2,2,1,1] w = {1, 2, 3, 4},
+      float[2] t = {0.5, 1.0},
+      int8[2] u = {0, 0},
+      int8 z_symmetric = {0},
+      int8 z_symmetric_1 = {0},
+      int8 z_symmetric_2 = {0}
+    >
+    {
+      q = QuantizeLinear (x, s, z_symmetric_1)
+      q_dequantized = DequantizeLinear (q, s, z_symmetric_1)
+      w_dequantized = DequantizeLinear <axis = 0> (w, t, u)
+      c_real = Conv (q_dequantized, w_dequantized)
+      c = QuantizeLinear (c_real, s, z_symmetric_2)
+      c_dequantized = DequantizeLinear (c, s, z_symmetric_2)
+      q_dequantized_1 = DequantizeLinear (q, s, z_symmetric_1)
+      a_real = Add (c_dequantized, q_dequantized_1)
+      a = QuantizeLinear (a_real, s, z_symmetric)
+      y = DequantizeLinear (a, s, z_symmetric)
+    }
+    "#);
+}
+
+#[test]
 fn a_gemm_without_quantized_result_and_a_concatenation() {
     insta::assert_snapshot!(check_for(Legalize {}, Target::Generic, &model(
         "g (uint8[N,2] q) => (float[N,3] y, uint8[N,4] r)
