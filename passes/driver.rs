@@ -213,12 +213,18 @@ impl Driver<'_> {
         let size = Size::of(model, &facts, &self.bindings);
         let stopped = self.stop_after == Some(0);
         let outcome = Outcome { before: size, after: size, stopped, ..Outcome::default() };
-        let mut run = Run { driver: self, interface: Interface::of(model), facts, outcome };
-        for step in steps {
+        let mut run = Run { driver: self, interface: Interface::of(model), facts, outcome, lossless: None };
+        for (i, step) in steps.iter().enumerate() {
             if run.outcome.stopped {
                 break;
             }
+            // A copy shares the weights.
+            let wanted = run.lossless.is_none() && steps.iter().skip(i + 1).any(compares);
+            let before = wanted.then(|| model.clone());
             run.pass(model, step.name, &*step.pass, true)?;
+            if run.outcome.numerics() == Numerics::Lossy {
+                run.lossless = run.lossless.take().or(before);
+            }
         }
         Ok(run.outcome)
     }
@@ -230,6 +236,12 @@ struct Run<'a> {
     /// What was inferred of the model as the last pass that changed it left it.
     facts: Inferred,
     outcome: Outcome,
+    /// The model before the first lossy pass, if a later one compares.
+    lossless: Option<Model>,
+}
+
+fn compares(step: &StepConfig) -> bool {
+    matches!(step.pass.shape(), Shape::Transform(t) if t.compares())
 }
 
 /// What a pass did so far.
@@ -417,7 +429,8 @@ impl Run<'_> {
     ) -> Result<(), DriverError> {
         let Driver { engine, weights, target, .. } = *self.driver;
         let calibration = self.driver.calibration.as_ref();
-        let cx = Context { engine, calibration, weights, target, facts: &self.facts };
+        let lossless = self.lossless.as_ref().filter(|_| transform.compares());
+        let cx = Context { engine, calibration, weights, target, facts: &self.facts, lossless };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
         let Changes {

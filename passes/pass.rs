@@ -59,6 +59,11 @@ pub trait Rule: Send + Sync {
 pub trait Transform: Send + Sync {
     /// What is to be changed.
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError>;
+
+    /// True if it looks at the model as it was before the first lossy pass, which is then kept for it.
+    fn compares(&self) -> bool {
+        false
+    }
 }
 
 /// What a rule sees.
@@ -97,6 +102,9 @@ pub struct Context<'a> {
     pub facts: &'a Inferred,
     /// What the result is made for.
     pub target: Target,
+    /// The model before the first pass that was lossy, for a transform that [compares](Transform::compares); `None` if there
+    /// was none. Nodes and values have the ids and names that they have in the model now, as far as they are in both.
+    pub lossless: Option<&'a Model>,
 }
 
 impl Context<'_> {
@@ -114,7 +122,14 @@ impl Context<'_> {
     /// Without engine, calibration and facts.
     pub const fn bare() -> Context<'static> {
         static NOTHING: Inferred = Inferred::NOTHING;
-        Context { engine: None, calibration: None, weights: &InMemory, facts: &NOTHING, target: Target::Generic }
+        Context {
+            engine: None,
+            calibration: None,
+            weights: &InMemory,
+            facts: &NOTHING,
+            target: Target::Generic,
+            lossless: None,
+        }
     }
 }
 

@@ -52,6 +52,7 @@ pub static PASSES: &[Entry] = &[
     entry!("attention", "fuse/attention.rs", fuse::Attention),
     entry!("awq", "quantize/awq.rs", quantize::Awq),
     entry!("bfloat16", "convert/bfloat16.rs", convert::Bfloat16),
+    entry!("bias-correction", "quantize/bias_correction.rs", quantize::BiasCorrection),
     entry!("bn-into-conv", "fuse/bn_into_conv.rs", fuse::BnIntoConv),
     entry!("broadcasts", "clean/broadcasts.rs", clean::Broadcasts),
     entry!("casts", "clean/casts.rs", clean::Casts),

@@ -2,6 +2,7 @@
 
 mod algorithm;
 mod awq;
+mod bias_correction;
 mod blocks;
 pub mod clipping;
 mod codebook_weights;
@@ -19,6 +20,7 @@ mod smooth_quant;
 mod static_;
 
 pub use awq::Awq;
+pub use bias_correction::BiasCorrection;
 pub use codebook_weights::CodebookWeights;
 pub use dynamic::QuantizeDynamic;
 pub use equalize::Equalize;

@@ -1,0 +1,404 @@
+//! Take the mean error of each quantized layer out of its bias.
+//!
+//! Before     y = Conv (x, w, b)      on calibration data, y is off by d on average, per channel
+//! After      y = Conv (x, w, b + d)
+//! When       after a lossy pass: Conv, ConvTranspose and Gemm with a bias, and MatMul with an Add behind it, whose operands are
+//!            dequantized; a bias in int32 moves by whole steps of its scale; channels in which the mean is a tenth or more
+//!            of the power of the error (`least_share`)
+//! Refuses    a layer without a bias, or with one that is computed, has other readers, or is stored in 8 bits · an output that the
+//!            model did not have before the first lossy pass
+//! Numerics   Lossy: it moves outputs towards those of the model before the first lossy pass
+//! Reference  Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, ICCV 2019, section 4.2, with
+//!            data instead of assumptions; Banner et al., Post Training 4-bit Quantization of Convolutional Networks, NeurIPS 2019
+//!
+//! Layers are corrected one after another, each with all before it corrected: the error of a layer has a part that it was handed
+//! down, and if all were corrected at once, that part would be taken out once in each layer. The runs that this takes are
+//! as many as there are layers, so only the first `samples` are looked at.
+//!
+//! Outputs are compared where both models have a value of the same name. Where a quantizer let a Relu go because the range of the
+//! codes clips as it does, that is behind the rounding, as the name is that of the Relu's output.
+
+use std::borrow::Cow;
+
+use planish_ir::{DType, Graph, GraphPath, Model, Node, Numerics, OpName, Patch, Tensor, ValueId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Calibration, Changes, Context, EngineError, Pass, PassError, Shape, Skip, Tensors, Transform,
+    calibration::{Samples, Statistic, Want},
+};
+
+/// Configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BiasCorrection {
+    /// How many calibration samples are looked at, at most.
+    pub samples: usize,
+    /// A channel is corrected if the square of its mean error is at least this share of its mean squared error.
+    pub least_share: f64,
+}
+
+impl Default for BiasCorrection {
+    fn default() -> BiasCorrection {
+        BiasCorrection { samples: 32, least_share: 0.1 }
+    }
+}
+
+impl Pass for BiasCorrection {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Transform(self)
+    }
+}
+
+/// A layer whose bias can be corrected.
+struct Layer {
+    /// Name of the output in both models.
+    output: String,
+    /// The axis of its channels.
+    axis: i64,
+    bias: Bias,
+}
+
+/// The constant that a bias is stored in.
+enum Bias {
+    Float(ValueId),
+    /// Codes, and what one step of each is.
+    Int32(ValueId, Vec<f64>),
+}
+
+impl Transform for BiasCorrection {
+    fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        let mut changes = Changes::default();
+        let Some(original) = cx.lossless else {
+            changes.notes.push("no pass before it was lossy, so there is no error to take out".into());
+            return Ok(changes);
+        };
+        let given = cx.calibrated()?;
+        let first = First { samples: given.samples, count: self.samples };
+        let calibration = Calibration { samples: &first, ..*given };
+        let mut corrected = model.clone();
+        let (mut layers, mut channels) = (0usize, 0usize);
+        for id in model.graph.topological_order().unwrap_or_default() {
+            let Some(node) = model.graph.node(id) else { continue };
+            let layer = match layer(&model.graph, &original.graph, node) {
+                Ok(layer) => layer,
+                Err(Skip::NoMatch) => continue,
+                Err(skip) => {
+                    changes.skipped.push((GraphPath::main(), id, skip));
+                    continue;
+                }
+            };
+            let reads = [0, 1].map(|m| (m, layer.output.clone())).to_vec();
+            let want = Want { reads, statistic: Drift { axis: layer.axis, channels: Vec::new() } };
+            let drift = calibration.collect(&[original, &corrected], vec![want])?;
+            let means = drift.first().map(|d| d.means(self.least_share)).unwrap_or_default();
+            let moved = means.iter().filter(|m| **m != 0.0).count();
+            if moved == 0 {
+                continue;
+            }
+            let place = || model.graph.name_of(layer.bias.value());
+            let tensor = layer.bias.plus(&corrected.graph, &means);
+            let Some(tensor) = tensor.map_err(|source| PassError::Tensor { place: place(), source })? else { continue };
+            let mut patch = Patch::new(Numerics::Lossy, format!("{moved} channels of the bias {:?}", place()));
+            patch.set_tensor(layer.bias.value(), tensor);
+            // What comes later is measured behind this one. A patch that does not apply is reported by whoever applies it.
+            if patch.clone().apply(&mut corrected.graph).is_ok() {
+                layers += 1;
+                channels += moved;
+            }
+            changes.patches.push((GraphPath::main(), patch));
+        }
+        if layers > 0 {
+            changes.notes.push(format!("{channels} channels of {layers} layers corrected on {} samples", first.len()));
+        }
+        Ok(changes)
+    }
+
+    fn compares(&self) -> bool {
+        true
+    }
+}
+
+/// A node as a layer with a bias, and where its output can be compared.
+fn layer(graph: &Graph, original: &Graph, node: &Node) -> Result<Layer, Skip> {
+    let is = |n: &Node, names: &[&str]| !n.is_local() && n.op.domain.is_empty() && names.contains(&n.op.name.as_str());
+    let dequantized =
+        |n: &Node| (0..2).any(|i| n.input(i).is_some_and(|v| made_by(graph, v, "DequantizeLinear").is_some()));
+    let (slot, axis) = match node {
+        n if is(n, &["Conv", "ConvTranspose", "Gemm"]) && dequantized(n) => (2, 1),
+        n if is(n, &["Add"]) => {
+            let product = |slot: usize| {
+                let v = n.input(slot)?;
+                let made = graph.producer(quantized_from(graph, v).unwrap_or(v))?.1;
+                let packed = made.op == OpName::new("com.microsoft", "MatMulNBits") && !made.is_local();
+                (packed || (is(made, &["MatMul"]) && dequantized(made))).then_some(1 - slot)
+            };
+            let slot = product(0).or_else(|| product(1)).ok_or(Skip::NoMatch)?;
+            (slot, -1)
+        }
+        _ => return Err(Skip::NoMatch),
+    };
+    let bias = node.input(slot).ok_or_else(|| Skip::because("it has no bias that could take up its mean error"))?;
+    let output = node.output(0).ok_or(Skip::NoMatch)?;
+    let seen = rounded(graph, output).unwrap_or(output);
+    let name = graph.name_of(seen);
+    if original.value_named(&name).is_none_or(|v| original.producer(v).is_none()) {
+        return Err(Skip::because(format!("there was no {name:?} before the first lossy pass, to compare with")));
+    }
+    Ok(Layer { output: name, axis, bias: Bias::of(graph, bias)? })
+}
+
+/// The node that makes a value, if it is of this operator.
+fn made_by<'g>(graph: &'g Graph, value: ValueId, op: &str) -> Option<&'g Node> {
+    graph.producer(value).map(|(_, n)| n).filter(|n| !n.is_local() && n.op.is(op))
+}
+
+/// What a value is after it was rounded, if nothing else reads it.
+fn rounded(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    let only = |v: ValueId, op: &str| {
+        let (_, n, slot) = graph.only_user(v)?;
+        (slot == 0 && !n.is_local() && n.op.is(op)).then(|| n.output(0)).flatten()
+    };
+    only(only(value, "QuantizeLinear")?, "DequantizeLinear")
+}
+
+/// What a dequantized value was before it was rounded.
+fn quantized_from(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    made_by(graph, made_by(graph, value, "DequantizeLinear")?.input(0)?, "QuantizeLinear")?.input(0)
+}
+
+impl Bias {
+    fn of(graph: &Graph, bias: ValueId) -> Result<Bias, Skip> {
+        let own = |v: ValueId| match graph.users(v).len() {
+            1 => Ok(v),
+            _ => Err(Skip::because(format!("the bias {:?} has other readers", graph.name_of(v)))),
+        };
+        if let Some(t) = graph.constant(bias) {
+            let vector = t.dims().iter().filter(|&&d| d != 1).count() <= 1 && t.dims().last() == Some(&t.elements());
+            return match vector && matches!(t.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+                true => own(bias).map(Bias::Float),
+                false => Err(Skip::because("the bias is not one number per channel")),
+            };
+        }
+        let Some(dequantize) = made_by(graph, bias, "DequantizeLinear") else {
+            return Err(Skip::because("the bias is computed"));
+        };
+        own(bias)?;
+        let codes = dequantize.input(0).ok_or(Skip::NoMatch)?;
+        match (graph.constant(codes), graph.constant_input(dequantize, 1)) {
+            (Some(t), Some(scale)) if t.dtype() == DType::I32 && t.rank() == 1 => {
+                let scale = scale.to_f64().map_err(|e| Skip::because(e.to_string()))?;
+                own(codes).map(|codes| Bias::Int32(codes, scale))
+            }
+            _ => Err(Skip::because("the bias is neither a constant nor one in int32")),
+        }
+    }
+
+    const fn value(&self) -> ValueId {
+        match self {
+            Bias::Float(v) | Bias::Int32(v, _) => *v,
+        }
+    }
+
+    /// The bias with something added per channel; `None` if there are other channels, or nothing moves.
+    fn plus(&self, graph: &Graph, means: &[f64]) -> Result<Option<Tensor>, planish_ir::TensorError> {
+        let Some(old) = graph.constant(self.value()) else { return Ok(None) };
+        if old.elements() != means.len() as u64 {
+            return Ok(None);
+        }
+        let new = match self {
+            Bias::Float(_) => {
+                let sums: Vec<f64> = old.to_f64()?.iter().zip(means).map(|(b, m)| b + m).collect();
+                Tensor::from_f64_as(old.dtype(), old.dims(), &sums)?
+            }
+            Bias::Int32(_, scales) => {
+                let one = scales.first().copied().unwrap_or(1.0);
+                let scale = |c: usize| if scales.len() == 1 { one } else { scales.get(c).copied().unwrap_or(1.0) };
+                let moved = |(c, (code, mean)): (usize, (i64, &f64))| {
+                    let steps = (mean / scale(c)).round_ties_even();
+                    // A cast saturates, so that any number of steps stays in range.
+                    (code as f64 + steps) as i32
+                };
+                let codes = old.to_i64()?.into_iter().zip(means).enumerate().map(moved);
+                Tensor::from_raw(DType::I32, old.dims(), codes.flat_map(i32::to_le_bytes).collect())?
+            }
+        };
+        Ok((new != *old).then_some(new))
+    }
+}
+
+/// By how much a value of one model is off from that of another, per channel.
+struct Drift {
+    axis: i64,
+    /// Sum of the differences, of their squares, and how many there are.
+    channels: Vec<(f64, f64, u64)>,
+}
+
+impl Drift {
+    /// Mean of first minus second where it is more than a share of the error, and otherwise 0.
+    fn means(&self, least_share: f64) -> Vec<f64> {
+        let mean = |&(sum, squares, count): &(f64, f64, u64)| {
+            let n = count.max(1) as f64;
+            let (mean, power) = (sum / n, squares / n);
+            if mean.is_finite() && mean * mean > least_share * power { mean } else { 0.0 }
+        };
+        self.channels.iter().map(mean).collect()
+    }
+}
+
+impl Statistic for Drift {
+    fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
+        let &[a, b] = tensors else { return Err("a drift is of two values".to_owned()) };
+        if a.dims() != b.dims() {
+            return Err(format!("it has the dims {:?} in one model and {:?} in the other", a.dims(), b.dims()));
+        }
+        let axis = planish_ir::infer::axis(self.axis, a.rank())?;
+        let size = |n: u64| usize::try_from(n).map_err(|_| "the tensor is too large".to_owned());
+        let channels = size(a.dims().get(axis).copied().unwrap_or(1))?;
+        let inner = size(a.dims().iter().skip(axis + 1).product())?;
+        if self.channels.is_empty() {
+            self.channels = vec![(0.0, 0.0, 0); channels];
+        }
+        if self.channels.len() != channels {
+            return Err(format!("it has {channels} channels on one sample and {} on another", self.channels.len()));
+        }
+        if channels == 0 || inner == 0 {
+            return Ok(());
+        }
+        let read = |t: &Tensor| t.to_f64().map_err(|e| e.to_string());
+        let (a, b) = (read(a)?, read(b)?);
+        for (row, (a, b)) in a.chunks(inner).zip(b.chunks(inner)).enumerate() {
+            let Some((sum, squares, count)) = self.channels.get_mut(row % channels) else { continue };
+            for d in a.iter().zip(b).map(|(a, b)| a - b) {
+                *sum += d;
+                *squares += d * d;
+            }
+            *count += inner as u64;
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        // Channels are few beside what they are made of.
+        (self.channels.len().max(1) * size_of::<(f64, f64, u64)>()) as u64
+    }
+}
+
+/// The first samples of a list.
+struct First<'a> {
+    samples: &'a dyn Samples,
+    count: usize,
+}
+
+impl Samples for First<'_> {
+    fn len(&self) -> usize {
+        self.samples.len().min(self.count)
+    }
+
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError> {
+        self.samples.get(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Engine, NoObserver, Runnable,
+        testing::{drawn, parse},
+    };
+
+    const FLOAT: &str = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] y)
+        <float[2,2] w = {1.0, 0.0, 0.0, 1.0}, float[2] b = {1.0, 1.0}> { c = Gemm (x, w, b)  y = Relu (c) }"#;
+
+    /// What a quantizer makes of it; the Relu is gone, since the codes begin at zero.
+    fn quantized(bias: &str, input: &str) -> String {
+        format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] y)
+            <int8[2,2] w = {{64, 0, 0, 64}}, float ws = {{0.0125}}, uint8 z = {{0}}, float s = {{0.0625}}, {bias}> {{
+                wd = DequantizeLinear (w, ws)
+                {input}
+                r = Gemm (x, wd, bd)
+                q = QuantizeLinear (r, s, z)
+                y = DequantizeLinear (q, s, z)
+            }}"#
+        )
+    }
+
+    /// Hands out a fixed value of `y`: what the float model computes, or what the other one does.
+    struct Fixed;
+
+    struct FixedModel(bool);
+
+    impl Engine for Fixed {
+        fn name(&self) -> &str {
+            "fixed"
+        }
+
+        fn load(&self, model: &Model, _: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
+            Ok(Box::new(FixedModel(model.graph.node_count() > 2)))
+        }
+    }
+
+    impl Runnable for FixedModel {
+        /// Channel 0 is off by 0.5 in the quantized model, channel 1 only by noise.
+        fn run(&self, _: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+            let values = if self.0 { [1.0, 2.0, 2.0, 3.0] } else { [1.5, 1.9, 2.5, 3.1] };
+            Ok(vec![Tensor::from_f32([2, 2].as_slice(), &values).unwrap()])
+        }
+    }
+
+    fn run(original: Option<&str>, quantized: &str) -> (String, Vec<String>) {
+        let original = original.map(parse);
+        let mut model = parse(quantized);
+        let samples = [Tensors::from([("x".to_owned(), drawn("x", &[2, 2]))])];
+        let samples = samples.as_slice();
+        let calibration = Calibration { engine: &Fixed, samples: &samples, memory: 1 << 20, watch: &NoObserver };
+        let cx = Context { calibration: Some(&calibration), lossless: original.as_ref(), ..Context::bare() };
+        let changes = BiasCorrection::default().transform(&model, &cx).unwrap();
+        let mut notes = changes.notes;
+        for (_, _, skip) in changes.skipped {
+            if let Skip::Refused(why) = skip {
+                notes.push(why.into_owned());
+            }
+        }
+        for (_, patch) in changes.patches {
+            patch.apply(&mut model.graph).unwrap();
+        }
+        (planish_ir::text::print(&model), notes)
+    }
+
+    #[test]
+    fn a_bias_in_int32_moves_by_whole_steps() {
+        let text = quantized(
+            "int32[2] b = {80, 80}, float[2] bs = {0.0125, 0.0125}",
+            "bd = DequantizeLinear <axis = 0> (b, bs)",
+        );
+        let (after, notes) = run(Some(FLOAT), &text);
+        assert!(after.contains("int32[2] b = {120, 80}"), "{after}");
+        assert_eq!(notes, ["1 channels of 1 layers corrected on 1 samples"]);
+    }
+
+    #[test]
+    fn a_bias_in_float_moves_by_the_mean() {
+        let (after, _) = run(Some(FLOAT), &quantized("float[2] bd = {1.0, 1.0}", ""));
+        assert!(after.contains("float[2] bd = {1.5, 1.0}"), "{after}");
+    }
+
+    #[test]
+    fn refuses() {
+        let reasons = |original: Option<&str>, text: &str| {
+            let (after, notes) = run(original, text);
+            assert_eq!(after, planish_ir::text::print(&parse(text)));
+            notes.join("\n")
+        };
+        let float = quantized("float[2] bd = {1.0, 1.0}", "");
+        insta::assert_snapshot!(reasons(None, &float), @"no pass before it was lossy, so there is no error to take out");
+        insta::assert_snapshot!(reasons(Some(&FLOAT.replace('y', "other")), &float), @r#"there was no "y" before the first lossy pass, to compare with"#);
+        insta::assert_snapshot!(reasons(Some(FLOAT), &quantized("float[2] a = {1.0, 1.0}", "bd = Relu (a)")), @"the bias is computed");
+        insta::assert_snapshot!(reasons(Some(FLOAT), &float.replace(", bd)", ")")), @"it has no bias that could take up its mean error");
+        let bytes = quantized("int8[2] b = {80, 80}, float bs = {0.0125}", "bd = DequantizeLinear (b, bs)");
+        insta::assert_snapshot!(reasons(Some(FLOAT), &bytes), @"the bias is neither a constant nor one in int32");
+    }
+}
