@@ -11,11 +11,14 @@
 //! It goes before `quantize-weights`, with the same `bits` and `block`. α is searched for each group of weights, by the error of
 //! their outputs when they are rounded so: the squared error of each weight, times the second moment of its activation.
 
-use planish_ir::Model;
+use planish_ir::{DType, Model};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::migrate::{Method, Reader, migrate};
+use super::{
+    blocks::Format,
+    migrate::{Method, Reader, migrate},
+};
 use crate::{Changes, Context, Pass, PassError, Shape, Transform};
 
 /// Configuration.
@@ -74,48 +77,24 @@ impl Awq {
     fn error(&self, reader: &Reader, factors: &[f64]) -> f64 {
         let second: Vec<f64> = reader.moments.iter().map(|m| m.square_sum / m.count.max(1) as f64).collect();
         let factor = |d: u32| factors.get(d as usize).copied().unwrap_or(1.0);
+        let format =
+            Format { levels: 1 << self.bits.min(8), block: self.block, symmetric: self.symmetric, scale: DType::F32 };
         let mut error = 0.0;
         for row in &reader.rows {
             let length = if self.block == 0 { row.len().max(1) } else { self.block };
             for block in row.chunks(length) {
                 let scaled = |&(w, d): &(f32, u32)| (f64::from(w) / factor(d)) as f32;
-                let grid = Grid::over(block.iter().map(scaled), self.bits, self.symmetric);
+                let (low, high) =
+                    block.iter().map(scaled).fold((0.0f32, 0.0f32), |(low, high), w| (low.min(w), high.max(w)));
+                let grid = format.spanning(low, high);
                 for element in block {
                     let (w, f) = (scaled(element), factor(element.1));
-                    let lost = f64::from(grid.round(w) - w) * f;
+                    let lost = f64::from(grid.value(grid.code(w)) - w) * f;
                     error += lost * lost * second.get(element.1 as usize).copied().unwrap_or(0.0);
                 }
             }
         }
         error
-    }
-}
-
-/// The grid of one block, from its smallest to its largest weight.
-struct Grid {
-    scale: f32,
-    zero: f32,
-    low: f32,
-    high: f32,
-}
-
-impl Grid {
-    fn over(weights: impl Iterator<Item = f32>, bits: u32, symmetric: bool) -> Grid {
-        let (low, high) = weights.fold((0.0f32, 0.0f32), |(l, h), w| (l.min(w), h.max(w)));
-        let steps = ((1u32 << bits) - 1) as f32;
-        let half = (1u32 << (bits - 1)) as f32;
-        if symmetric {
-            // The lowest code reaches one step further than the highest.
-            let scale = (high / (half - 1.0)).max(-low / half).max(f32::MIN_POSITIVE);
-            return Grid { scale, zero: 0.0, low: -half, high: half - 1.0 };
-        }
-        let scale = ((high - low) / steps).max(f32::MIN_POSITIVE);
-        Grid { scale, zero: (-low / scale).round_ties_even(), low: 0.0, high: steps }
-    }
-
-    fn round(&self, w: f32) -> f32 {
-        let code = ((w / self.scale).round_ties_even() + self.zero).clamp(self.low, self.high);
-        (code - self.zero) * self.scale
     }
 }
 
@@ -178,16 +157,5 @@ mod tests {
         let model = planish_ir::text::parse(r#"<ir_version: 7, opset_import: ["" : 12]> g (float x) => (float x) {}"#);
         let error = Awq { bits: 9, ..Awq::default() }.transform(&model.unwrap(), &Context::bare()).unwrap_err();
         assert_eq!(error.to_string(), "`bits` is 9, and has to be 2 to 8");
-    }
-
-    #[test]
-    fn grids_hold_zero_and_both_ends() {
-        for symmetric in [false, true] {
-            let grid = Grid::over([-0.5f32, 1.0, 0.25].into_iter(), 8, symmetric);
-            assert_eq!(grid.round(0.0), 0.0);
-            for w in [-0.5f32, 1.0, 0.25] {
-                assert!((grid.round(w) - w).abs() <= grid.scale * 0.51);
-            }
-        }
     }
 }
