@@ -221,8 +221,40 @@ mod tests {
     fn a_product() {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[3,4] x) => (float[3,2] y) <float[4,2] w> { y = MatMul (x, w) }"#;
-        insta::assert_snapshot!(check_with(small(Levels::Ternary), text), @"");
-        insta::assert_snapshot!(check_with(small(Levels::Binary), text), @"");
+        insta::assert_snapshot!(check_with(small(Levels::Ternary), text), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,4] x) => (float[3,2] y)
+        <
+          uint8[8] w_codes = {2, 2, 0, 1, 2, 1, 2, 1},
+          float[3,1] codebook = {-1.0, 0.0, 1.0},
+          float[1,2] w_scale = {0.61157846, 0.69362646},
+          int64[2] w_shape = {4, 2}
+        >
+        {
+          w_indices = Cast <to = 6> (w_codes)
+          w_levels = Gather (codebook, w_indices)
+          w_shaped = Reshape (w_levels, w_shape)
+          w_decoded = Mul (w_shaped, w_scale)
+          y = MatMul (x, w_decoded)
+        }
+        "#);
+        insta::assert_snapshot!(check_with(small(Levels::Binary), text), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[3,4] x) => (float[3,2] y)
+        <
+          uint8[8] w_codes = {1, 1, 0, 0, 1, 1, 1, 0},
+          float[2,1] codebook = {-1.0, 1.0},
+          float[1,2] w_scale = {0.61157846, 0.28410658},
+          int64[2] w_shape = {4, 2}
+        >
+        {
+          w_indices = Cast <to = 6> (w_codes)
+          w_levels = Gather (codebook, w_indices)
+          w_shaped = Reshape (w_levels, w_shape)
+          w_decoded = Mul (w_shaped, w_scale)
+          y = MatMul (x, w_decoded)
+        }
+        "#);
     }
 
     #[test]
@@ -231,7 +263,23 @@ mod tests {
             small(Levels::Ternary),
             r#"<ir_version: 8, opset_import: ["" : 13]>
             g (float[1,2,8,8] x) => (float[1,5,8,8] y) <float[5,2,1,1] w> { y = Conv (x, w) }"#
-        ), @"");
+        ), @r#"
+        <ir_version: 8, opset_import: ["" : 13]>
+        g (float[1,2,8,8] x) => (float[1,5,8,8] y)
+        <
+          uint8[10] w_codes = {2, 2, 0, 1, 2, 1, 2, 0, 0, 2},
+          float[3,1] codebook = {-1.0, 0.0, 1.0},
+          float[5,1,1,1] w_scale = {1.0480275, 0.8553353, 0.9034754, 0.4226737, 0.3478368},
+          int64[4] w_shape = {5, 2, 1, 1}
+        >
+        {
+          w_indices = Cast <to = 6> (w_codes)
+          w_levels = Gather (codebook, w_indices)
+          w_shaped = Reshape (w_levels, w_shape)
+          w_decoded = Mul (w_shaped, w_scale)
+          y = Conv (x, w_decoded)
+        }
+        "#);
     }
 
     #[test]
@@ -254,6 +302,6 @@ mod tests {
     fn tables_stay() {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
             g (int64[2] i) => (float[2,64] y) <float[64,64] t> { y = Gather (t, i) }"#;
-        insta::assert_snapshot!(refusals::<CodebookWeights>(text).join("\n"), @"");
+        insta::assert_snapshot!(refusals::<CodebookWeights>(text).join("\n"), @"`tables` is off");
     }
 }

@@ -22,8 +22,9 @@
 //! TensorRT.
 //!
 //! **How codes are found** is `algorithm`. With calibration data it is `gptq`, which is much better than the others; without, `mse`.
-//! `damping` is the share of the mean second moment that is added to all of them; `act_order` rounds the channels with large
-//! inputs first.
+//! On a sentence encoder (all-MiniLM-L6-v2, 4 bits in blocks of 32) the embeddings kept a cosine of 0.973 with `rtn`, 0.974 with `hqq`,
+//! 0.976 with `mse`, 0.992 with `gptq`. `damping` is the share of the mean second moment that is added to all of them; `act_order`
+//! rounds the channels with large inputs first, which is a little better than their own order.
 //!
 //! It goes last: passes that fold constants would widen a table that is also multiplied with.
 //!
@@ -108,7 +109,7 @@ impl Default for QuantizeWeights {
             tables: true,
             min_elements: 1024,
             exclude: Vec::new(),
-            act_order: false,
+            act_order: true,
             damping: 0.01,
             accuracy_level: 4,
         }
@@ -194,7 +195,10 @@ impl Transform for QuantizeWeights {
                 Ok(emit.patch(store, &blocks, format!("{name:?} in {bits} bits"))?)
             });
             match emitted {
-                Ok(patch) => changes.patches.push((path.clone(), patch)),
+                Ok(patch) => {
+                    changes.patches.push((path.clone(), patch));
+                    changes.ir_version = changes.ir_version.max(store.ir_version());
+                }
                 Err(unfit) => {
                     let reason = Skip::because(format!("{name:?}: {unfit}"));
                     let nodes = store.readers.iter().map(|s| s.reader.node);
@@ -202,9 +206,6 @@ impl Transform for QuantizeWeights {
                     changes.skipped.extend(nodes.map(skipped));
                 }
             }
-        }
-        if let Some(version) = jobs.iter().map(|(_, store)| store.ir_version()).max() {
-            changes.ir_version = Some(version).filter(|&v| v > 0);
         }
         changes.notes.extend(summary.note());
         Ok(changes)

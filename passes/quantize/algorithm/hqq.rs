@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Turns; the error stops falling earlier as a rule.
-const TURNS: usize = 20;
+const TURNS: usize = 10;
 
 pub(super) fn quantize(matrix: &Matrix, format: Format) -> Blocks {
     Blocks::by_rows(matrix, format, |_, row, codes, grids| {
@@ -24,28 +24,35 @@ pub(super) fn quantize(matrix: &Matrix, format: Format) -> Blocks {
     })
 }
 
+/// Shares of the range from which the turns start: they end near where they begin.
+const STARTS: [f32; 3] = [1.0, 0.9, 0.8];
+
 fn search(format: Format, values: &[f32]) -> Grid {
     let (low, high) = range(values);
-    let start = format.spanning(low, high);
-    let mut best = (norm(start, values), start);
-    let zeros = if format.symmetric { &[0.0f32][..] } else { &[0.0, -1.0, 1.0] };
-    for shift in zeros {
-        let zero = (start.zero + shift).clamp(0.0, format.highest());
+    let whole = format.spanning(low, high);
+    let mut best = (norm(whole, values), whole);
+    let shifts = if format.symmetric { &[0.0f32][..] } else { &[0.0, -1.0, 1.0] };
+    for (share, shift) in STARTS.iter().flat_map(|s| shifts.iter().map(move |z| (s, z))) {
+        let start = format.spanning(low * share, high * share);
+        let zero = if format.symmetric { start.zero } else { (start.zero + shift).clamp(0.0, format.highest()) };
         let mut grid = Grid { zero, ..start };
+        let mut last = norm(grid, values);
         // In units of the range, so that the same weight of the penalty serves all blocks.
-        let unit = start.scale;
-        let mut beta = 1.0f32;
+        let (unit, mut beta) = (whole.scale, 1.0f32);
         for _ in 0..TURNS {
+            if last < best.0 {
+                best = (last, grid);
+            }
             let scale = turn(grid, values, beta, unit);
             if !(scale > 0.0) {
                 break;
             }
             grid.scale = format.storable(scale);
             let error = norm(grid, values);
-            if error >= best.0 {
+            if error >= last {
                 break;
             }
-            best = (error, grid);
+            last = error;
             beta *= 1.05;
         }
     }

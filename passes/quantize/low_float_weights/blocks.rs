@@ -86,8 +86,7 @@ pub(super) enum Unfit {
 }
 
 /// Scales by which a channel of 8-bit floats is tried, as shares of the smallest that holds all of it.
-const CHANNEL: [f32; 8] =
-    [1.0, 1.090_507_7, 1.189_207_1, 1.296_839_6, SQRT_2, 1.542_210_8, 1.681_792_9, 1.834_008];
+const CHANNEL: [f32; 8] = [1.0, 1.090_507_7, 1.189_207_1, 1.296_839_6, SQRT_2, 1.542_210_8, 1.681_792_9, 1.834_008];
 /// The same for powers of two: numbers beyond the range may be cut off.
 const POWER: [f32; 2] = [1.0, 0.5];
 /// The same for blocks of 4-bit floats, whose codes are unevenly spaced: 1.5 brings the largest number from 6 to 4.

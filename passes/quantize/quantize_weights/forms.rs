@@ -36,13 +36,13 @@ pub(in crate::quantize) struct Store {
 }
 
 impl Store {
-    /// The IR version from which on there are types of these bits; 0 for 8 bits.
-    pub(in crate::quantize) fn ir_version(&self) -> i64 {
+    /// The IR version from which on there are types of these bits, if the model's may be older.
+    pub(in crate::quantize) fn ir_version(&self) -> Option<i64> {
         let standard = self.readers.iter().any(|s| matches!(s.form, Form::Blocked | Form::Channels));
         match self.format.bits() {
-            4 if standard => 10,
-            2 if standard => 13,
-            _ => 0,
+            4 if standard => Some(10),
+            2 if standard => Some(13),
+            _ => None,
         }
     }
 }
