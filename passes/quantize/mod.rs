@@ -13,6 +13,7 @@ pub mod grid;
 mod legalize;
 mod low_float_weights;
 mod migrate;
+#[expect(clippy::module_inception, reason = "the pass is called as the folder of its kind")]
 mod quantize;
 mod quantize_weights;
 mod smooth_quant;
