@@ -12,6 +12,17 @@ pub trait Engine: Sync {
     /// Name for reports.
     fn name(&self) -> &str;
 
+    /// Changes when results may.
+    fn version(&self) -> String {
+        String::new()
+    }
+
+    /// Bytes that a loaded model with so many bytes of weights holds at most, besides activations, once it has run samples of so
+    /// many different shapes.
+    fn holds(&self, weights: u64, _shapes: usize) -> u64 {
+        weights
+    }
+
     /// Prepares a model. `outputs` names the values of the main graph to hand out, be they outputs or not.
     fn load(&self, model: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError>;
 }

@@ -36,7 +36,7 @@ pub mod structure;
 #[cfg(test)]
 mod testing;
 
-pub use calibration::{Calibration, Forecast, Samples};
+pub use calibration::{Calibration, Forecast, SampleError, Samples};
 pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Patched, Refusal, Size};
 pub use engine::{Engine, EngineError, Runnable, Tensors};
 pub use linear::{Bias, Linear};

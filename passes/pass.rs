@@ -13,7 +13,7 @@ use planish_ir::{
 
 use serde::Serialize;
 
-use crate::{Calibration, Engine, EngineError, InMemory, Target, Weights};
+use crate::{Calibration, Engine, EngineError, InMemory, SampleError, Target, Weights};
 
 /// A configured pass. Its type is also its configuration in a pipeline file.
 pub trait Pass: Send + Sync {
@@ -203,6 +203,9 @@ pub enum PassError {
     /// The engine failed.
     #[error("the engine failed: {0}")]
     Engine(#[from] EngineError),
+    /// The inputs of a calibration run could not be had.
+    #[error("a calibration sample cannot be used: {0}")]
+    Sample(#[from] SampleError),
     /// A statistic does not take what the model computes on a sample.
     #[error("the value {value:?} cannot be calibrated: {message}")]
     Calibration {

@@ -33,7 +33,8 @@ pub(crate) fn check_for(pass: impl Pass + 'static, target: Target, before: &str)
 /// the uniform distribution over -1 to 1, in the shape that inference finds.
 pub(crate) fn check_calibrated(pass: impl Pass + 'static, target: Target, samples: &[Tensors], before: &str) -> String {
     let mut model = parse(before);
-    let calibration = Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver };
+    let calibration =
+        Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
     run_calibrated(&mut model, &[step(pass)], target, Some(calibration), &NoObserver);
     text::print(&model)
 }
@@ -45,7 +46,8 @@ pub(crate) fn refusals_calibrated(
     samples: &[Tensors],
     before: &str,
 ) -> Vec<String> {
-    let calibration = Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver };
+    let calibration =
+        Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
     reasons_with(pass, target, before, false, Some(calibration))
 }
 

@@ -71,9 +71,12 @@ pub struct Recipe {
     #[arg(long, value_name = "FILE.yaml", conflicts_with = "preset")]
     pub pipeline: Option<PathBuf>,
     /// Inputs for calibration and verification, instead of those that the pipeline names: an .npz file of arrays named
-    /// by the model's inputs, or a folder of .npy files.
-    #[arg(long, value_name = "FILE.npz")]
+    /// by the model's inputs, a folder of .npy files, a folder of images, or a .txt or .jsonl file of texts.
+    #[arg(long, visible_alias = "calibration", value_name = "PATH")]
     pub calib: Option<PathBuf>,
+    /// How images and texts become inputs.
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
     /// What the result is made for, instead of what the pipeline says.
     #[arg(long, value_parser = targets())]
     pub target: Option<Target>,
@@ -159,6 +162,17 @@ pub struct Reduce {
     pub test: Option<String>,
 }
 
+/// How images and texts become inputs; a pipeline can say more.
+#[derive(Debug, Args)]
+pub struct PrepareArgs {
+    /// How images are prepared, if the samples are a folder of images.
+    #[arg(long, value_enum)]
+    pub preprocess: Option<data::Preprocess>,
+    /// The model's tokenizer, if the samples are texts; the tokenizer.json beside the model or the texts if left out.
+    #[arg(long, value_name = "tokenizer.json")]
+    pub tokenizer: Option<PathBuf>,
+}
+
 /// Arguments of every command that runs models.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -211,9 +225,13 @@ pub struct Verify {
     pub reference: PathBuf,
     /// The model that is compared with it.
     pub model: PathBuf,
-    /// Inputs: an .npz file of arrays named by the models' inputs, or a folder of .npy files; otherwise random ones.
-    #[arg(long, value_name = "FILE.npz")]
+    /// Inputs: an .npz file of arrays named by the models' inputs, a folder of .npy files, a folder of images, or a .txt or
+    /// .jsonl file of texts; otherwise random ones.
+    #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    /// How images and texts become inputs.
+    #[command(flatten)]
+    pub prepare: PrepareArgs,
     /// How many samples.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
@@ -425,6 +443,31 @@ impl Cli {
             Command::Init(args) => commands::init::run(&args),
             Command::Schema => commands::schema(),
             Command::Completions { shell } => commands::completions(shell),
+        }
+    }
+}
+
+impl PrepareArgs {
+    /// Enters them into the settings of a source. Fails if they are for another kind of source.
+    pub fn apply(&self, images: Option<&mut data::Images>, text: Option<&mut data::Text>) -> Result {
+        match (self.preprocess, images) {
+            (None, _) => {}
+            (Some(_), None) => {
+                let message = "--preprocess is for samples that are a folder of images, and these are none";
+                return Err(Failure::message(Kind::Config, message));
+            }
+            (given, Some(images)) => images.preprocess = given,
+        }
+        match (&self.tokenizer, text) {
+            (None, _) => Ok(()),
+            (Some(_), None) => {
+                let message = "--tokenizer is for samples that are texts (.txt or .jsonl), and these are none";
+                Err(Failure::message(Kind::Config, message))
+            }
+            (given, Some(text)) => {
+                text.tokenizer = given.clone();
+                Ok(())
+            }
         }
     }
 }

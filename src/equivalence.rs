@@ -1,9 +1,10 @@
 //! Two models on the same inputs: are the outputs as close as they have to be?
 
-use std::{borrow::Cow, time::Instant};
+use std::time::Instant;
 
 use planish_ir::{Model, Numerics};
-use planish_passes::{Engine, EngineError, Tensors};
+use planish_passes::{Engine, EngineError};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
@@ -81,7 +82,7 @@ impl<'a> Expected<'a> {
     /// Runs the reference.
     pub fn of(engine: &'a dyn Engine, reference: &Model, runs: Runs<'a>) -> Result<Expected<'a>, EngineError> {
         let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
-        let outputs = run(engine, reference, &names, runs.batches)?;
+        let outputs = run(engine, reference, &names, runs)?;
         Ok(Expected { engine, runs, names, outputs })
     }
 
@@ -89,7 +90,7 @@ impl<'a> Expected<'a> {
     pub fn compare(&self, model: &Model, class: Numerics, verify: &Verify) -> Result<Verdict, EngineError> {
         let start = Instant::now();
         let names = &self.names;
-        let mut actual = run(self.engine, model, names, self.runs.batches)?;
+        let mut actual = run(self.engine, model, names, self.runs)?;
         for (expected, actual) in self.outputs.iter().zip(&mut actual) {
             // Outputs of another width, if the user wanted these, count for their numbers.
             let pairs = std::mem::take(actual).into_iter().zip(expected);
@@ -109,7 +110,7 @@ impl<'a> Expected<'a> {
         }
         Ok(Verdict {
             engine: self.engine.name().to_owned(),
-            runs: self.runs.batches.len(),
+            runs: self.runs.len(),
             samples: self.runs.samples,
             asked: asked(class, verify),
             outputs: names.iter().zip(&comparisons).map(|(n, c)| figures(n, c)).collect(),
@@ -123,15 +124,16 @@ fn run(
     engine: &dyn Engine,
     model: &Model,
     outputs: &[String],
-    samples: &[Tensors],
+    runs: Runs<'_>,
 ) -> Result<Vec<Vec<planish_ir::Tensor>>, EngineError> {
-    let loaded = engine.load(model, outputs)?;
-    let adapted: Vec<Cow<'_, Tensors>> = samples.iter().map(|s| adapt::inputs(s, model)).collect::<Result<_, _>>()?;
-    if adapted.iter().all(|s| matches!(s, Cow::Borrowed(_))) {
-        return loaded.run_many(samples).into_iter().collect();
-    }
-    let adapted: Vec<Tensors> = adapted.into_iter().map(Cow::into_owned).collect();
-    loaded.run_many(&adapted).into_iter().collect()
+    let runnable = engine.load(model, outputs)?;
+    // Inputs are made where they are used, so that only those of the runs that take place are in memory.
+    let one = |i: usize| {
+        let inputs = runs.inputs(i);
+        let inputs = inputs.map_err(|e| EngineError::Failed { message: format!("a sample cannot be used: {e:#}") })?;
+        runnable.run(&*adapt::inputs(&inputs, model)?)
+    };
+    (0..runs.len()).into_par_iter().map(one).collect()
 }
 
 fn asked(class: Numerics, v: &Verify) -> String {

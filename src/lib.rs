@@ -15,6 +15,8 @@ pub mod engine;
 pub mod equivalence;
 pub mod explain;
 pub mod failure;
+pub mod kept;
+pub mod memory;
 pub mod metrics;
 pub mod model_file;
 pub mod pipeline;

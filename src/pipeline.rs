@@ -3,6 +3,8 @@
 //! A pipeline is YAML. Unknown keys are refused, with the line and the key that was probably meant. The same types give
 //! the JSON Schema that `planish schema` prints.
 
+mod calibration;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -18,6 +20,8 @@ use crate::{
     cli::Preset,
     failure::{Failure, Kind, OrFail, Result},
 };
+
+pub use calibration::{Calibration, CalibrationEngine};
 
 /// A pipeline: what to do to a model, and how to make sure of the result.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -44,27 +48,6 @@ pub struct Pipeline {
 /// The only version so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version;
-
-/// Samples. Exactly one of `npz`, `npy` and `random` is given.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// An .npz file of arrays named by the model's inputs, samples first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub npz: Option<PathBuf>,
-    /// A folder of .npy files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub npy: Option<PathBuf>,
-    /// Random numbers, from this seed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub random: Option<u64>,
-    /// How many samples to use; all by default, 16 random ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub samples: Option<u64>,
-    /// Samples per run, where the model leaves it open.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<u64>,
-}
 
 /// How the result is compared with the original. What the passes declare is always asked for: bit equality after exact
 /// ones, equality within float rounding after those that reassociate. Bounds come on top of that; after lossy passes
@@ -161,7 +144,7 @@ impl Pipeline {
         let folder = path.parent().unwrap_or(Path::new(""));
         let from_folder = |p: &mut PathBuf| *p = folder.join(&*p);
         if let Some(c) = &mut pipeline.calibration {
-            c.npz.iter_mut().chain(&mut c.npy).for_each(from_folder);
+            c.paths().for_each(from_folder);
         }
         pipeline.report.iter_mut().for_each(|r| from_folder(&mut r.json));
         for step in &mut pipeline.passes {
@@ -173,12 +156,7 @@ impl Pipeline {
     /// Parses the text of a pipeline. The message of an error has the line, and a suggestion for an unknown key.
     pub fn parse(text: &str) -> std::result::Result<Pipeline, String> {
         let pipeline: Pipeline = serde_yaml::from_str(text).map_err(|e| explain(&e))?;
-        if let Some(c) = &pipeline.calibration {
-            let given = [c.npz.is_some(), c.npy.is_some(), c.random.is_some()];
-            if given.iter().filter(|&&g| g).count() != 1 {
-                return Err("calibration: give exactly one of npz, npy and random".into());
-            }
-        }
+        pipeline.calibration.iter().try_for_each(Calibration::check)?;
         pipeline.verify.check()?;
         Ok(pipeline)
     }
@@ -314,7 +292,10 @@ mod tests {
         insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"passes[1].fold-constants: unknown field `max_bites`, expected `max_bytes` at line 4 column 22; did you mean `max_bytes`?");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"verify.engine: unknown variant `tracked`, expected one of `off`, `tract`, `onnxruntime` at line 3 column 18; did you mean `tract`?");
         insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"version 2 is not known; this planish reads version 1");
-        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"calibration: give exactly one of npz, npy and random");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"calibration: give exactly one of npz, npy, images, text and random");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, resiz: 3}}\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, std: [0]}}\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {random: 1, memory: lots}\n"), @"");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_cosine: .nan}\n"), @"verify.min_cosine: NaN is no number from -1 to 1");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {max_abs: -1}\n"), @"verify.max_abs: -1 is no finite number from 0 on");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_sqnr_db: .inf}\n"), @"verify.min_sqnr_db: inf is no finite number");

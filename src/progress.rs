@@ -1,6 +1,10 @@
 //! Progress on a terminal: a spinner that says what is being done. Nothing in a pipe.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use planish_passes::{Forecast, Observer, PassReport, Patched, calibration::Watch};
@@ -8,6 +12,15 @@ use planish_passes::{Forecast, Observer, PassReport, Patched, calibration::Watch
 /// Shows what is being done.
 pub struct Progress {
     bar: ProgressBar,
+    calibrating: Mutex<Calibrating>,
+}
+
+/// What was last said of calibration.
+#[derive(Default)]
+struct Calibrating {
+    pass: String,
+    /// Bytes of the largest forecast so far.
+    forecast: u64,
 }
 
 impl Progress {
@@ -19,7 +32,11 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(100));
-        Progress { bar }
+        Progress { bar, calibrating: Mutex::default() }
+    }
+
+    fn calibrating(&self) -> std::sync::MutexGuard<'_, Calibrating> {
+        self.calibrating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says what is being done now.
@@ -36,6 +53,7 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn pass_begins(&self, name: &str) {
+        name.clone_into(&mut self.calibrating().pass);
         self.say(name);
     }
 
@@ -55,15 +73,25 @@ impl Watch for Progress {
     fn forecast(&self, f: &Forecast) {
         let rounds = if f.rounds > 1 { format!(", {} times", f.rounds) } else { String::new() };
         let open = if f.open > 0 { format!(" and {} values of open size", f.open) } else { String::new() };
-        log::info!(
-            "calibration: {} samples{rounds}, {} at a time; forecast at the peak {}{open}",
+        let mut calibrating = self.calibrating();
+        let line = format!(
+            "{}: calibration on {} samples{rounds}, {} at a time; it will take {}{open}",
+            calibrating.pass,
             f.samples,
             f.parallel,
             crate::report::bytes(f.peak()),
         );
+        log::info!("{line}");
+        // A pass may collect something many times; only the peak matters, and it is told also where there is no terminal.
+        if f.peak() > calibrating.forecast {
+            calibrating.forecast = f.peak();
+            // There is no one to tell if standard error is closed.
+            self.bar.suspend(|| writeln!(io::stderr(), "{line}").ok());
+        }
     }
 
     fn sampled(&self, done: usize, of: usize) {
-        self.say(format!("calibrating: {done} of {of} samples"));
+        let pass = self.calibrating().pass.clone();
+        self.say(format!("{pass}: calibrating: {done}/{of} samples"));
     }
 }

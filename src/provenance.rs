@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     cli::ExternalData,
-    data,
+    data::Samples,
     failure::{Kind, OrFail, Result},
     model_file::{self, ModelFile},
     pipeline::{Calibration, Pipeline, Verify, Version},
@@ -78,25 +78,29 @@ impl<'a> Recorded<'a> {
             |p: &mut PathBuf| *p = p.file_name().map(|n| n.to_string_lossy().into_owned().into()).unwrap_or_default();
         let mut calibration = pipeline.calibration.clone();
         if let Some(c) = &mut calibration {
-            c.npz.iter_mut().chain(&mut c.npy).for_each(name);
+            // How statistics were come by is of no meaning for them.
+            (c.cache, c.memory) = (None, None);
+            c.paths().for_each(name);
         }
         let Pipeline { version, target, passes, verify, .. } = pipeline;
         Recorded { version: *version, target: *target, calibration, passes, verify }
     }
 }
 
-/// BLAKE3 of the samples: of an archive as `b3sum` prints it, of a folder that of `b3sum *.npy` in it, files by name.
-fn calibration_hash(calibration: &Calibration) -> Result<Option<String>> {
-    if let Some(path) = &calibration.npz {
-        return model_file::hash_file(path).map(Some);
+/// BLAKE3 of the files of samples: of a single one as `b3sum` prints it, of several that of what `b3sum` prints for them in
+/// their folder.
+fn calibration_hash(samples: &Samples) -> Result<Option<String>> {
+    match samples.files.as_slice() {
+        [] => Ok(None),
+        [(_, path)] => model_file::hash_file(path).map(Some),
+        files => {
+            let mut list = String::new();
+            for (name, path) in files {
+                list += &format!("{}  {name}\n", model_file::hash_file(path)?);
+            }
+            Ok(Some(blake3::hash(list.as_bytes()).to_hex().to_string()))
+        }
     }
-    let Some(folder) = &calibration.npy else { return Ok(None) };
-    let files = data::npy_files(folder).or_fail_with(Kind::File, || format!("cannot read {}", folder.display()))?;
-    let mut list = String::new();
-    for (stem, path) in files {
-        list += &format!("{}  {stem}.npy\n", model_file::hash_file(&path)?);
-    }
-    Ok(Some(blake3::hash(list.as_bytes()).to_hex().to_string()))
 }
 
 fn constant_bytes(model: &Model) -> u64 {
@@ -124,6 +128,7 @@ pub fn write(
     source: &ModelFile,
     hashes: &Hashes<'_>,
     pipeline: &Pipeline,
+    samples: &Samples,
     to: Destination<'_>,
 ) -> Result<Written> {
     let one_file = match to.external {
@@ -136,7 +141,7 @@ pub fn write(
     let provenance = Provenance {
         planish: env!("CARGO_PKG_VERSION"),
         input_blake3: if is_late { &placeholder } else { hashes.wait() },
-        calibration_blake3: pipeline.calibration.as_ref().map(calibration_hash).transpose()?.flatten(),
+        calibration_blake3: pipeline.calibration.as_ref().map(|_| calibration_hash(samples)).transpose()?.flatten(),
         pipeline: Recorded::of(pipeline),
     };
     let text = serde_json::to_string(&provenance).or_fail(Kind::Internal)?;

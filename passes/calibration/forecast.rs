@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-use planish_ir::{Model, infer::Inferred};
+use planish_ir::{Def, Model, infer::Inferred};
 
-use super::{Statistic, Want};
+use super::{Calibration, Statistic, Want};
+
+/// How many values of the largest size an engine has at a time, besides those that it hands out: what a node reads and makes,
+/// and a rearranged copy of one of them.
+const LIVE: u64 = 3;
 
 /// What a collection of statistics is going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,7 +19,9 @@ pub struct Forecast {
     pub activations: u64,
     /// Values whose size is not known before they are computed, and which are not in `activations`.
     pub open: usize,
-    /// Bytes of weights that the engine holds.
+    /// Bytes of what the engine computes with besides, for one sample.
+    pub scratch: u64,
+    /// Bytes of the weights in the engine, and of what it makes of them.
     pub weights: u64,
     /// Samples that are run at the same time.
     pub parallel: usize,
@@ -28,8 +34,8 @@ pub struct Forecast {
 impl Forecast {
     /// Bytes at the peak, besides what the model itself takes.
     pub const fn peak(&self) -> u64 {
-        let activations = self.activations.saturating_mul(self.parallel as u64);
-        self.statistics.saturating_add(activations).saturating_add(self.weights)
+        let run = self.activations.saturating_add(self.scratch).saturating_mul(self.parallel as u64);
+        self.statistics.saturating_add(run).saturating_add(self.weights)
     }
 }
 
@@ -43,13 +49,13 @@ impl Plan {
     /// Fills one round after the other: half of the memory is for statistics, half for activations. What is too large by itself
     /// gets a round of its own.
     pub(super) fn new<S: Statistic>(
+        calibration: &Calibration<'_>,
         models: &[&Model],
         facts: &[Inferred],
         wants: &[Want<S>],
-        memory: u64,
-        samples: usize,
+        shapes: usize,
     ) -> Plan {
-        let half = memory / 2;
+        let (half, samples) = (calibration.memory / 2, calibration.samples.len());
         let mut rounds = Vec::new();
         let mut forecast = Forecast { samples, ..Forecast::default() };
         let mut round = Round::default();
@@ -65,11 +71,13 @@ impl Plan {
         }
         rounds.push(round.close(wants.len(), &mut forecast));
         let threads = rayon::current_num_threads().min(samples.max(1));
-        let affordable =
-            half.checked_div(forecast.activations).map_or(threads, |n| usize::try_from(n).unwrap_or(threads));
+        forecast.scratch = facts.iter().zip(models).map(|(f, m)| largest(m, f)).max().unwrap_or(0).saturating_mul(LIVE);
+        let run = forecast.activations.saturating_add(forecast.scratch);
+        let affordable = half.checked_div(run).map_or(threads, |n| usize::try_from(n).unwrap_or(threads));
         forecast.parallel = threads.min(affordable).max(1);
         forecast.rounds = rounds.len();
-        forecast.weights = models.iter().map(|m| weight_bytes(m)).fold(0, u64::saturating_add);
+        let held = |m: &&Model| calibration.engine.holds(weight_bytes(m), shapes);
+        forecast.weights = models.iter().map(held).fold(0, u64::saturating_add);
         Plan { rounds, forecast }
     }
 }
@@ -109,6 +117,14 @@ impl Round {
 fn bytes(models: &[&Model], facts: &[Inferred], (model, name): &(usize, String)) -> Option<u64> {
     let fact = facts.get(*model)?.graph().fact(models.get(*model)?.graph.value_named(name)?);
     fact.dtype()?.byte_len(fact.count()?)
+}
+
+/// Bytes of the largest value that is computed, on the sample that the facts are of.
+fn largest(model: &Model, facts: &Inferred) -> u64 {
+    let computed = model.graph.values().filter(|(_, v)| matches!(v.def(), Def::Node { .. }));
+    let bytes =
+        computed.filter_map(|(id, _)| facts.graph().fact(id).dtype()?.byte_len(facts.graph().fact(id).count()?));
+    bytes.max().unwrap_or(0)
 }
 
 fn weight_bytes(model: &Model) -> u64 {

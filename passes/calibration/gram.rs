@@ -6,7 +6,7 @@ use faer::{
 };
 use planish_ir::Tensor;
 
-use super::{Rows, Statistic};
+use super::{Reader, Record, Rows, Statistic};
 
 /// Sums over all rows `x` of what a linear layer reads: how many, `x`, and `x xᵀ`.
 ///
@@ -173,5 +173,40 @@ impl Statistic for Gram {
         // The matrix, and the product of one chunk.
         let square = (self.width as u64).saturating_mul(self.width as u64);
         square.saturating_mul(8 * self.groups.len() as u64 + 4).saturating_add(4 * CHUNK as u64)
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("gram of {} along {:?}", self.width, self.rows))
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let begun = Record::new().number(u64::from(self.non_finite)).number(self.groups.len() as u64);
+        let add = |r: Record, g: &Sums| {
+            let shift = g.shift.iter().map(|&x| f64::from(x));
+            r.number(g.count).floats(shift).floats(g.sum.iter().copied()).floats(g.products.iter().copied())
+        };
+        self.groups.iter().fold(begun, add).bytes()
+    }
+
+    fn restore(&self, record: &[u8]) -> Result<Gram, String> {
+        let mut r = Reader::new(record);
+        let non_finite = r.number()? != 0;
+        let mut groups = Vec::new();
+        for _ in 0..r.count()? {
+            let count = r.number()?;
+            let shift: Vec<f32> = r.floats()?.into_iter().map(|x| x as f32).collect();
+            let sums = Sums { count, shift, sum: r.floats()?, products: r.floats()? };
+            let lens = (sums.shift.len(), sums.sum.len(), sums.products.len());
+            let width = if count == 0 { 0 } else { self.width };
+            if lens != (width, width, width * width) {
+                return Err(format!("it is of {} numbers instead of {width}", sums.sum.len()));
+            }
+            groups.push(sums);
+        }
+        r.end()?;
+        if groups.len() != self.groups.len() {
+            return Err(format!("it has {} groups", groups.len()));
+        }
+        Ok(Gram { rows: self.rows.clone(), width: self.width, groups, non_finite })
     }
 }

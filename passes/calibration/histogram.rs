@@ -2,7 +2,7 @@
 
 use planish_ir::Tensor;
 
-use super::Statistic;
+use super::{Reader, Record, Statistic};
 
 /// Bins on each side of 0.
 const BINS: usize = 4096;
@@ -135,6 +135,33 @@ impl Statistic for Histogram {
 
     fn bytes(&self) -> u64 {
         (2 * BINS * size_of::<u64>()) as u64
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("histogram of 2 x {BINS} bins"))
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let begun = Record::new()
+            .number(self.non_finite)
+            .float(f64::from(self.min))
+            .float(f64::from(self.max))
+            .float(f64::from(self.exponent))
+            .number(self.counts.len() as u64);
+        self.counts.iter().fold(begun, |r, &n| r.number(n)).bytes()
+    }
+
+    fn restore(&self, record: &[u8]) -> Result<Histogram, String> {
+        let mut r = Reader::new(record);
+        let non_finite = r.number()?;
+        // They were such before, so nothing is lost.
+        let (min, max, exponent) = (r.float()? as f32, r.float()? as f32, r.float()? as i32);
+        let counts = (0..r.count()?).map(|_| r.number()).collect::<Result<Vec<u64>, String>>()?;
+        r.end()?;
+        if !counts.is_empty() && counts.len() != 2 * BINS {
+            return Err(format!("it has {} bins", counts.len()));
+        }
+        Ok(Histogram { exponent, counts, min, max, non_finite })
     }
 }
 

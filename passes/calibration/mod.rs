@@ -12,13 +12,18 @@ mod gram;
 mod histogram;
 mod range;
 mod rows;
+mod store;
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range as Span};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range as Span,
+};
 
-use planish_ir::{Model, Tensor, infer};
+use planish_ir::{Dims, Model, Tensor, infer};
 use rayon::prelude::*;
 
-use crate::{Engine, EngineError, NoObserver, PassError, Runnable, Tensors};
+use crate::{Engine, NoObserver, PassError, Runnable, Tensors};
 use forecast::Plan;
 
 pub use bindings::bindings;
@@ -28,14 +33,20 @@ pub use gram::Gram;
 pub use histogram::Histogram;
 pub use range::{Moments, Range};
 pub use rows::{Rows, Unfold};
+pub use store::{Asked, Reader, Record, Store};
 
 /// Inputs to run a model on, one run each.
 pub trait Samples: Sync {
     /// How many runs there are.
     fn len(&self) -> usize;
 
-    /// The inputs of one run, by name. Fails if they cannot be read.
-    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError>;
+    /// The inputs of one run, by name. They may be made anew each time. Fails if they cannot be read.
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, SampleError>;
+
+    /// Shapes of the inputs of one run, in the order of their names. A source may know them without making the inputs.
+    fn shapes(&self, index: usize) -> Result<Vec<Dims>, SampleError> {
+        Ok(self.get(index)?.values().map(|t| Dims::from_slice(t.dims())).collect())
+    }
 
     /// True if there is none.
     fn is_empty(&self) -> bool {
@@ -43,14 +54,19 @@ pub trait Samples: Sync {
     }
 }
 
+/// Why the inputs of a run cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SampleError(pub String);
+
 impl Samples for &[Tensors] {
     fn len(&self) -> usize {
         <[Tensors]>::len(self)
     }
 
-    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError> {
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, SampleError> {
         let run = <[Tensors]>::get(self, index).map(Cow::Borrowed);
-        run.ok_or_else(|| EngineError::Failed { message: format!("there is no sample {index}") })
+        run.ok_or_else(|| SampleError(format!("there is no sample {index}")))
     }
 }
 
@@ -66,6 +82,8 @@ pub struct Calibration<'a> {
     pub memory: u64,
     /// Is told what is forecast, and how far a run is.
     pub watch: &'a dyn Watch,
+    /// Where statistics are kept for later runs, if the user wants that.
+    pub store: Option<&'a dyn Store>,
 }
 
 /// Is told what a collection of statistics does. All methods default to nothing.
@@ -86,6 +104,24 @@ pub trait Statistic: Send {
 
     /// Bytes that it takes at most.
     fn bytes(&self) -> u64;
+
+    /// What it is and how it is set up, in words that no other statistic has. `None` if it is not kept in a [`Store`].
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// What was accumulated.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// One that is set up in the same way, with what [`Statistic::save`] gave. Fails if that cannot be.
+    fn restore(&self, _record: &[u8]) -> Result<Self, String>
+    where
+        Self: Sized,
+    {
+        Err("it is not kept".to_owned())
+    }
 }
 
 /// A statistic and what it reads.
@@ -114,15 +150,47 @@ impl Calibration<'_> {
         if self.samples.is_empty() {
             return Err(PassError::Precondition("there is no calibration sample".to_owned()));
         }
-        let first = self.samples.get(0)?;
-        let facts: Vec<infer::Inferred> = models.iter().map(|m| infer::infer(m, &bindings(m, &first))).collect();
-        let plan = Plan::new(models, &facts, &wants, self.memory, self.samples.len());
+        let kept = self.store.and_then(|store| Some((store, self.key(store, models, &wants)?)));
+        if let Some((store, key)) = &kept
+            && let Some(statistics) = store::restored(*store, key, &wants)
+        {
+            return Ok(statistics);
+        }
+        let (largest, shapes) = self.shapes()?;
+        let largest = self.samples.get(largest)?;
+        let facts: Vec<infer::Inferred> = models.iter().map(|m| infer::infer(m, &bindings(m, &largest))).collect();
+        drop(largest);
+        let plan = Plan::new(self, models, &facts, &wants, shapes);
         self.watch.forecast(&plan.forecast);
         let (reads, mut statistics): (Vec<_>, Vec<S>) = wants.into_iter().map(|w| (w.reads, w.statistic)).unzip();
         for round in &plan.rounds {
             self.round(models, &reads, &mut statistics, round.clone(), plan.forecast.parallel)?;
         }
+        if let Some((store, key)) = &kept {
+            let record = |at: usize| statistics.get(at).map(Statistic::save).unwrap_or_default();
+            store.save(key, statistics.len(), &mut { record });
+        }
         Ok(statistics)
+    }
+
+    /// Which sample is the largest, and how many shapes there are.
+    fn shapes(&self) -> Result<(usize, usize), PassError> {
+        let (mut largest, mut most, mut distinct) = (0, 0, BTreeSet::new());
+        for index in 0..self.samples.len() {
+            let shapes = self.samples.shapes(index)?;
+            let elements = shapes.iter().filter_map(|s| planish_ir::product(s)).fold(0, u64::saturating_add);
+            if elements > most {
+                (largest, most) = (index, elements);
+            }
+            distinct.insert(shapes);
+        }
+        Ok((largest, distinct.len()))
+    }
+
+    /// What the statistics are kept under.
+    fn key<S: Statistic>(&self, store: &dyn Store, models: &[&Model], wants: &[Want<S>]) -> Option<String> {
+        let statistics = store::identities(wants)?;
+        store.key(&Asked { models, samples: self.samples, engine: self.engine, statistics: &statistics })
     }
 
     /// One run over the samples for some of the statistics.

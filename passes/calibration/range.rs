@@ -2,7 +2,7 @@
 
 use planish_ir::Tensor;
 
-use super::Statistic;
+use super::{Reader, Record, Statistic};
 
 /// Smallest and largest value, of a whole tensor or of each channel of an axis.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,5 +135,37 @@ impl Statistic for Range {
     fn bytes(&self) -> u64 {
         // Channels are few beside what they are made of.
         (self.channels.len().max(1) * size_of::<Moments>()) as u64
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("range along {:?}", self.axis))
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let begun = Record::new().number(self.non_finite).number(self.channels.len() as u64);
+        let add = |r: Record, m: &Moments| {
+            let Moments { min, max, sum, abs_sum, square_sum, count } = *m;
+            let floats = [f64::from(min), f64::from(max), sum, abs_sum, square_sum];
+            floats.into_iter().fold(r, Record::float).number(count)
+        };
+        self.channels.iter().fold(begun, add).bytes()
+    }
+
+    fn restore(&self, record: &[u8]) -> Result<Range, String> {
+        let mut r = Reader::new(record);
+        let non_finite = r.number()?;
+        let mut channels = Vec::new();
+        for _ in 0..r.count()? {
+            channels.push(Moments {
+                min: r.float()? as f32,
+                max: r.float()? as f32,
+                sum: r.float()?,
+                abs_sum: r.float()?,
+                square_sum: r.float()?,
+                count: r.number()?,
+            });
+        }
+        r.end()?;
+        Ok(Range { axis: self.axis, channels, non_finite })
     }
 }

@@ -4,7 +4,7 @@ use planish_ir::{Model, Tensor};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{NoObserver, testing::parse};
+use crate::{EngineError, NoObserver, testing::parse};
 
 /// Hands out the inputs that are called like what is wanted, and counts how often it runs.
 struct Echo(Mutex<usize>);
@@ -47,7 +47,7 @@ fn samples(rows: &[u64]) -> Vec<Tensors> {
 
 fn collect<S: Statistic>(samples: &[Tensors], memory: u64, wants: Vec<Want<S>>) -> (Vec<S>, usize) {
     let engine = Echo(Mutex::new(0));
-    let calibration = Calibration { engine: &engine, samples: &samples, memory, watch: &NoObserver };
+    let calibration = Calibration { engine: &engine, samples: &samples, memory, watch: &NoObserver, store: None };
     let statistics = calibration.collect(&[&model()], wants).unwrap();
     (statistics, *engine.0.lock().unwrap())
 }
@@ -81,7 +81,8 @@ fn ranges_are_per_tensor_or_per_channel() {
 fn what_does_not_fit_is_named() {
     let samples = samples(&[2]);
     let samples = samples.as_slice();
-    let calibration = Calibration { engine: &Echo(Mutex::new(0)), samples: &samples, memory: 0, watch: &NoObserver };
+    let calibration =
+        Calibration { engine: &Echo(Mutex::new(0)), samples: &samples, memory: 0, watch: &NoObserver, store: None };
     let error = calibration.collect(&[&model()], vec![Want::of("y", Gram::new(Rows::Axis(-1), 3))]).unwrap_err();
     insta::assert_snapshot!(error, @r#"the value "y" cannot be calibrated: its rows have 2 values, and 3 were expected"#);
 }
@@ -91,7 +92,10 @@ fn the_forecast_knows_the_sizes_of_a_sample() {
     let samples = samples(&[5]);
     let facts = [infer::infer(&model(), &bindings(&model(), &samples[0]))];
     let wants = vec![Want::of("x", Range::per_tensor()), Want::of("z", Range::per_tensor())];
-    let plan = Plan::new(&[&model()], &facts, &wants, 1 << 20, samples.len());
+    let list = samples.as_slice();
+    let engine = Echo(Mutex::new(0));
+    let calibration = Calibration { engine: &engine, samples: &list, memory: 1 << 20, watch: &NoObserver, store: None };
+    let plan = Plan::new(&calibration, &[&model()], &facts, &wants, 1);
     assert_eq!((plan.forecast.activations, plan.forecast.open, plan.forecast.rounds), (2 * 5 * 2 * 4, 0, 1));
 }
 
@@ -179,4 +183,53 @@ fn groups_have_matrices_of_their_own() {
     gram.add(&[&Tensor::from_f32([1, 2, 1, 2].as_slice(), &[1.0, 2.0, 3.0, 4.0]).unwrap()]).unwrap();
     assert_eq!((gram.groups(), gram.products(0), gram.products(1)), (2, vec![5.0], vec![25.0]));
     assert_eq!((gram.covariance(0), gram.mean(1)), (vec![0.5], vec![3.5]));
+}
+
+/// Keeps records in memory, under one key per list of statistics.
+#[derive(Default)]
+struct Shelf(Mutex<std::collections::BTreeMap<String, Vec<Vec<u8>>>>);
+
+impl Store for Shelf {
+    fn key(&self, asked: &Asked<'_>) -> Option<String> {
+        Some(format!("{} {:?}", asked.engine.name(), asked.statistics))
+    }
+
+    fn load(&self, key: &str, count: usize, take: &mut dyn FnMut(usize, &[u8]) -> Result<(), String>) -> bool {
+        let kept = self.0.lock().unwrap();
+        let records = kept.get(key).filter(|r| r.len() == count);
+        records.is_some_and(|r| r.iter().enumerate().all(|(at, bytes)| take(at, bytes).is_ok()))
+    }
+
+    fn save(&self, key: &str, count: usize, record: &mut dyn FnMut(usize) -> Vec<u8>) {
+        self.0.lock().unwrap().insert(key.to_owned(), (0..count).map(record).collect());
+    }
+}
+
+#[test]
+fn kept_statistics_are_as_if_they_had_been_collected() {
+    fn twice<S: Statistic + std::fmt::Debug>(wants: impl Fn() -> Vec<Want<S>>) {
+        let (runs, shelf) = (samples(&[3, 1, 4, 2]), Shelf::default());
+        let engine = Echo(Mutex::new(0));
+        let samples = runs.as_slice();
+        let calibration = Calibration {
+            engine: &engine,
+            samples: &samples,
+            memory: 1 << 30,
+            watch: &NoObserver,
+            store: Some(&shelf),
+        };
+        let collected = format!("{:?}", calibration.collect(&[&model()], wants()).unwrap());
+        let loads = *engine.0.lock().unwrap();
+        assert_eq!(format!("{:?}", calibration.collect(&[&model()], wants()).unwrap()), collected);
+        assert_eq!(*engine.0.lock().unwrap(), loads, "it ran again");
+        // A record that is damaged is no statistic.
+        for change in [|r: &mut Vec<u8>| drop(r.pop()), |r: &mut Vec<u8>| r.push(0), |r: &mut Vec<u8>| r.clear()] {
+            shelf.0.lock().unwrap().values_mut().flatten().next().map(change);
+            assert_eq!(format!("{:?}", calibration.collect(&[&model()], wants()).unwrap()), collected);
+        }
+        assert_eq!(*engine.0.lock().unwrap(), 4 * loads);
+    }
+    twice(|| vec![Want::of("x", Range::per_tensor()), Want::of("y", Range::per_channel(1))]);
+    twice(|| vec![Want::of("x", Histogram::new())]);
+    twice(|| vec![Want::of("x", Gram::new(Rows::Axis(-1), 2)), Want::of("y", Gram::new(Rows::Axis(0), 0))]);
 }

@@ -442,7 +442,7 @@ mod tests {
         let mut model = planish_ir::text::parse(&text).unwrap();
         planish_ir::infer::annotate(&mut model);
         let samples: &[Tensors] = &[Tensors::new()];
-        let calibration = Calibration { engine, samples: &samples, memory: 1 << 20, watch: &NoObserver };
+        let calibration = Calibration { engine, samples: &samples, memory: 1 << 20, watch: &NoObserver, store: None };
         let cx = Context { calibration: Some(&calibration), ..Context::bare() };
         let changes = Float16::default().transform(&model, &cx).unwrap();
         let kept = changes.skipped.iter().map(|(_, id, skip)| format!("{id} {skip:?}"));

@@ -6,7 +6,7 @@ use faer::Mat;
 use planish_ir::{Def, Model, Tensor};
 
 use crate::{
-    Calibration, EngineError, PassError, Tensors,
+    Calibration, PassError, SampleError, Tensors,
     calibration::{Gram, Rows, Statistic},
 };
 
@@ -99,7 +99,7 @@ impl Held {
     fn run(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Vec<Vec<Tensor>>, PassError> {
         let runnable = calibration.engine.load(model, &self.outputs)?;
         let samples: Vec<Cow<'_, Tensors>> =
-            self.samples.iter().map(|&i| calibration.samples.get(i)).collect::<Result<_, EngineError>>()?;
+            self.samples.iter().map(|&i| calibration.samples.get(i)).collect::<Result<_, SampleError>>()?;
         let samples: Vec<Tensors> = samples.into_iter().map(Cow::into_owned).collect();
         Ok(runnable.run_many(&samples).into_iter().collect::<Result<_, _>>()?)
     }

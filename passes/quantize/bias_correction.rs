@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Calibration, Changes, Context, EngineError, Pass, PassError, Shape, Skip, Tensors, Transform,
+    Calibration, Changes, Context, Pass, PassError, SampleError, Shape, Skip, Tensors, Transform,
     calibration::{Samples, Statistic, Want},
 };
 
@@ -296,7 +296,7 @@ impl Samples for First<'_> {
         self.samples.len().min(self.count)
     }
 
-    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, EngineError> {
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, SampleError> {
         self.samples.get(index)
     }
 }
@@ -305,7 +305,7 @@ impl Samples for First<'_> {
 mod tests {
     use super::*;
     use crate::{
-        Engine, NoObserver, Runnable,
+        Engine, EngineError, NoObserver, Runnable,
         testing::{drawn, parse},
     };
 
@@ -354,7 +354,8 @@ mod tests {
         let mut model = parse(quantized);
         let samples = [Tensors::from([("x".to_owned(), drawn("x", &[2, 2]))])];
         let samples = samples.as_slice();
-        let calibration = Calibration { engine: &Fixed, samples: &samples, memory: 1 << 20, watch: &NoObserver };
+        let calibration =
+            Calibration { engine: &Fixed, samples: &samples, memory: 1 << 20, watch: &NoObserver, store: None };
         let cx = Context { calibration: Some(&calibration), lossless: original.as_ref(), ..Context::bare() };
         let changes = BiasCorrection::default().transform(&model, &cx).unwrap();
         let mut notes = changes.notes;

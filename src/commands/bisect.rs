@@ -52,7 +52,8 @@ pub fn run(args: &cli::Bisect) -> Result {
     if let Some(folder) = &args.keep {
         std::fs::create_dir_all(folder).or_fail_with(Kind::File, || format!("cannot make {}", folder.display()))?;
     }
-    let samples = recipe::samples(&args.recipe, &pipeline, &file.model)?;
+    let samples = recipe::samples(&args.recipe, &pipeline, &file)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file)?;
     let runs = samples.first(pipeline.verify.samples);
     progress.say("running the original");
     let expected = Expected::of(&*engine, &file.model, runs)
@@ -61,7 +62,7 @@ pub fn run(args: &cli::Bisect) -> Result {
         model: &file.model,
         steps: &pipeline.passes,
         weights: &file,
-        calibration: recipe::calibration(&pipeline, &samples, &progress),
+        calibration: calibrator.on(&samples, &progress),
         target: pipeline.target,
         bindings: sizes.bindings,
         expected,

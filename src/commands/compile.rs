@@ -43,7 +43,7 @@ pub fn run(args: &Compile) -> Result {
             progress.say("writing");
             let to = Destination { path: &args.output, external: args.external_data, sync: args.sync };
             let mut model = compiled.model;
-            let written = provenance::write(&mut model, &file, &hashes, &pipeline, to)?;
+            let written = provenance::write(&mut model, &file, &hashes, &pipeline, &compiled.samples, to)?;
             report.output = Some(args.output.clone());
             report.file_bytes.1 = Some(written.bytes);
         }
@@ -110,10 +110,10 @@ fn judge(
     if let Some(engine) = engine {
         progress.say("verifying");
         (report.verification, report.not_verified) = verify(engine, &file.model, model, samples, outcome, pipeline);
-        if let (true, Some(_), Some(sample)) = (report.failed(), &report.verification, samples.batches.first()) {
+        if let (true, Some(_), Ok(sample)) = (report.failed(), &report.verification, samples.inputs(0)) {
             progress.say("looking for the layer to blame");
             // The figures stand without it; an engine that cannot hand out inner values is no second failure.
-            report.blame = blame::suspects(engine, &file.model, model, sample, 3).unwrap_or_default();
+            report.blame = blame::suspects(engine, &file.model, model, &sample, 3).unwrap_or_default();
         }
     }
     report
@@ -135,12 +135,13 @@ fn compile(
     sizes: &Sizes,
     progress: &Progress,
 ) -> Result<Compiled> {
-    let samples = recipe::samples(&args.recipe, pipeline, &file.model)?;
+    let samples = recipe::samples(&args.recipe, pipeline, file)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, pipeline, file)?;
     let explainer = args.explain.as_deref().map(|pattern| Explainer::new(pattern, &file.model, progress));
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
         engine: Some(&Tract),
-        calibration: recipe::calibration(pipeline, &samples, progress),
+        calibration: calibrator.on(&samples, progress),
         weights: file,
         target: pipeline.target,
         stop_after: args.stop_after,
@@ -155,7 +156,7 @@ fn compile(
         };
         Failure::new(kind, e)
     })?;
-    let mut notes: Vec<String> = sizes.note().into_iter().collect();
+    let mut notes: Vec<String> = sizes.note().into_iter().chain(calibrator.notes()).collect();
     if outcome.stopped {
         notes.push(format!("stopped after patch {}, as asked", outcome.patches));
     }

@@ -59,9 +59,12 @@ pub fn pipeline(model: &Model, name: &str) -> String {
          version: 1\n\
          target: generic                    # or onnxruntime-cpu, onnxruntime-gpu, tensorrt\n\
          \n\
-         # Real inputs make verification meaningful. Arrays are named like the model's inputs, samples first:\n\
+         # Real inputs make verification meaningful, and what is measured on them. Arrays are named like the model's inputs,\n\
+         # samples first:\n\
          {}\n\
          # calibration: {{npz: calib.npz, samples: 128}}\n\
+         # calibration: {{images: {{folder: photos, preprocess: imagenet}}, samples: 128}}\n\
+         # calibration: {{text: {{file: texts.txt, tokenizer: tokenizer.json}}, samples: 128}}\n\
          \n\
          passes:\n  - simplify                         # fewer nodes and constants, the same function\n{opset}{compress}\
          \n\

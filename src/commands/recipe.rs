@@ -1,18 +1,28 @@
 //! What the arguments of a command that runs a pipeline come to.
 
-use planish_ir::Model;
-use planish_passes::calibration::Watch;
+use std::path::Path;
+
+use planish_passes::{
+    Engine, Weights,
+    calibration::{Store, Watch},
+};
+
+use super::open_engine;
 
 use crate::{
     cli::Recipe,
     data::{Options, Samples, Source},
     engine::tract::Tract,
     failure::{Failure, Kind, OrFail, Result},
-    pipeline::{Calibration, EngineChoice, Pipeline},
+    kept::Kept,
+    memory,
+    model_file::ModelFile,
+    pipeline::{CalibrationEngine, EngineChoice, Pipeline},
 };
 
-/// Bytes that statistics and the activations they are made of may take at a time.
-const CALIBRATION_MEMORY: u64 = 2 << 30;
+/// Said where a pipeline calibrates on random numbers.
+const RANDOM: &str = "calibration is on random numbers: ranges measured on them say little about real inputs, and what is \
+                      quantized by them may be useless; give real samples";
 
 /// The pipeline, with what other arguments override.
 pub(super) fn pipeline(recipe: &Recipe) -> Result<Pipeline> {
@@ -22,30 +32,28 @@ pub(super) fn pipeline(recipe: &Recipe) -> Result<Pipeline> {
         (None, None) => return Err(Failure::message(Kind::Config, "give --preset or --pipeline")),
     };
     if let Some(path) = &recipe.calib {
-        let old = pipeline.calibration.take().unwrap_or_default();
-        let (npz, npy) = match Source::of_path(path) {
-            Source::Folder(path) => (None, Some(path)),
-            _ => (Some(path.clone()), None),
-        };
-        pipeline.calibration = Some(Calibration { npz, npy, random: None, samples: old.samples, batch: old.batch });
+        let mut calibration = pipeline.calibration.take().unwrap_or_default();
+        calibration.set_source(Source::of_path(path));
+        pipeline.calibration = Some(calibration);
     }
+    let calibration = pipeline.calibration.as_mut();
+    let (images, text) = calibration.map_or((None, None), |c| (c.images.as_mut(), c.text.as_mut()));
+    recipe.prepare.apply(images, text)?;
     pipeline.target = recipe.target.unwrap_or(pipeline.target);
     pipeline.verify.engine = recipe.verify.unwrap_or(pipeline.verify.engine);
     pipeline.verify.samples = recipe.samples.unwrap_or(pipeline.verify.samples);
     Ok(pipeline)
 }
 
-/// Where the samples come from: the calibration, or else random ones for verification.
-pub(super) fn source(recipe: &Recipe, pipeline: &Pipeline) -> Result<(Source, Options)> {
+/// Where the samples for a model at this place come from: the calibration, or else random ones for verification.
+pub(super) fn source(recipe: &Recipe, pipeline: &Pipeline, model: &Path) -> Result<(Source, Options)> {
     let mut options = Options { sizes: pipeline.verify.dims.clone(), ..recipe.run.data_options() };
     let source = match &pipeline.calibration {
         Some(c) => {
             (options.samples, options.batch) = (c.samples, c.batch);
-            match (&c.npz, &c.npy) {
-                (Some(path), _) => Source::Npz(path.clone()),
-                (None, Some(path)) => Source::Folder(path.clone()),
-                (None, None) => Source::Random { seed: c.random.unwrap_or(0) },
-            }
+            let mut source = c.source();
+            source.look_beside(model);
+            source
         }
         None => {
             options.samples = Some(pipeline.verify.samples);
@@ -54,7 +62,7 @@ pub(super) fn source(recipe: &Recipe, pipeline: &Pipeline) -> Result<(Source, Op
     };
     match (&source, options.sizes.is_empty()) {
         (Source::Random { .. }, _) | (_, true) => Ok((source, options)),
-        (Source::Npz(_) | Source::Folder(_), false) => {
+        (_, false) => {
             let message = "verify.dims is for random samples; those of a file have the sizes that they have";
             Err(Failure::message(Kind::Config, message))
         }
@@ -62,21 +70,58 @@ pub(super) fn source(recipe: &Recipe, pipeline: &Pipeline) -> Result<(Source, Op
 }
 
 /// The samples for a model; none if nobody needs them.
-pub(super) fn samples(recipe: &Recipe, pipeline: &Pipeline, model: &Model) -> Result<Samples> {
+pub(super) fn samples(recipe: &Recipe, pipeline: &Pipeline, file: &ModelFile) -> Result<Samples> {
     if pipeline.calibration.is_none() && pipeline.verify.engine == EngineChoice::Off {
         return Ok(Samples::default());
     }
-    let (source, options) = source(recipe, pipeline)?;
-    source.load(model, &options).or_fail_with(Kind::Config, || "cannot make samples for the model")
+    let (source, options) = source(recipe, pipeline, &file.path)?;
+    let mut samples =
+        source.load(&file.model, &options).or_fail_with(Kind::Config, || "cannot make samples for the model")?;
+    if samples.random && pipeline.calibration.is_some() {
+        samples.notes.insert(0, RANDOM.to_owned());
+    }
+    Ok(samples)
 }
 
-/// What passes learn of activations from, if the pipeline has samples for them.
-pub(super) fn calibration<'a>(
-    pipeline: &Pipeline,
-    samples: &'a Samples,
-    watch: &'a dyn Watch,
-) -> Option<planish_passes::Calibration<'a>> {
-    pipeline.calibration.as_ref()?;
-    // The built-in engine, whoever verifies: the result must not depend on that choice.
-    Some(planish_passes::Calibration { engine: &Tract, samples, memory: CALIBRATION_MEMORY, watch })
+/// What passes learn of activations with.
+pub(super) struct Calibrator<'a> {
+    engine: Box<dyn Engine>,
+    /// `None` without calibration.
+    memory: Option<u64>,
+    store: Option<Kept<'a>>,
+}
+
+impl<'a> Calibrator<'a> {
+    /// What a pipeline asks for. The built-in engine runs the model, whoever verifies and whatever is installed, unless the
+    /// pipeline says otherwise.
+    pub(super) fn new(recipe: &Recipe, pipeline: &Pipeline, weights: &'a dyn Weights) -> Result<Calibrator<'a>> {
+        let Some(calibration) = &pipeline.calibration else {
+            return Ok(Calibrator { engine: Box::new(Tract), memory: None, store: None });
+        };
+        let engine = match calibration.engine {
+            CalibrationEngine::Tract => None,
+            CalibrationEngine::Onnxruntime => open_engine(EngineChoice::Onnxruntime, &recipe.run)?,
+        };
+        let cache = calibration.cache.as_deref();
+        Ok(Calibrator {
+            engine: engine.unwrap_or_else(|| Box::new(Tract)),
+            memory: Some(calibration.memory.unwrap_or_else(memory::usual).0),
+            store: cache.map(|folder| Kept::in_folder(folder, weights)).transpose()?,
+        })
+    }
+
+    /// The calibration on some samples, if the pipeline has one.
+    pub(super) fn on<'c>(
+        &'c self,
+        samples: &'c Samples,
+        watch: &'c dyn Watch,
+    ) -> Option<planish_passes::Calibration<'c>> {
+        let store = self.store.as_ref().map(|s| s as &dyn Store);
+        Some(planish_passes::Calibration { engine: &*self.engine, samples, memory: self.memory?, watch, store })
+    }
+
+    /// What the user should know of it, a sentence each.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.store.as_ref().map(Kept::notes).unwrap_or_default()
+    }
 }

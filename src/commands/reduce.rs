@@ -55,13 +55,17 @@ fn say(progress: &Progress) -> impl Fn(String) + '_ {
 
 /// A model fails if the pipeline does to it what it does to the given one.
 fn by_pipeline(args: &cli::Reduce, file: &ModelFile, progress: &Progress) -> Result<(Reduced, String)> {
-    let pipeline = recipe::pipeline(&args.recipe)?;
-    let (source, options) = recipe::source(&args.recipe, &pipeline)?;
+    let mut pipeline = recipe::pipeline(&args.recipe)?;
+    // Every candidate is another model, whose statistics nobody asks for again.
+    pipeline.calibration.iter_mut().for_each(|c| c.cache = None);
+    let (source, options) = recipe::source(&args.recipe, &pipeline, &file.path)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &InMemory)?;
     let Some(engine) = open_engine(pipeline.verify.engine, &args.recipe.run)? else {
         let message = "verification is off, so no result is wrong; choose an engine with --verify";
         return Err(Failure::message(Kind::Config, message));
     };
-    let judge = Judge { pipeline: &pipeline, source: &source, options: &options, engine: &*engine };
+    let judge =
+        Judge { pipeline: &pipeline, source: &source, options: &options, engine: &*engine, calibrator: &calibrator };
     progress.say("running the pipeline");
     let complaint = judge.complaint(&file.model).or_fail(Kind::Config)?;
     let Some(complaint) = complaint else {
@@ -88,6 +92,7 @@ struct Judge<'a> {
     source: &'a Source,
     options: &'a Options,
     engine: &'a dyn Engine,
+    calibrator: &'a recipe::Calibrator<'a>,
 }
 
 impl Judge<'_> {
@@ -99,7 +104,7 @@ impl Judge<'_> {
             model,
             steps: &self.pipeline.passes,
             weights: &InMemory,
-            calibration: recipe::calibration(self.pipeline, &samples, &NoObserver),
+            calibration: self.calibrator.on(&samples, &NoObserver),
             target: self.pipeline.target,
             bindings: Default::default(),
             expected,

@@ -27,7 +27,13 @@ pub fn run(args: &Verify) -> Result {
         Failure::message(Kind::Gate, format!("the models have different interfaces and cannot be compared:{list}"))
     })?;
     let options = data::Options { samples: Some(args.samples), ..args.run.data_options() };
-    let source = args.data.as_deref().map_or(Source::Random { seed: 0 }, Source::of_path);
+    let mut source = args.data.as_deref().map_or(Source::Random { seed: 0 }, Source::of_path);
+    match &mut source {
+        Source::Images(images) => args.prepare.apply(Some(images), None)?,
+        Source::Text(text) => args.prepare.apply(None, Some(text))?,
+        Source::Npz(_) | Source::Folder(_) | Source::Random { .. } => args.prepare.apply(None, None)?,
+    }
+    source.look_beside(&args.reference);
     let samples =
         source.load(&reference.model, &options).or_fail_with(Kind::Config, || "cannot make samples for the models")?;
     progress.say("running both");

@@ -11,13 +11,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use planish_ir::{Dims, Tensor};
+use planish_ir::{DType, Dims, Tensor};
 use zip::ZipArchive;
 
-use super::{Options, Samples, Tensors, inputs::Input, npy};
-use convert::convert;
-pub(super) use convert::fits;
-use cut::{Sizes, cut};
+use super::{Make, Options, Samples, Tensors, inputs::Input, npy};
+pub(super) use convert::{convert, fits};
+use cut::cut;
+pub(super) use cut::{Sizes, open_batch};
 
 /// All samples of an `.npz` file.
 pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Result<Samples> {
@@ -53,6 +53,7 @@ pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Resu
 pub(super) fn from_folder(folder: &Path, inputs: &[Input], options: &Options) -> Result<Samples> {
     let place = || format!("samples in {}", folder.display());
     let files = npy_files(folder).with_context(place)?;
+    let named = files.iter().map(|(stem, path)| (format!("{stem}.npy"), path.clone())).collect();
     let whole = |i: &Input| files.get(&file_stem(&i.name));
     if inputs.iter().any(|i| whole(i).is_some()) {
         let mut arrays = Vec::new();
@@ -69,9 +70,9 @@ pub(super) fn from_folder(folder: &Path, inputs: &[Input], options: &Options) ->
                 }
             }
         }
-        return cut(arrays, options, notes).with_context(place);
+        return Ok(Samples { files: named, ..cut(arrays, options, notes).with_context(place)? });
     }
-    one_file_per_run(&files, inputs, options).with_context(place)
+    Ok(Samples { files: named, ..one_file_per_run(&files, inputs, options).with_context(place)? })
 }
 
 /// `INPUT_K.npy`, or `K.npy` for the only input.
@@ -93,37 +94,61 @@ fn one_file_per_run(files: &BTreeMap<String, PathBuf>, inputs: &[Input], options
          {example}_1.npy, … \
          with one run each"
     );
-    let mut samples = Samples::default();
+    let (mut notes, mut sizes, mut total) = (Vec::new(), Vec::new(), 0u64);
+    let mut files = Vec::new();
     for (k, parts) in runs {
-        if options.samples.is_some_and(|limit| samples.count() >= limit) {
+        if options.samples.is_some_and(|limit| total >= limit) {
             break;
         }
-        let mut batch = Tensors::new();
-        let mut sizes = Sizes::new(options);
-        let mut count = 1;
-        for (input, path) in parts {
-            let array = convert(&read_file(path)?, input, &mut samples.notes)?;
-            let array = with_batch_axis(array, input)?;
-            sizes.check(input, array.dims()).with_context(|| path.display().to_string())?;
-            count = array.dims().first().copied().unwrap_or(1);
-            batch.insert(input.name.clone(), array);
-        }
-        if let Some(absent) = wanted.iter().find(|i| !batch.contains_key(&i.name)) {
+        if let Some(absent) = wanted.iter().find(|i| parts.iter().all(|(p, _)| p.name != i.name)) {
             bail!("run {k} lacks the file {}_{k}.npy", file_stem(&absent.name));
         }
-        samples.push(batch, count);
+        let mut bound = Sizes::new(options);
+        let mut count = 1;
+        for (input, path) in &parts {
+            // The head says whether it fits; the numbers are read when they are needed.
+            let place = || path.display().to_string();
+            let (dtype, dims) = head(path).with_context(place)?;
+            convert(&Tensor::from_raw(dtype, [0].as_slice(), Default::default())?, input, &mut notes)?;
+            let dims = with_batch_axis(&dims, input);
+            bound.check(input, &dims).with_context(place)?;
+            count = dims.first().copied().unwrap_or(1);
+        }
+        files.push(parts.into_iter().map(|(i, path)| (i.clone(), path.clone())).collect());
+        sizes.push(count);
+        total = total.saturating_add(count);
     }
-    Ok(samples)
+    Ok(Samples { sizes, notes, ..Samples::made(Files { runs: files, options: options.clone() }) })
+}
+
+/// Runs whose inputs have files of their own.
+#[derive(Debug)]
+struct Files {
+    runs: Vec<Vec<(Input, PathBuf)>>,
+    options: Options,
+}
+
+impl Make for Files {
+    fn make(&self, run: usize, _samples: u64) -> Result<Tensors> {
+        let mut batch = Tensors::new();
+        // A file may have changed since its head was read.
+        let mut sizes = Sizes::new(&self.options);
+        for (input, path) in self.runs.get(run).context("there is no such run")? {
+            let place = || path.display().to_string();
+            let array = convert(&read_file(path)?, input, &mut Vec::new()).with_context(place)?;
+            let dims = with_batch_axis(array.dims(), input);
+            sizes.check(input, &dims).with_context(place)?;
+            batch.insert(input.name.clone(), array.with_dims(dims)?);
+        }
+        Ok(batch)
+    }
 }
 
 /// A file may hold one sample without the batch axis.
-fn with_batch_axis(array: Tensor, input: &Input) -> Result<Tensor> {
+fn with_batch_axis(dims: &[u64], input: &Input) -> Dims {
     match &input.shape {
-        Some(shape) if shape.len() == array.rank() + 1 => {
-            let dims: Dims = std::iter::once(1).chain(array.dims().iter().copied()).collect();
-            Ok(array.with_dims(dims)?)
-        }
-        _ => Ok(array),
+        Some(shape) if shape.len() == dims.len() + 1 => std::iter::once(1).chain(dims.iter().copied()).collect(),
+        _ => Dims::from_slice(dims),
     }
 }
 
@@ -139,6 +164,10 @@ pub(super) fn npy_files(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
         }
     }
     Ok(files)
+}
+
+fn head(path: &Path) -> Result<(DType, Dims)> {
+    npy::head(BufReader::new(File::open(path)?))
 }
 
 fn read_file(path: &Path) -> Result<Tensor> {
@@ -162,7 +191,7 @@ fn missing(name: &str, names: &BTreeSet<String>, inputs: &[Input]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use planish_ir::{DType, Dim};
+    use planish_ir::Dim;
 
     fn input(name: &str, dtype: DType, shape: Vec<Dim>) -> Input {
         Input { name: name.into(), dtype, shape: Some(shape), optional: false }
@@ -196,9 +225,9 @@ mod tests {
         let options = Options { batch: Some(2), ..Options::default() };
         let samples = from_npz(&path, &inputs, &options).unwrap();
         assert_eq!(samples.count(), 5);
-        let sizes: Vec<_> = samples.batches.iter().map(|b| b["x"].dims()[0]).collect();
+        let sizes: Vec<_> = samples.all().unwrap().iter().map(|b| b["x"].dims()[0]).collect();
         assert_eq!(sizes, [2, 2, 1]);
-        assert_eq!(samples.batches[1]["x"].to_f64().unwrap(), [4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(samples.all().unwrap()[1]["x"].to_f64().unwrap(), [4.0, 5.0, 6.0, 7.0]);
         assert_eq!(samples.notes, ["ignored, because the model has no such inputs: \"labels\""]);
 
         let inputs = [input("label", DType::F32, vec![Dim::symbol("n"), Dim::Known(2)])];
@@ -217,12 +246,12 @@ mod tests {
         save(&dir.path().join("a_x_10.npy"), &[2, 1], &[5.0, 6.0]);
         save(&dir.path().join("a_x_2.npy"), &[1, 1], &[4.0]);
         let runs = from_folder(dir.path(), &inputs, &Options::default()).unwrap();
-        let shapes: Vec<_> = runs.batches.iter().map(|b| b["a/x"].dims().to_vec()).collect();
+        let shapes: Vec<_> = runs.all().unwrap().iter().map(|b| b["a/x"].dims().to_vec()).collect();
         assert_eq!(shapes, [vec![1, 3], vec![1, 1], vec![2, 1]]);
         assert_eq!(runs.count(), 4);
         save(&dir.path().join("a_x.npy"), &[2, 1], &[7.0, 8.0]);
         let whole = from_folder(dir.path(), &inputs, &Options::default()).unwrap();
-        assert_eq!(whole.batches.len(), 2);
+        assert_eq!(whole.runs(), 2);
         let wrong = [input("y", DType::F32, vec![])];
         let error = format!("{:#}", from_folder(dir.path(), &wrong, &Options::default()).unwrap_err());
         assert!(error.contains("expected y.npy"), "{error}");

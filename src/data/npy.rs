@@ -6,12 +6,16 @@ use anyhow::{Context, Result, bail, ensure};
 use npyz::{Endianness, NpyFile, Order, TypeChar};
 use planish_ir::{DType, Dims, Tensor, product};
 
+/// Element type and shape of an array, without its elements.
+pub(super) fn head(reader: impl Read) -> Result<(DType, Dims)> {
+    let file = NpyFile::new(reader).context("this is no .npy array")?;
+    Ok((element_type(&plain(&file)?)?, Dims::from_slice(file.shape())))
+}
+
 /// Reads an array of numbers or bools, of either byte order and layout.
 pub(super) fn read(reader: impl Read) -> Result<Tensor> {
     let file = NpyFile::new(reader).context("this is no .npy array")?;
-    let npyz::DType::Plain(element) = file.dtype() else {
-        bail!("it is a structured array; save each field as an array of its own");
-    };
+    let element = plain(&file)?;
     let dtype = element_type(&element)?;
     let dims = Dims::from_slice(file.shape());
     let order = file.order();
@@ -31,6 +35,13 @@ pub(super) fn read(reader: impl Read) -> Result<Tensor> {
         data.iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }
     Ok(Tensor::from_raw(dtype, dims, data.into())?)
+}
+
+fn plain<R: Read>(file: &NpyFile<R>) -> Result<npyz::TypeStr> {
+    match file.dtype() {
+        npyz::DType::Plain(element) => Ok(element),
+        _ => bail!("it is a structured array; save each field as an array of its own"),
+    }
 }
 
 fn element_type(t: &npyz::TypeStr) -> Result<DType> {

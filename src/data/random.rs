@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use planish_ir::{DType, Dim, Dims, Model, Tensor, product};
 
-use super::{Options, Samples, Tensors, arrays::fits, inputs::Input, ranges::index_range};
+use super::{Make, Options, Samples, Tensors, arrays::fits, inputs::Input, ranges::index_range};
 
 /// Samples drawn if the user does not say how many.
 const SAMPLES: u64 = 16;
@@ -22,13 +22,14 @@ const SIZES: [u64; 2] = [8, 16];
 /// Draws the samples. The same seed, input name and run draw the same numbers. Runs take turns in the sizes of open axes, so
 /// that what holds for one size only is found out.
 pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options) -> Result<Samples> {
-    let mut samples = Samples::default();
-    let turns = turns(inputs, options, &mut samples.notes)?;
+    let mut notes = Vec::new();
+    let turns = turns(inputs, options, &mut notes)?;
     let wanted = options.samples.unwrap_or(SAMPLES);
     ensure!(wanted > 0, "0 random samples were asked for");
     let mut ranges = Vec::new();
     for input in inputs {
-        ranges.push(range(model, input, options, &mut samples.notes)?);
+        check_type(input)?;
+        ranges.push(range(model, input, options, &mut notes)?);
     }
     let per_run = |shapes: &[Dims]| shapes.iter().filter_map(|s| s.first().copied()).next().unwrap_or(1).max(1);
     let least = turns.iter().map(|t| per_run(t)).min().unwrap_or(1);
@@ -37,20 +38,61 @@ pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options
             check_size(input, shape, wanted.div_ceil(least).div_ceil(turns.len() as u64))?;
         }
     }
-    samples.turns = turns.len();
+    let (mut sizes, mut total) = (Vec::new(), 0u64);
     for (run, shapes) in turns.iter().cycle().enumerate() {
-        if samples.count() >= wanted && run >= turns.len() {
+        if total >= wanted && run >= turns.len() {
             break;
         }
-        let mut batch = Tensors::new();
-        for ((input, shape), range) in inputs.iter().zip(shapes).zip(&ranges) {
-            let source = Generator::new(seed, &input.name, run as u64);
-            let tensor = tensor(source, input, shape, *range).with_context(|| format!("input {:?}", input.name))?;
-            batch.insert(input.name.clone(), tensor);
-        }
-        samples.push(batch, per_run(shapes));
+        sizes.push(per_run(shapes));
+        total = total.saturating_add(per_run(shapes));
     }
-    Ok(samples)
+    let turns_taken = turns.len();
+    let drawn = Drawn { seed, inputs: inputs.to_vec(), ranges, turns };
+    Ok(Samples { sizes, turns: turns_taken, notes, random: true, ..Samples::made(drawn) })
+}
+
+/// What is drawn when it is needed.
+#[derive(Debug)]
+struct Drawn {
+    seed: u64,
+    inputs: Vec<Input>,
+    /// Of the integers, one per input.
+    ranges: Vec<(i64, i64)>,
+    /// Of each turn, a shape for every input.
+    turns: Vec<Vec<Dims>>,
+}
+
+impl Make for Drawn {
+    fn shapes(&self, run: usize, _samples: u64) -> Result<Vec<Dims>> {
+        let shapes = self.turns.get(run % self.turns.len().max(1)).context("there is no such run")?;
+        let by_name: BTreeMap<&str, &Dims> = self.inputs.iter().map(|i| i.name.as_str()).zip(shapes).collect();
+        Ok(by_name.into_values().cloned().collect())
+    }
+
+    fn make(&self, run: usize, _samples: u64) -> Result<Tensors> {
+        let shapes = self.turns.get(run % self.turns.len().max(1)).context("there is no such run")?;
+        let mut batch = Tensors::new();
+        for ((input, shape), range) in self.inputs.iter().zip(shapes).zip(&self.ranges) {
+            let source = Generator::new(self.seed, &input.name, run as u64);
+            batch.insert(input.name.clone(), tensor(source, input, shape, *range)?);
+        }
+        Ok(batch)
+    }
+}
+
+/// Fails on types that cannot be drawn.
+fn check_type(input: &Input) -> Result<()> {
+    let drawable = match input.dtype {
+        DType::F32 | DType::F64 | DType::F16 | DType::BF16 | DType::Bool => true,
+        dtype => dtype.is_integer() && dtype.bits() >= 8,
+    };
+    ensure!(
+        drawable,
+        "there are no random {} samples for the input {:?}; give data from a file",
+        input.dtype,
+        input.name
+    );
+    Ok(())
 }
 
 /// Fails if all samples of one size for an input together would be larger than [`MAX_BYTES`].
@@ -235,9 +277,9 @@ mod tests {
         let options = Options { dims: [("n".to_owned(), 3)].into(), samples: Some(5), ..Options::default() };
         let samples = draw(1, &Model::default(), &inputs, &options).unwrap();
         assert_eq!(samples.sizes, [2, 3]);
-        assert_eq!(samples.batches[0]["x"].dims(), [2, 3]);
-        assert_eq!(samples.batches[0]["y"].dims(), [2, 6, 8]);
-        assert_eq!(samples.batches[1]["y"].dims(), [3, 6, 16]);
+        assert_eq!(samples.all().unwrap()[0]["x"].dims(), [2, 3]);
+        assert_eq!(samples.all().unwrap()[0]["y"].dims(), [2, 6, 8]);
+        assert_eq!(samples.all().unwrap()[1]["y"].dims(), [3, 6, 16]);
         assert_eq!(
             samples.notes,
             [
@@ -253,11 +295,11 @@ mod tests {
         let sizes = [("n".to_owned(), vec![4, 5, 6])].into();
         let options = Options { samples: Some(1), sizes, ..Options::default() };
         let samples = draw(1, &Model::default(), &inputs, &options).unwrap();
-        let dims: Vec<&[u64]> = samples.batches.iter().map(|b| b["x"].dims()).collect();
+        let dims: Vec<Vec<u64>> = samples.all().unwrap().iter().map(|b| b["x"].dims().to_vec()).collect();
         assert_eq!(dims, [[1, 4, 8], [1, 5, 16], [1, 6, 8]]);
-        assert_eq!(samples.first(1).batches.len(), 3);
+        assert_eq!(samples.first(1).len(), 3);
         let fixed = Options { dims: [("n".to_owned(), 2), ("m".to_owned(), 2)].into(), ..options };
-        assert_eq!(draw(1, &Model::default(), &inputs, &fixed).unwrap().batches.len(), 1);
+        assert_eq!(draw(1, &Model::default(), &inputs, &fixed).unwrap().runs(), 1);
     }
 
     #[test]
@@ -265,13 +307,13 @@ mod tests {
         let inputs = [input("x", DType::F64, vec![Dim::Known(4096)]), input("i", DType::I8, vec![Dim::Known(4096)])];
         let options = Options { samples: Some(1), ranges: [("i".to_owned(), (-3, 4))].into(), ..Options::default() };
         let first = draw(7, &Model::default(), &inputs, &options).unwrap();
-        assert_eq!(first.batches, draw(7, &Model::default(), &inputs, &options).unwrap().batches);
-        assert_ne!(first.batches, draw(8, &Model::default(), &inputs, &options).unwrap().batches);
-        let x = first.batches[0]["x"].to_f64().unwrap();
+        assert_eq!(first.all().unwrap(), draw(7, &Model::default(), &inputs, &options).unwrap().all().unwrap());
+        assert_ne!(first.all().unwrap(), draw(8, &Model::default(), &inputs, &options).unwrap().all().unwrap());
+        let x = first.all().unwrap()[0]["x"].to_f64().unwrap();
         let mean = x.iter().sum::<f64>() / 4096.0;
         let variance = x.iter().map(|v| v * v).sum::<f64>() / 4096.0;
         assert!(mean.abs() < 0.1 && (variance - 1.0).abs() < 0.1, "{mean} {variance}");
-        let i = first.batches[0]["i"].to_i64().unwrap();
+        let i = first.all().unwrap()[0]["i"].to_i64().unwrap();
         assert_eq!((i.iter().min(), i.iter().max()), (Some(&-3), Some(&3)));
     }
 

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use planish::{
-    data::{Options, Runs, Source, Tensors},
+    data::{Options, Samples, Source, Tensors},
     engine::{ort::OnnxRuntime, tract::Tract},
     equivalence::{Verdict, compare},
     model_file::ModelFile,
@@ -34,15 +34,15 @@ fn samples(model: &Model, path: &Path) -> Vec<Tensors> {
         for dim in planish::sizes::dynamic_dims(model) {
             options.dims.entry(dim).or_insert(batch);
         }
-        all.extend(Source::Random { seed }.load(model, &options).unwrap().batches);
+        all.extend(Source::Random { seed }.load(model, &options).unwrap().all().unwrap());
     }
     assert_eq!(all.len(), 4);
     all
 }
 
 /// All of them, for a comparison; how many samples a run holds does not matter here.
-fn all(batches: &[Tensors]) -> Runs<'_> {
-    Runs { batches, samples: batches.len() as u64 }
+fn all(batches: &[Tensors]) -> Samples {
+    Samples::held(batches.to_vec())
 }
 
 fn run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Outcome {
@@ -50,7 +50,8 @@ fn run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Outcome 
 }
 
 fn try_run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Result<Outcome, DriverError> {
-    let calibration = Calibration { engine: &Tract, samples: &samples, memory: 1 << 30, watch: &NoObserver };
+    let calibration =
+        Calibration { engine: &Tract, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
     let driver = Driver {
         engine: Some(&Tract),
         calibration: Some(calibration).filter(|_| !samples.is_empty()),
@@ -108,9 +109,15 @@ fn every_pass_keeps_its_promise_on_every_fixture() {
                 continue;
             }
             for engine in &engines {
-                let verdict =
-                    compare(&**engine, &original, &model, all(&samples), outcome.numerics(), &Verify::default())
-                        .unwrap();
+                let verdict = compare(
+                    &**engine,
+                    &original,
+                    &model,
+                    all(&samples).first(u64::MAX),
+                    outcome.numerics(),
+                    &Verify::default(),
+                )
+                .unwrap();
                 assert_close(&verdict, &format!("{} on {} by {}", entry.name, path.display(), engine.name()));
             }
         }
@@ -140,9 +147,15 @@ fn every_pass_keeps_its_promise_on_every_graph() {
                 continue;
             }
             for engine in engines.iter().filter(|e| runs(&***e, &name)) {
-                let verdict =
-                    compare(&**engine, &original, &model, all(&samples), outcome.numerics(), &Verify::default())
-                        .unwrap();
+                let verdict = compare(
+                    &**engine,
+                    &original,
+                    &model,
+                    all(&samples).first(u64::MAX),
+                    outcome.numerics(),
+                    &Verify::default(),
+                )
+                .unwrap();
                 assert_close(&verdict, &format!("{} on {name} by {}", entry.name, engine.name()));
             }
         }
@@ -173,7 +186,8 @@ fn presets_keep_the_outputs_of_every_fixture() {
             let bounds = Verify { min_cosine, ..Verify::default() };
             for engine in &engines {
                 let verdict =
-                    compare(&**engine, &original, &model, all(&samples), outcome.numerics(), &bounds).unwrap();
+                    compare(&**engine, &original, &model, all(&samples).first(u64::MAX), outcome.numerics(), &bounds)
+                        .unwrap();
                 assert_close(&verdict, &format!("{preset:?} on {} by {}", path.display(), engine.name()));
             }
         }
@@ -212,7 +226,8 @@ fn the_checker_rejects_a_weight_scaled_by_one_percent() {
         let mut model = original.clone();
         model.apply(&GraphPath::main(), patch).unwrap();
         for class in [Numerics::Exact, Numerics::Reassociated] {
-            let verdict = compare(&Tract, &original, &model, all(&samples), class, &Verify::default()).unwrap();
+            let verdict =
+                compare(&Tract, &original, &model, all(&samples).first(u64::MAX), class, &Verify::default()).unwrap();
             assert!(!verdict.failures.is_empty(), "{} passed as {class:?}", original.graph.name_of(weight));
         }
     }

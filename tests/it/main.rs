@@ -19,4 +19,6 @@ mod faults;
 mod hostile;
 mod project;
 mod round_trip;
+mod samples;
+mod samples;
 mod support;

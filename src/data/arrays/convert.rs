@@ -8,7 +8,7 @@ use crate::data::inputs::Input;
 
 /// The array in the input's element type. Integers may change their width if every number fits; floats are rounded,
 /// with a note. Integers for a float input are refused: they usually are raw pixels, and the scale is missing.
-pub(super) fn convert(array: &Tensor, input: &Input, notes: &mut Vec<String>) -> Result<Tensor> {
+pub(in crate::data) fn convert(array: &Tensor, input: &Input, notes: &mut Vec<String>) -> Result<Tensor> {
     let (from, to) = (array.dtype(), input.dtype);
     if from == to {
         return Ok(array.clone());

@@ -63,12 +63,16 @@ pub(super) fn cut(arrays: Vec<(&Input, Tensor)>, options: &Options, mut notes: V
         samples.push(batch, end - start);
         start = end;
     }
-    ensure!(!samples.batches.is_empty(), "there are {held} samples, too few for a single run of {per_run}");
+    ensure!(samples.runs() > 0, "there are {held} samples, too few for a single run of {per_run}");
     Ok(samples)
 }
 
 /// Samples per run for inputs that leave it open: what other inputs fix, or what the user wants, or 1.
-fn open_batch<'a>(inputs: impl Iterator<Item = &'a Input>, options: &Options, notes: &mut Vec<String>) -> Result<u64> {
+pub(in crate::data) fn open_batch<'a>(
+    inputs: impl Iterator<Item = &'a Input>,
+    options: &Options,
+    notes: &mut Vec<String>,
+) -> Result<u64> {
     let fixed = inputs.filter_map(first_dim).next();
     match (fixed, options.batch) {
         (_, Some(0)) => bail!("a batch of 0 samples makes no run"),
@@ -162,15 +166,15 @@ fn slice(t: &Tensor, from: u64, to: u64) -> Result<Tensor> {
 }
 
 /// The sizes that one run gives to the model's named dims.
-pub(super) struct Sizes(BTreeMap<String, u64>);
+pub(in crate::data) struct Sizes(BTreeMap<String, u64>);
 
 impl Sizes {
-    pub(super) fn new(options: &Options) -> Sizes {
+    pub(in crate::data) fn new(options: &Options) -> Sizes {
         Sizes(options.dims.clone())
     }
 
     /// Fails if a shape does not fit an input, also with regard to the inputs checked before.
-    pub(super) fn check(&mut self, input: &Input, dims: &[u64]) -> Result<()> {
+    pub(in crate::data) fn check(&mut self, input: &Input, dims: &[u64]) -> Result<()> {
         let Some(shape) = &input.shape else { return Ok(()) };
         ensure!(
             shape.len() == dims.len(),
@@ -219,8 +223,8 @@ mod tests {
         let s = input("s", vec![Dim::Known(3)]);
         let samples =
             cut(vec![(&x, counting(&[5, 2])), (&s, counting(&[3, 3]))], &Options::default(), Vec::new()).unwrap();
-        assert_eq!((samples.batches.len(), samples.count()), (2, 4));
-        assert_eq!(samples.batches[1]["s"].to_i64().unwrap(), [3, 4, 5]);
+        assert_eq!((samples.runs(), samples.count()), (2, 4));
+        assert_eq!(samples.all().unwrap()[1]["s"].to_i64().unwrap(), [3, 4, 5]);
         assert!(samples.notes[0].contains("last 1 samples are not used"));
     }
 
@@ -241,7 +245,7 @@ mod tests {
         let x = input("x", vec![Dim::Unknown, Dim::Known(1)]);
         let options = Options { samples: Some(3), batch: Some(2), ..Options::default() };
         let samples = cut(vec![(&x, counting(&[9, 1]))], &options, Vec::new()).unwrap();
-        assert_eq!(samples.batches.iter().map(|b| b["x"].dims()[0]).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(samples.all().unwrap().iter().map(|b| b["x"].dims()[0]).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(samples.notes, ["samples: 3 of the 9 that there are"]);
     }
 }

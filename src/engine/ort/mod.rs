@@ -5,12 +5,10 @@
 //! integer kernels that round the activations).
 
 mod library;
+mod pool;
 mod value;
 
-use std::{
-    path::Path,
-    sync::{Mutex, OnceLock, PoisonError},
-};
+use std::{path::Path, sync::OnceLock};
 
 use anyhow::{Context, anyhow};
 use ort::{
@@ -28,10 +26,13 @@ use prost::Message;
 use tempfile::TempDir;
 
 use super::program::{Program, failed};
+use pool::Pool;
 
 /// A larger message goes through a temporary file with its weights beside it: what is given in memory is copied twice,
 /// and nothing above 2 GB can be given in memory at all.
 const IN_MEMORY: usize = 256 << 20;
+/// The model in its temporary folder.
+const MODEL: &str = "model.onnx";
 
 /// What ONNX Runtime may do to a graph before it runs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,16 +85,24 @@ impl OnnxRuntime {
         Ok(builder.with_intra_threads(self.threads)?.with_inter_threads(1)?.with_log_level(LogLevel::Fatal)?)
     }
 
-    fn session(&self, message: &ModelProto) -> anyhow::Result<(Session, Option<TempDir>)> {
-        let mut builder = self.builder()?;
+    /// A folder with the model, if it is too large to be given in memory.
+    fn folder(&self, message: &ModelProto) -> anyhow::Result<Option<TempDir>> {
         if message.encoded_len() <= IN_MEMORY {
-            return Ok((builder.commit_from_memory(&message.encode_to_vec())?, None));
+            return Ok(None);
         }
         let folder = tempfile::tempdir().context("cannot make a temporary folder for the model")?;
-        let path = folder.path().join("model.onnx");
         let options = SaveOptions { external: External::Always, ..SaveOptions::default() };
-        planish_proto::save(message.clone(), &Sources::in_folder(folder.path()), &path, &options)?;
-        Ok((builder.commit_from_file(&path)?, Some(folder)))
+        let sources = Sources::in_folder(folder.path());
+        planish_proto::save(message.clone(), &sources, &folder.path().join(MODEL), &options)?;
+        Ok(Some(folder))
+    }
+
+    fn session(&self, message: &ModelProto, folder: Option<&TempDir>) -> anyhow::Result<Session> {
+        let mut builder = self.builder()?;
+        Ok(match folder {
+            Some(folder) => builder.commit_from_file(folder.path().join(MODEL))?,
+            None => builder.commit_from_memory(&message.encode_to_vec())?,
+        })
     }
 }
 
@@ -115,29 +124,46 @@ impl Engine for OnnxRuntime {
         "onnxruntime"
     }
 
+    fn version(&self) -> String {
+        format!("{}, optimizations: {:?}", ort::info(), self.optimization)
+    }
+
+    fn holds(&self, weights: u64, _shapes: usize) -> u64 {
+        // The message, and in each session the weights as they are and rearranged for its kernels.
+        let sessions = Pool::most(weights) as u64;
+        weights.saturating_mul(1 + 2 * sessions)
+    }
+
     fn load(&self, model: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
         let program = Program::new(model, outputs)?;
         if program.computed.is_empty() {
-            return Ok(Box::new(Loaded { program, session: None, _folder: None }));
+            return Ok(Box::new(Loaded { engine: *self, program, sessions: None }));
         }
-        let (session, folder) = self.session(&program.message).map_err(|e| failed(format!("{e:#}")))?;
-        Ok(Box::new(Loaded { program, session: Some(Mutex::new(session)), _folder: folder }))
+        let folder = self.folder(&program.message).map_err(|e| failed(format!("{e:#}")))?;
+        let first = self.session(&program.message, folder.as_ref()).map_err(|e| failed(format!("{e:#}")))?;
+        let pool = Pool::new(first, program.message.encoded_len() as u64);
+        Ok(Box::new(Loaded { engine: *self, program, sessions: Some(Sessions { pool, folder }) }))
     }
 }
 
 struct Loaded {
+    engine: OnnxRuntime,
     program: Program,
-    /// A run borrows the session mutably, so samples follow each other; `None` if nothing has to be computed.
-    session: Option<Mutex<Session>>,
-    /// Weights stay mapped while the session lives.
-    _folder: Option<TempDir>,
+    /// `None` if nothing has to be computed.
+    sessions: Option<Sessions>,
+}
+
+struct Sessions {
+    pool: Pool,
+    /// Weights stay mapped while sessions live.
+    folder: Option<TempDir>,
 }
 
 impl Runnable for Loaded {
     fn run(&self, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
         self.program.check_inputs(inputs)?;
-        let computed = match &self.session {
-            Some(session) => self.compute(session, inputs).map_err(|e| failed(format!("{e:#}")))?,
+        let computed = match &self.sessions {
+            Some(sessions) => self.compute(sessions, inputs).map_err(|e| failed(format!("{e:#}")))?,
             None => Vec::new(),
         };
         self.program.hand_out(inputs, &computed)
@@ -145,8 +171,12 @@ impl Runnable for Loaded {
 }
 
 impl Loaded {
-    fn compute(&self, session: &Mutex<Session>, inputs: &Tensors) -> anyhow::Result<Vec<Tensor>> {
-        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+    fn compute(&self, sessions: &Sessions, inputs: &Tensors) -> anyhow::Result<Vec<Tensor>> {
+        let another = || self.engine.session(&self.program.message, sessions.folder.as_ref());
+        sessions.pool.with(another, |session| self.compute_by(session, inputs))
+    }
+
+    fn compute_by(&self, session: &mut Session, inputs: &Tensors) -> anyhow::Result<Vec<Tensor>> {
         let mut given = Vec::new();
         for wanted in session.inputs() {
             if let Some(tensor) = inputs.get(wanted.name()) {

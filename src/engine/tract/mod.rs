@@ -22,6 +22,9 @@ use super::program::{Program, failed};
 use plan::Plans;
 use tensor::narrowed;
 
+/// The release that is linked.
+const VERSION: &str = "0.23.9";
+
 /// The built-in engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tract;
@@ -29,6 +32,14 @@ pub struct Tract;
 impl Engine for Tract {
     fn name(&self) -> &str {
         "tract"
+    }
+
+    fn version(&self) -> String {
+        VERSION.to_owned()
+    }
+
+    fn holds(&self, weights: u64, shapes: usize) -> u64 {
+        plan::held(weights, shapes)
     }
 
     fn load(&self, model: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
@@ -57,6 +68,12 @@ impl Runnable for Loaded {
 mod tests {
     use super::*;
     use crate::engine::tests::{floats, model, run, runs_and_hands_out_inner_values};
+
+    #[test]
+    fn its_version_is_the_one_that_is_linked() {
+        let manifest = include_str!("../../../Cargo.toml");
+        assert!(manifest.contains(&format!("tract-onnx = {{ version = \"={VERSION}\"")));
+    }
 
     #[test]
     fn it_runs_what_is_asked() {

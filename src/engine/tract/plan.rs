@@ -61,12 +61,27 @@ struct Plan {
     inputs: Vec<String>,
 }
 
+/// How many plans of a model with so many bytes of weights are kept.
+fn kept(weights: u64) -> usize {
+    let kept = (KEPT_BYTES / weights.max(1)).clamp(1, KEPT);
+    usize::try_from(kept).unwrap_or(1)
+}
+
+/// Bytes of weights, and of what tract makes of them, for samples of so many shapes. Measured: a plan has its weights as they
+/// are in the model, and rearranged for its kernels; while it is made, some are there once more. The file that they come
+/// from is in memory besides.
+pub(super) fn held(weights: u64, shapes: usize) -> u64 {
+    let kept = kept(weights);
+    // One that is pushed out by another may still be running.
+    let plans = if shapes > kept { kept + 1 } else { shapes.max(1) } as u64;
+    weights.saturating_mul(5).saturating_mul(plans).saturating_add(weights.saturating_mul(4)) / 2
+}
+
 impl Plans {
     /// No plans yet. The message shares its weights with the model.
     pub(super) fn new(message: onnx::ModelProto) -> Plans {
         let weights: u64 = message.graph.iter().flat_map(|g| &g.initializer).map(bytes).sum();
-        let kept = (KEPT_BYTES / weights.max(1)).clamp(1, KEPT);
-        Plans { message, kept: usize::try_from(kept).unwrap_or(1), made: Mutex::default() }
+        Plans { message, kept: kept(weights), made: Mutex::default() }
     }
 
     /// The outputs of the message, in order.
@@ -138,7 +153,7 @@ impl Plan {
         quietly(|| {
             let given = self.inputs.iter().map(|name| to_tract(inputs.get(name).context("an input is missing")?));
             let outputs = self.runnable.run(given.collect::<TractResult<_>>()?)?;
-            outputs.iter().map(|t| from_tract(t)).collect::<TractResult<Vec<_>>>()
+            outputs.into_iter().map(from_tract).collect::<TractResult<Vec<_>>>()
         })
     }
 }

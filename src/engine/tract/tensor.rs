@@ -1,8 +1,11 @@
 //! Tensors to and from tract.
 
+use std::sync::Arc;
+
 use anyhow::{Context, bail};
+use bytes::Bytes;
 use planish_ir::{DType, Dims, Tensor, TensorError, Type};
-use tract_onnx::prelude::{DatumType, IntoTValue, TValue, Tensor as TractTensor, TractResult};
+use tract_onnx::prelude::{DatumType, IntoArcTensor, IntoTValue, TValue, Tensor as TractTensor, TractResult};
 
 use crate::engine::lower::{half, packed};
 
@@ -57,11 +60,11 @@ pub(super) fn narrowed(t: Tensor, declared: Option<&Type>) -> Result<Tensor, Ten
     }
 }
 
-/// Copies a tensor out of tract. Symbolic sizes, which tract computes shapes with, are int64.
-pub(super) fn from_tract(t: &TractTensor) -> TractResult<Tensor> {
+/// A tensor of tract's, whose memory it keeps. Symbolic sizes, which tract computes shapes with, are int64.
+pub(super) fn from_tract(t: TValue) -> TractResult<Tensor> {
     let t = match t.datum_type() {
-        DatumType::TDim => t.cast_to::<i64>()?,
-        _ => std::borrow::Cow::Borrowed(t),
+        DatumType::TDim => Arc::new(t.cast_to::<i64>()?.into_owned()),
+        _ => t.into_arc_tensor(),
     };
     let dtype = match t.datum_type().unquantized() {
         DatumType::F32 => DType::F32,
@@ -79,5 +82,14 @@ pub(super) fn from_tract(t: &TractTensor) -> TractResult<Tensor> {
         other => bail!("tract gave a tensor of {other:?}"),
     };
     let dims: Dims = t.shape().iter().map(|&d| d as u64).collect();
-    Ok(Tensor::from_raw(dtype, dims, bytes::Bytes::copy_from_slice(t.as_bytes()))?)
+    Ok(Tensor::from_raw(dtype, dims, Bytes::from_owner(Memory(t)))?)
+}
+
+/// Memory of tract's. Activations are large: a copy of all that are handed out would take as much again.
+struct Memory(Arc<TractTensor>);
+
+impl AsRef<[u8]> for Memory {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
