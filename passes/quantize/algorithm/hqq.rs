@@ -44,7 +44,7 @@ fn search(format: Format, values: &[f32]) -> Grid {
                 best = (last, grid);
             }
             let scale = turn(grid, values, beta, unit);
-            if !(scale > 0.0) {
+            if scale.is_nan() || scale <= 0.0 {
                 break;
             }
             grid.scale = format.storable(scale);

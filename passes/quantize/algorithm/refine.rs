@@ -78,11 +78,11 @@ fn scales(tile: &mut Tile<'_>, row: usize, slopes: &mut [f32]) {
             steps.iter().zip(moment).map(|(s, m)| s * m).sum::<f32>()
         };
         let square: f32 = steps.iter().enumerate().filter(|(_, s)| **s != 0.0).map(|(i, s)| s * inside(i)).sum();
-        if !(square > 0.0) {
+        if square.is_nan() || square <= 0.0 {
             continue;
         }
         let scale = grid.scale + slope / square;
-        if !(scale > 0.0) {
+        if scale.is_nan() || scale <= 0.0 {
             continue;
         }
         let by = format.storable(scale) - grid.scale;

@@ -147,8 +147,12 @@ impl Setting<'_> {
         let block = match (self.target, self.config.block) {
             (Target::Tensorrt, Block::Named(_)) if !columns.is_multiple_of(block) => 64,
             (Target::Tensorrt, _) => block,
-            // A longer one would be padding.
-            _ => block.min(columns.next_power_of_two()).max(least),
+            // A longer one would be padding, and so is what the last one lacks, if a shorter one would fit.
+            (_, Block::Named(_)) => {
+                let fits = [block, block / 2, block / 4].into_iter().find(|&b| b >= 32 && columns.is_multiple_of(b));
+                fits.unwrap_or(block).min(columns.next_power_of_two()).max(least)
+            }
+            (_, Block::Size(_)) => block.min(columns.next_power_of_two()).max(least),
         };
         let symmetric = self.config.symmetric.unwrap_or(self.target == Target::Tensorrt || self.config.bits == 8);
         Format { levels: 1 << self.config.bits, block, symmetric, scale: weight.tensor.dtype() }
@@ -178,14 +182,12 @@ impl Setting<'_> {
                 name()
             )));
         }
-        if self.target == Target::Tensorrt {
-            if !columns.is_multiple_of(format.block) || last % 2 == 1 {
-                return Err(Skip::because(format!(
-                    "{:?} has {columns} columns in rows of {last}, and TensorRT takes whole blocks of {} in rows of even length",
-                    name(),
-                    format.block
-                )));
-            }
+        if self.target == Target::Tensorrt && (!columns.is_multiple_of(format.block) || last % 2 == 1) {
+            return Err(Skip::because(format!(
+                "{:?} has {columns} columns in rows of {last}, and TensorRT takes whole blocks of {} in rows of even length",
+                name(),
+                format.block
+            )));
         }
         Ok((Form::Blocked, outer, format))
     }

@@ -58,7 +58,7 @@ pub(in crate::quantize) fn collect(
     for (inputs, width) in sets.keys() {
         for &(value, axis) in inputs {
             wanted.entry((value, axis)).or_insert_with(|| {
-                wants.push(Want::of(&model.graph.name_of(value), Gram::new(Rows::Axis(axis), *width)));
+                wants.push(Want::of(model.graph.name_of(value), Gram::new(Rows::Axis(axis), *width)));
                 wants.len() - 1
             });
         }
