@@ -12,8 +12,9 @@
 //!
 //! **What is gained** is the size of the file, which is what flash memory holds; nothing else. Runtimes decode to floats and
 //! multiply those: once, when they load the model, if they fold constants, and otherwise at every run. **What is lost** is
-//! much: on models that were not trained for it, three levels per channel rarely leave anything of the accuracy, two never.
-//! It goes last: passes that fold constants would decode them. Try it on a few large layers (`exclude` the others), with calibration data, and look at the gate.
+//! much, on models that were not trained for it: with calibration data, a sentence encoder (all-MiniLM-L6-v2) in three levels found the
+//! right text first for 0.46 of the queries instead of 0.56, where 4 bits in blocks found 0.555. Try it on a few large layers
+//! (`exclude` the others), and look at the gate. It goes last: passes that fold constants would decode the weights.
 
 use planish_ir::{Attrs, DType, Dim, Dims, Graph, Model, Numerics, OpName, Patch, Tensor, TensorError, Type};
 use rayon::prelude::*;
