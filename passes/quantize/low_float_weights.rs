@@ -2,25 +2,24 @@
 //!
 //! Before     y = MatMul (x, w)
 //! After      v = DequantizeLinear <axis = 0, block_size = 32> (w', scale);  y = MatMul (x, v)       w' float4e2m1
-//!            of a table, only the rows that are picked: r = Gather (w', i);  y = DequantizeLinear <axis = -1> (r, scale)
-//! When       weights of Conv, ConvTranspose, Gemm, MatMul and Gather of `min_elements` or more, in 16 or 32 bits
-//! Refuses    a weight that is read elsewhere too, or not finite · ConvTranspose in groups · Gather along the last axis ·
-//!            an opset without the format: float8 and mxfp8 from 19 and 21 on, mxfp4 and nvfp4 from 23 on · for TensorRT,
+//! When       weights of Conv, ConvTranspose, Gemm and MatMul, and of Gather with `gather`, of `min_elements` or more, in 16
+//!            or 32 bits
+//! Refuses    a weight that is read elsewhere too, or not finite · ConvTranspose in groups · an opset without the format: float8 and mxfp8 from 19 and 21 on, mxfp4 and nvfp4 from 23 on · for TensorRT,
 //!            blocks that do not fill the axis · for onnxruntime on CPU, floats of 4 bits, of which it has no kernel
 //! Numerics   Lossy: 4 bits of precision in 8-bit floats, 2 in 4-bit ones; the report gives the signal-to-noise ratio
 //! Reference  Micikevicius et al., FP8 Formats for Deep Learning, 2022; Open Compute Project, Microscaling Formats (MX) 1.0
 //!
 //! `float8` is E4M3 with a scale per output channel. `mxfp8` and `mxfp4` have a power of two for every 32 numbers along
 //! the axis that is summed over, stored as E8M0 from opset 24 on and as floats before. `nvfp4` has an E4M3 scale for every
-//! 16, which is itself scaled per weight: two `DequantizeLinear`, one behind the other. Blocks are for matrices; in these
-//! formats convolutions and tables get `float8`. Each scale is the one of a few candidates that loses least.
+//! 16, which is itself scaled per weight: two `DequantizeLinear`, one behind the other. Blocks are for matrices and tables; in
+//! these formats convolutions get `float8`. Each scale is the one of a few candidates that loses least.
 //!
 //! Eight-bit integers (`int8-weights`) lose less at the same size. Floats are for hardware that multiplies them.
 
 mod blocks;
 mod sites;
 
-use planish_ir::{DType, Dim, Graph, Model, Numerics, OpName, Patch, Ref, TensorType, Type, ValueId};
+use planish_ir::{DType, Dim, Graph, Model, Numerics, OpName, Patch, Type};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,7 +38,9 @@ pub struct LowFloatWeights {
     pub min_elements: u64,
     /// Weights and nodes to leave alone, by name.
     pub exclude: Vec<String>,
-    /// Tables of `Gather`, such as word embeddings, are weights too.
+    /// Tables of `Gather`, such as word embeddings, are weights too. ONNX lets no node pick rows of these types, so the whole
+    /// table is widened first: the file is smaller, but a runtime that does not do so once, when it loads the model, does it
+    /// in every run.
     pub gather: bool,
 }
 
@@ -84,7 +85,7 @@ const E8M0_OPSET: i64 = 24;
 
 impl Default for LowFloatWeights {
     fn default() -> LowFloatWeights {
-        LowFloatWeights { format: LowFloat::Float8, min_elements: 1024, exclude: Vec::new(), gather: true }
+        LowFloatWeights { format: LowFloat::Float8, min_elements: 1024, exclude: Vec::new(), gather: false }
     }
 }
 
@@ -166,7 +167,7 @@ fn patch(graph: &Graph, site: &Site, encoded: Encoded) -> Patch {
             node.output(format!("{name}_scale"), Some(ty))
         }
     };
-    let dequantize = |patch: &mut Patch, codes: Ref, axis: i64, output: String, ty: Option<Type>| {
+    let dequantize = |patch: &mut Patch, axis: i64, output: String| {
         let mut node = patch.node(OpName::onnx("DequantizeLinear"), [codes, scales]).attr("axis", axis);
         if let Some(block) = site.layout.block() {
             node = node.attr("block_size", block as i64);
@@ -174,29 +175,15 @@ fn patch(graph: &Graph, site: &Site, encoded: Encoded) -> Patch {
         if let Some(dtype) = output_dtype {
             node = node.attr("output_dtype", i64::from(dtype.code()));
         }
-        node.output(output, ty)
+        node.output(output, Some(ty.clone()))
     };
     // One node for each reader: runtimes fuse it with the reader, and only if that is the only one.
-    for &Reader { node, slot, picks } in &site.readers {
-        if !picks {
-            let (axis, output) = (site.layout.axis() as i64, format!("{name}_dequantized"));
-            let weight = dequantize(&mut patch, codes, axis, output, Some(ty.clone()));
-            patch.set_input(node, slot, Some(weight));
-        } else if let Some(rows) = graph.node(node).and_then(|n| n.output(0)) {
-            let (output, ty) = (format!("{}_dequantized", graph.name_of(rows)), graph.ty(rows).cloned());
-            let dequantized = dequantize(&mut patch, rows.into(), -1, output, ty);
-            patch.replace(rows, dequantized);
-            patch.set_input(node, slot, Some(codes));
-            set_dtype(&mut patch, graph, rows, codes_dtype);
-        }
+    for &Reader { node, slot } in &site.readers {
+        let (axis, output) = (site.layout.axis() as i64, format!("{name}_dequantized"));
+        let weight = dequantize(&mut patch, axis, output);
+        patch.set_input(node, slot, Some(weight));
     }
     patch
-}
-
-fn set_dtype(patch: &mut Patch, graph: &Graph, value: ValueId, dtype: DType) {
-    if let Some(ty) = graph.ty(value).and_then(Type::as_tensor) {
-        patch.set_type(value, Type::Tensor(TensorType { dtype, shape: ty.shape.clone() }));
-    }
 }
 
 /// What the report says of all weights together.
@@ -270,21 +257,62 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_a_table_are_widened_after_they_are_picked() {
-        insta::assert_snapshot!(check_with(small(LowFloat::MxFp8),
-            r#"<ir_version: 10, opset_import: ["" : 21]>
-            g (int64[N,S] i) => (float[N,S,4] y)
-            <float[8,4] t> { y = Gather (t, i) }"#
-        ), @r#"
+    fn tables_are_widened_before_rows_are_picked() {
+        let table = |format| LowFloatWeights { gather: true, ..small(format) };
+        let text = r#"<ir_version: 10, opset_import: ["" : 21]>
+            g (int64[N,S] i) => (float[N,S,64] y)
+            <float[8,64] t> { y = Gather (t, i) }"#;
+        insta::assert_snapshot!(check_with(table(LowFloat::MxFp8), text), @r#"
         <ir_version: 10, opset_import: ["" : 21]>
-        g (int64[N,S] i) => (float[N,S,4] y)
+        g (int64[N,S] i) => (float[N,S,64] y)
         <
-          float8e4m3fn[8,4] t_float8e4m3fn,  # 8c17df74d36c, 32 elements
-          float[4] t_scale = {0.0017047924, 0.0014169582, 0.0011059139, 0.0017882236}
+          float8e4m3fn[8,64] t_float8e4m3fn,  # 2757c57c4de4, 512 elements
+          float[8,2] t_scale = {0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125, 0.00048828125}
         >
         {
-          y_1 = Gather (t_float8e4m3fn, i)
-          y = DequantizeLinear <axis = -1> (y_1, t_scale)
+          t_dequantized = DequantizeLinear <axis = 1, block_size = 32> (t_float8e4m3fn, t_scale)
+          y = Gather (t_dequantized, i)
+        }
+        "#);
+        insta::assert_snapshot!(check_with(table(LowFloat::Float8), text), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (int64[N,S] i) => (float[N,S,64] y)
+        <
+          float8e4m3fn[8,64] t_float8e4m3fn,  # bdcb53300e78, 512 elements
+          float[8] t_scale = {0.0006239992, 0.0006041603, 0.0008019728, 0.0008671233, 0.00048299783, 0.0007436735, 0.0008094008, 0.0005211694}
+        >
+        {
+          t_dequantized = DequantizeLinear <axis = 0> (t_float8e4m3fn, t_scale)
+          y = Gather (t_dequantized, i)
+        }
+        "#);
+        insta::assert_snapshot!(refusals_for(small(LowFloat::Float8), Target::Generic, text).join("\n"), @r#""t" is a table, and `gather` is off"#);
+    }
+
+    #[test]
+    fn a_table_that_is_also_multiplied_with_is_stored_once() {
+        let pass = LowFloatWeights { gather: true, ..small(LowFloat::Float8) };
+        insta::assert_snapshot!(check_with(pass,
+            r#"<ir_version: 10, opset_import: ["" : 21]>
+            g (int64[N] i) => (float[N,8] y)
+            <float[8,4] t> {
+                r = Gather (t, i)
+                c = Transpose (t)
+                y = MatMul (r, c)
+            }"#
+        ), @r#"
+        <ir_version: 10, opset_import: ["" : 21]>
+        g (int64[N] i) => (float[N,8] y)
+        <
+          float8e4m3fn[8,4] t_float8e4m3fn,  # b233dd14c2d7, 32 elements
+          float[8] t_scale = {0.0019500717, 0.001484342, 0.0012993563, 0.0014341929, 0.0012330889, 0.001438891, 0.0009934878, 0.0015633015}
+        >
+        {
+          t_dequantized_1 = DequantizeLinear <axis = 0> (t_float8e4m3fn, t_scale)
+          r = Gather (t_dequantized_1, i)
+          t_dequantized = DequantizeLinear <axis = 0> (t_float8e4m3fn, t_scale)
+          c = Transpose (t_dequantized)
+          y = MatMul (r, c)
         }
         "#);
     }
@@ -434,7 +462,6 @@ mod tests {
         insta::assert_snapshot!(refusal(x, "float[32,8]", "float[32,8] w", "y = MatMul (x, w)"), @r#""w" has 256 elements, and `min_elements` is 1024"#);
         insta::assert_snapshot!(refusal(x, "float[32,32]", "float[32,32] w = {inf}", "y = MatMul (x, w)"), @r#""w": it holds inf, for which there is no scale"#);
         insta::assert_snapshot!(refusal(x, "float[32,32]", matrix, "a = MatMul (x, w)\n r = Relu (w)\n y = Add (a, r)"), @r#""w" is also read where it has to be float"#);
-        insta::assert_snapshot!(refusal("int64[2] x", "float[32,2]", matrix, "[pick] y = Gather <axis = 1> (w, x)"), @r#""pick" picks along the last axis"#);
         insta::assert_snapshot!(
             refusal("float[1,32,4,4] x", "float[1,64,4,4]", "float[32,32,1,1] w", "[up] y = ConvTranspose <group = 2> (x, w)"), @r#""up" has 2 groups, of which axis 1 holds only one"#
         );

@@ -20,8 +20,6 @@ pub(super) struct Site {
 pub(super) struct Reader {
     pub(super) node: NodeId,
     pub(super) slot: usize,
-    /// The node only picks rows, so the rows are widened after it, not the whole table before it.
-    pub(super) picks: bool,
 }
 
 /// The axes of a weight: that of the output channels, and the one that is summed over, if it is only one.
@@ -29,6 +27,7 @@ pub(super) struct Reader {
 struct Axes {
     channels: usize,
     summed: Option<usize>,
+    /// It is a table, of which any layout would do.
     picks: bool,
 }
 
@@ -91,16 +90,17 @@ fn readers(
             return Err(Skip::because(format!("{label:?} is listed in `exclude`")));
         }
         if axes.picks && !config.gather {
-            return Err(Skip::because("`gather` is off"));
+            return Err(Skip::because(format!("{name:?} is a table, and `gather` is off")));
         }
-        readers.push((axes, Reader { node: id, slot: slot as usize, picks: axes.picks }));
+        readers.push((axes, Reader { node: id, slot: slot as usize }));
     }
-    // A table that also turns states into words is most of some models: it is stored once, with the scales of the look-up.
-    let picked = readers.iter().find(|(axes, _)| axes.picks).map(|(axes, _)| axes.channels);
+    // A table that also turns states into words is most of some models: it is stored once, as the product wants it.
+    readers.sort_by_key(|(axes, _)| axes.picks);
     let mut by_layout: BTreeMap<Layout, Vec<Reader>> = BTreeMap::new();
     for (axes, reader) in readers {
-        let layout = match (picked, config.format, axes.summed) {
-            (Some(axis), ..) => Layout::PerChannel { axis },
+        let shared = by_layout.keys().next().copied().filter(|_| axes.picks);
+        let layout = match (shared, config.format, axes.summed) {
+            (Some(layout), ..) => layout,
             (None, LowFloat::Float8, _) | (None, _, None) => Layout::PerChannel { axis: axes.channels },
             (None, LowFloat::MxFp8, Some(axis)) => Layout::Blocks { codes: DType::F8E4M3FN, axis, block: 32 },
             (None, LowFloat::MxFp4, Some(axis)) => Layout::Blocks { codes: DType::F4E2M1, axis, block: 32 },
@@ -143,11 +143,11 @@ fn axes_at(node: &Node, slot: usize, rank: usize) -> Option<Result<Axes, Skip>> 
     }
     let flag = |name: &str| node.attrs.int(name).unwrap_or(0) != 0;
     let matrix = |channels: usize, summed: usize| Some(Ok(Axes { channels, summed: Some(summed), picks: false }));
-    let other = |channels: usize, picks: bool| Some(Ok(Axes { channels, summed: None, picks }));
+    let other = |channels: usize| Some(Ok(Axes { channels, summed: None, picks: false }));
     match (node.op.name.as_str(), slot, rank) {
-        ("Conv", 1, 2..) => other(0, false),
+        ("Conv", 1, 2..) => other(0),
         ("ConvTranspose", 1, 2..) => match node.attrs.int("group").unwrap_or(1) {
-            1 => other(1, false),
+            1 => other(1),
             groups => {
                 Some(Err(Skip::because(format!("{:?} has {groups} groups, of which axis 1 holds only one", node.name))))
             }
@@ -168,13 +168,7 @@ fn axes_at(node: &Node, slot: usize, rank: usize) -> Option<Result<Axes, Skip>> 
         }
         ("MatMul", 1, 2..) => matrix(rank - 1, rank - 2),
         ("MatMul", 0, 2..) => matrix(rank - 2, rank - 1),
-        // Scales per column of the table stay constant behind the look-up; scales per row would have to be looked up too.
-        ("Gather", 0, 2..) => match node.attrs.int("axis").unwrap_or(0) {
-            axis if axis == -1 || axis == rank as i64 - 1 => {
-                Some(Err(Skip::because(format!("{:?} picks along the last axis", node.name))))
-            }
-            _ => other(rank - 1, true),
-        },
+        ("Gather", 0, 2..) => Some(Ok(Axes { channels: 0, summed: Some(rank - 1), picks: true })),
         _ => None,
     }
 }
