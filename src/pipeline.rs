@@ -293,9 +293,9 @@ mod tests {
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"verify.engine: unknown variant `tracked`, expected one of `off`, `tract`, `onnxruntime` at line 3 column 18; did you mean `tract`?");
         insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"version 2 is not known; this planish reads version 1");
         insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"calibration: give exactly one of npz, npy, images, text and random");
-        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, resiz: 3}}\n"), @"");
-        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, std: [0]}}\n"), @"");
-        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {random: 1, memory: lots}\n"), @"");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, resiz: 3}}\n"), @"calibration.images: unknown field `resiz`, expected one of `folder`, `input`, `preprocess`, `resize`, `fit`, `fill`, `multiple`, `crop`, `layout`, `colors`, `interpolation`, `scale`, `mean`, `std` at line 3 column 35; did you mean `resize`?");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, std: [0]}}\n"), @"calibration.images.std: one finite number other than 0 is needed, or one per channel");
+        insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {random: 1, memory: lots}\n"), @r#"calibration.memory: "lots" is no amount of memory; write it like 2GB, 512MB or 1.5GiB at line 3 column 34"#);
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_cosine: .nan}\n"), @"verify.min_cosine: NaN is no number from -1 to 1");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {max_abs: -1}\n"), @"verify.max_abs: -1 is no finite number from 0 on");
         insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {min_sqnr_db: .inf}\n"), @"verify.min_sqnr_db: inf is no finite number");

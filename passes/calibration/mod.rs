@@ -33,7 +33,7 @@ pub use gram::Gram;
 pub use histogram::Histogram;
 pub use range::{Moments, Range};
 pub use rows::{Rows, Unfold};
-pub use store::{Asked, Reader, Record, Store};
+pub use store::{Asked, Reader, Record, Store, Take};
 
 /// Inputs to run a model on, one run each.
 pub trait Samples: Sync {

@@ -18,6 +18,9 @@ pub struct Asked<'a> {
     pub statistics: &'a [String],
 }
 
+/// Takes the record of a statistic, or says why it is none.
+pub type Take<'a> = &'a mut dyn FnMut(usize, &[u8]) -> Result<(), String>;
+
 /// Keeps statistics. Whatever goes wrong inside is no reason to fail: they are collected anew.
 pub trait Store: Sync {
     /// What statistics are kept under; two collections have the same key only if they have the same result. `None` if these
@@ -26,7 +29,7 @@ pub trait Store: Sync {
 
     /// Hands out the record of every statistic, by its number from 0 to `count`. False if there are no such records, or if they
     /// are damaged, or if one is refused.
-    fn load(&self, key: &str, count: usize, take: &mut dyn FnMut(usize, &[u8]) -> Result<(), String>) -> bool;
+    fn load(&self, key: &str, count: usize, take: Take<'_>) -> bool;
 
     /// Keeps the records of `count` statistics.
     fn save(&self, key: &str, count: usize, record: &mut dyn FnMut(usize) -> Vec<u8>);

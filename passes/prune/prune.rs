@@ -178,6 +178,9 @@ impl Transform for Prune {
     }
 }
 
+/// A layer, and its columns for each channel of a class.
+type Reads = (NodeId, Vec<Vec<usize>>);
+
 /// A class that can be pruned.
 struct Group {
     class: usize,
@@ -185,7 +188,7 @@ struct Group {
     /// Its first weight.
     name: String,
     /// Layers that sum over it, and the columns of each channel.
-    readers: Vec<(NodeId, Vec<Vec<usize>>)>,
+    readers: Vec<Reads>,
     /// Channels are blocks, as heads are.
     is_blocked: bool,
 }
@@ -246,7 +249,7 @@ fn weights(model: &Model, class: &Class) -> Vec<String> {
 }
 
 /// The layers that sum over a class; or why it is not pruned.
-fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<(NodeId, Vec<Vec<usize>>)>, String> {
+fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<Reads>, String> {
     if !class.mixed.is_empty() {
         return Err("a normalization or the like mixes them".into());
     }
@@ -342,7 +345,7 @@ impl Pruning<'_> {
     fn curves(&mut self, groups: &[Group], config: &Prune) -> Vec<Option<Curve>> {
         let layers = &self.layers;
         let curve = |g: &Group| {
-            let reader = |(node, columns): &(NodeId, Vec<Vec<usize>>)| {
+            let reader = |(node, columns): &Reads| {
                 let layer = layers.get(node)?;
                 Some(Reader {
                     weights: layer.weights.clone(),

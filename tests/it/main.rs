@@ -20,5 +20,4 @@ mod hostile;
 mod project;
 mod round_trip;
 mod samples;
-mod samples;
 mod support;

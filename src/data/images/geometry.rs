@@ -169,9 +169,11 @@ impl Geometry {
             Some((h, w, fit)) => {
                 // The side that decides gets its size exactly, the other one follows.
                 let by_height = u64::from(h) * u64::from(width) >= u64::from(w) * u64::from(height);
-                match by_height == (fit == Fit::Cover) {
-                    true => (h, follow(width, h, height)),
-                    false => (follow(height, w, width), w),
+                match (fit == Fit::Cover, by_height) {
+                    (true, true) => (h, follow(width, h, height)),
+                    (true, false) => (follow(height, w, width), w),
+                    (false, true) => (share(height, w, width), w),
+                    (false, false) => (h, share(width, h, height)),
                 }
             }
         };

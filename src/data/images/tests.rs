@@ -29,13 +29,18 @@ fn load(folder: &Path, yaml: &str, input: &Input, options: &Options) -> Result<S
 }
 
 fn refusal(folder: &Path, yaml: &str, input: &Input) -> String {
-    let text = format!("{:#}", load(folder, yaml, input, &Options::default()).unwrap_err());
+    let made = load(folder, yaml, input, &Options::default()).and_then(|s| Ok(s.inputs(0)?.into_owned()));
+    let text = format!("{:#}", made.unwrap_err());
     text.replace(&folder.display().to_string(), "FOLDER")
 }
 
 fn values(samples: &Samples, run: usize) -> (Vec<u64>, Vec<f64>) {
     let tensor = samples.inputs(run).unwrap()["x"].clone();
-    (tensor.dims().to_vec(), tensor.to_f64().unwrap())
+    let numbers = match tensor.dtype() {
+        DType::U8 => tensor.to_i64().unwrap().into_iter().map(|v| v as f64).collect(),
+        _ => tensor.to_f64().unwrap(),
+    };
+    (tensor.dims().to_vec(), numbers)
 }
 
 #[test]
@@ -57,9 +62,9 @@ fn channels_go_where_the_model_wants_them() {
     let yaml = "colors: bgr\nscale: 1\nmean: [1, 2, 3]\nstd: [2]\nlayout: nhwc\n";
     let nhwc = load(dir.path(), yaml, &input(DType::F16, &["1", "2", "3"]), &none).unwrap();
     assert_eq!(values(&nhwc, 0), (vec![1, 2, 3], vec![25.0, -1.0, 126.0, 25.0, -1.0, 126.0]));
-    let gray = load(dir.path(), "", &input(DType::U8, &["1", "1", "1", "2"]), &none);
-    assert!(format!("{:#}", gray.unwrap_err()).contains("whether channels come first or last"));
-    let gray = load(dir.path(), "layout: nchw", &input(DType::U8, &["1", "1", "1", "2"]), &none).unwrap();
+    let both = load(dir.path(), "", &input(DType::F32, &["1", "3", "1", "3"]), &none);
+    assert!(format!("{:#}", both.unwrap_err()).contains("whether channels come first or last"));
+    let gray = load(dir.path(), "", &input(DType::U8, &["1", "1", "1", "2"]), &none).unwrap();
     assert_eq!(values(&gray, 0), (vec![1, 1, 1, 2], vec![82.0, 82.0]));
     assert_eq!(gray.inputs(0).unwrap()["x"].dtype(), DType::U8);
 }
@@ -143,20 +148,20 @@ fn files_are_taken_in_order_and_decoded_one_by_one() {
 fn what_does_not_fit_is_refused_with_its_name() {
     let dir = folder(&[[0; 3], [1; 3]], 8, 6);
     let f32s = |shape: &[&str]| input(DType::F32, shape);
-    insta::assert_snapshot!(refusal(dir.path(), "", &f32s(&["n", "4", "8", "8"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "layout: nchw", &f32s(&["n", "4", "8", "8"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "", &f32s(&["n", "3"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "", &input(DType::I64, &["n", "3", "8", "8"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "resize: [7, 8]", &f32s(&["n", "3", "8", "8"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "crop: 7", &f32s(&["n", "3", "h", "w"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "resize: 8", &f32s(&["2", "3", "h", "w"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "std: [0]", &f32s(&["2", "3", "h", "w"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "mean: [1, 2, 3]\ncolors: gray", &f32s(&["n", "1", "h", "w"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "mean: [1]", &input(DType::U8, &["n", "3", "8", "8"])), @"");
-    insta::assert_snapshot!(refusal(dir.path(), "input: y", &f32s(&["n", "3", "8", "8"])), @"");
+    insta::assert_snapshot!(refusal(dir.path(), "", &f32s(&["n", "4", "8", "8"])), @r#"images in FOLDER: the shape [n, 4, 8, 8] of the input "x" does not show whether channels come first or last; give images.layout (nchw or nhwc)"#);
+    insta::assert_snapshot!(refusal(dir.path(), "layout: nchw", &f32s(&["n", "4", "8", "8"])), @"images in FOLDER: the model takes 4 channels, but colors: rgb makes 3");
+    insta::assert_snapshot!(refusal(dir.path(), "", &f32s(&["n", "3"])), @r#"images in FOLDER: the input "x" has 2 axes, and images take 4, or 3 without a batch axis"#);
+    insta::assert_snapshot!(refusal(dir.path(), "", &input(DType::I64, &["n", "3", "8", "8"])), @r#"images in FOLDER: the input "x" is int64, and images are floats or uint8"#);
+    insta::assert_snapshot!(refusal(dir.path(), "resize: [7, 8]", &f32s(&["n", "3", "8", "8"])), @"images in FOLDER: images come out as 7 x 8 (height x width), but the model takes 8 x 8; change resize or crop");
+    insta::assert_snapshot!(refusal(dir.path(), "crop: 7", &f32s(&["n", "3", "h", "w"])), @"the image FOLDER/0.png: it is 6 x 8 pixels (height x width) after resizing, too small to cut out 7 x 7; give a larger resize");
+    insta::assert_snapshot!(refusal(dir.path(), "resize: 8", &f32s(&["2", "3", "h", "w"])), @"images in FOLDER: images of different sizes cannot be 2 in one run; give resize: [HEIGHT, WIDTH], or batch: 1");
+    insta::assert_snapshot!(refusal(dir.path(), "std: [0]", &f32s(&["2", "3", "h", "w"])), @"images in FOLDER: images.std: one finite number other than 0 is needed, or one per channel");
+    insta::assert_snapshot!(refusal(dir.path(), "mean: [1, 2, 3]\ncolors: gray", &f32s(&["n", "1", "h", "w"])), @"images in FOLDER: images.mean: 3 numbers are given for 1 channels");
+    insta::assert_snapshot!(refusal(dir.path(), "mean: [1]", &input(DType::U8, &["n", "3", "8", "8"])), @r#"images in FOLDER: the input "x" takes pixels from 0 to 255 as they are (uint8); leave out scale, mean and std"#);
+    insta::assert_snapshot!(refusal(dir.path(), "input: y", &f32s(&["n", "3", "8", "8"])), @r#"images in FOLDER: images.input: the model has no input "y"; its inputs are "x""#);
     let two = [f32s(&["n", "3", "8", "8"]), Input { name: "scale".into(), ..f32s(&["n"]) }];
     let error = from_folder(&images(dir.path(), ""), &two, &Options::default()).unwrap_err();
-    insta::assert_snapshot!(format!("{error:#}").replace(&dir.path().display().to_string(), "FOLDER"), @"");
+    insta::assert_snapshot!(format!("{error:#}").replace(&dir.path().display().to_string(), "FOLDER"), @r#"images in FOLDER: beside the images the model wants "scale", for which a folder of images has nothing; prepare all inputs yourself, as an .npz file with one array per input"#);
 }
 
 #[test]
@@ -170,18 +175,21 @@ fn files_that_cannot_be_decoded_are_named() {
     let error = format!("{:#}", samples.inputs(1).unwrap_err());
     assert!(error.contains("1.png cannot be decoded; mend it, or take it out of the folder"), "{error}");
     std::fs::write(dir.path().join("2.jpg"), "no image").unwrap();
-    insta::assert_snapshot!(refusal(dir.path(), "", &x), @"");
+    assert!(
+        refusal(dir.path(), "", &x)
+            .starts_with("images in FOLDER: FOLDER/2.jpg cannot be decoded; mend it, or take it out of the folder: ")
+    );
     std::fs::remove_file(dir.path().join("2.jpg")).unwrap();
     std::fs::write(dir.path().join("2.jpg"), b"GIF89a\x01\x00\x01\x00").unwrap();
-    insta::assert_snapshot!(refusal(dir.path(), "", &x), @"");
+    insta::assert_snapshot!(refusal(dir.path(), "", &x), @"images in FOLDER: FOLDER/2.jpg cannot be decoded; mend it, or take it out of the folder: it is Gif, but only JPEG and PNG are read");
     let empty = tempfile::tempdir().unwrap();
-    insta::assert_snapshot!(refusal(empty.path(), "", &x), @"");
-    insta::assert_snapshot!(refusal(&empty.path().join("nowhere"), "", &x), @"");
+    insta::assert_snapshot!(refusal(empty.path(), "", &x), @"images in FOLDER: there is no .jpg, .jpeg or .png file in it or below it");
+    insta::assert_snapshot!(refusal(&empty.path().join("nowhere"), "", &x), @"images in FOLDER: cannot read the folder FOLDER: No such file or directory (os error 2)");
 }
 
 #[test]
 fn settings_of_the_wrong_kind_are_explained() {
     let error = |yaml: &str| serde_yaml::from_str::<Images>(yaml).unwrap_err().to_string();
-    insta::assert_snapshot!(error("{folder: a, resize: big}"), @"");
-    insta::assert_snapshot!(error("{folder: a, preprocess: imagnet}"), @"");
+    insta::assert_snapshot!(error("{folder: a, resize: big}"), @"expected a number of pixels, or [height, width]");
+    insta::assert_snapshot!(error("{folder: a, preprocess: imagnet}"), @"preprocess: unknown variant `imagnet`, expected one of `imagenet`, `caffe`, `tensorflow`, `clip`, `yolo`, `unit` at line 1 column 25");
 }

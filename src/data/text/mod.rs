@@ -23,7 +23,7 @@ use super::{
 };
 use lines::{Line, Lines};
 use roles::Feed;
-pub use roles::Role;
+pub(super) use roles::Role;
 pub(super) use tokens::beside as tokenizer_beside;
 use tokens::{Row, Tokens};
 

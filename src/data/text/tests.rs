@@ -118,10 +118,10 @@ fn objects_have_fields() {
     let ids = [input("ids", DType::I64, &["s"])];
     let samples = load(&file, "field: q", &ids, &Options::default()).unwrap();
     assert_eq!(row(&samples, 0, "ids"), (vec![4], vec![2, 5, 5, 3]));
-    insta::assert_snapshot!(refusal(&file, "", &ids), @"");
-    insta::assert_snapshot!(refusal(&file, "field: query", &ids), @"");
+    insta::assert_snapshot!(refusal(&file, "", &ids), @r#"texts in FOLDER/a.jsonl: line 3 of FOLDER/a.jsonl: the field "text" is no string; text.field names another one"#);
+    insta::assert_snapshot!(refusal(&file, "field: query", &ids), @r#"texts in FOLDER/a.jsonl: line 1 of FOLDER/a.jsonl: there is no field "query"; give text.field, one of "text", "q""#);
     fs::write(&file, "{\"text\": \"one\"}\nplain\n").unwrap();
-    insta::assert_snapshot!(refusal(&file, "", &ids), @"");
+    insta::assert_snapshot!(refusal(&file, "", &ids), @"texts in FOLDER/a.jsonl: line 2 of FOLDER/a.jsonl: it is no JSON: expected value at line 1 column 1");
 }
 
 #[test]
@@ -130,23 +130,23 @@ fn what_does_not_fit_is_refused() {
     let file = dir.path().join("a.txt");
     let open = bert(&["b", "s"]);
     let with = |extra: Input| open.iter().cloned().chain([extra]).collect::<Vec<_>>();
-    insta::assert_snapshot!(refusal(&file, "", &with(input("past_key_values.0.key", DType::F32, &["b", "12", "p", "64"]))), @"");
-    insta::assert_snapshot!(refusal(&file, "", &with(input("cache_position_ids", DType::I64, &["b", "12", "p"]))), @"");
-    insta::assert_snapshot!(refusal(&file, "", &[input("attention_mask", DType::I64, &["b", "s"])]), @"");
-    insta::assert_snapshot!(refusal(&file, "", &[input("input_ids", DType::F32, &["b", "s"])]), @"");
-    insta::assert_snapshot!(refusal(&file, "inputs: {y: ids}", &open), @"");
-    insta::assert_snapshot!(refusal(&file, "field: text", &open), @"");
-    insta::assert_snapshot!(refusal(&file, "length: 9", &bert(&["b", "8"])), @"");
-    insta::assert_snapshot!(refusal(&file, "length: 1", &open), @"");
-    insta::assert_snapshot!(refusal(&file, "tokenizer: nowhere.json", &open), @"");
-    insta::assert_snapshot!(refusal(&dir.path().join("empty.txt"), "", &open), @"");
-    insta::assert_snapshot!(refusal(&dir.path().join("nowhere.txt"), "", &open), @"");
+    insta::assert_snapshot!(refusal(&file, "", &with(input("past_key_values.0.key", DType::F32, &["b", "12", "p", "64"]))), @r#"texts in FOLDER/a.txt: the input "past_key_values.0.key" (float) takes nothing that a tokenizer gives, as far as its name says; say with text.inputs.past_key_values.0.key what it takes (ids, mask, types or positions), or prepare all inputs yourself, as an .npz file"#);
+    insta::assert_snapshot!(refusal(&file, "", &with(input("cache_position_ids", DType::I64, &["b", "12", "p"]))), @r#"texts in FOLDER/a.txt: the input "cache_position_ids" should take positions, but has 3 axes instead of batch and tokens; prepare all inputs yourself, as an .npz file"#);
+    insta::assert_snapshot!(refusal(&file, "", &[input("attention_mask", DType::I64, &["b", "s"])]), @"texts in FOLDER/a.txt: no input of the model takes token ids, as far as names say; say with text.inputs which one does");
+    insta::assert_snapshot!(refusal(&file, "", &[input("input_ids", DType::F32, &["b", "s"])]), @r#"texts in FOLDER/a.txt: the input "input_ids" should take token ids, but is float"#);
+    insta::assert_snapshot!(refusal(&file, "inputs: {y: ids}", &open), @r#"texts in FOLDER/a.txt: text.inputs: the model has no input "y"; its inputs are "input_ids", "attention_mask", "token_type_ids""#);
+    insta::assert_snapshot!(refusal(&file, "field: text", &open), @"texts in FOLDER/a.txt: text.field: only .jsonl files have fields; a line of any other file is a text as a whole");
+    insta::assert_snapshot!(refusal(&file, "length: 9", &bert(&["b", "8"])), @"texts in FOLDER/a.txt: text.length: 9 tokens were asked for, but the model takes 8");
+    insta::assert_snapshot!(refusal(&file, "length: 1", &open), @"texts in FOLDER/a.txt: the tokenizer puts 2 tokens around a text, so 1 are too few; give a larger text.length");
+    insta::assert_snapshot!(refusal(&file, "tokenizer: nowhere.json", &open), @"texts in FOLDER/a.txt: the tokenizer nowhere.json cannot be used: No such file or directory (os error 2)");
+    insta::assert_snapshot!(refusal(&dir.path().join("empty.txt"), "", &open), @"texts in FOLDER/empty.txt: there is no text in it");
+    insta::assert_snapshot!(refusal(&dir.path().join("nowhere.txt"), "", &open), @"texts in FOLDER/nowhere.txt: cannot be opened: No such file or directory (os error 2)");
     fs::write(dir.path().join("latin.txt"), b"one\n\xe9t\xe9\n").unwrap();
-    insta::assert_snapshot!(refusal(&dir.path().join("latin.txt"), "", &open), @"");
+    insta::assert_snapshot!(refusal(&dir.path().join("latin.txt"), "", &open), @"texts in FOLDER/latin.txt: line 2 of FOLDER/latin.txt: it is not UTF-8; convert the file");
     fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
     assert!(refusal(&file, "", &open).contains("the tokenizer FOLDER/tokenizer.json cannot be used: "));
     fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
-    insta::assert_snapshot!(refusal(&file, "", &open), @"");
+    insta::assert_snapshot!(refusal(&file, "", &open), @"texts in FOLDER/a.txt: no tokenizer is given; give the model's tokenizer.json with text.tokenizer or --tokenizer, or put it beside the model or the texts");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
-use tokenizers::{PaddingDirection, Tokenizer, TruncationParams};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tokenizers::{PaddingDirection, PostProcessor, Tokenizer, TruncationParams};
 
 use super::{Role, Text};
 
@@ -73,6 +73,11 @@ impl Tokens {
 
     /// Cuts texts after so many tokens, special ones included.
     pub(super) fn cut_at(&mut self, length: u32) -> Result<()> {
+        let added = self.tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false));
+        ensure!(
+            u64::from(length) > added as u64,
+            "the tokenizer puts {added} tokens around a text, so {length} are too few; give a larger text.length"
+        );
         let old = self.tokenizer.get_truncation().cloned().unwrap_or_default();
         let cut = TruncationParams { max_length: usize::try_from(length)?, ..old };
         if let Err(e) = self.tokenizer.with_truncation(Some(cut)) {

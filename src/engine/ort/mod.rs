@@ -93,7 +93,7 @@ impl OnnxRuntime {
         let folder = tempfile::tempdir().context("cannot make a temporary folder for the model")?;
         let options = SaveOptions { external: External::Always, ..SaveOptions::default() };
         let sources = Sources::in_folder(folder.path());
-        planish_proto::save(message.clone(), &sources, &folder.path().join(MODEL), &options)?;
+        planish_proto::save(message.clone(), &sources, folder.path().join(MODEL), &options)?;
         Ok(Some(folder))
     }
 
