@@ -9,7 +9,10 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Seek, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use blake3::{Hash, Hasher};
@@ -37,8 +40,8 @@ pub struct Kept<'a> {
     folder: PathBuf,
     /// Reads the models' weights.
     weights: &'a dyn Weights,
-    /// There is one set of samples in a run of planish, and its hash is the same every time.
-    samples: OnceLock<Option<Hash>>,
+    /// Statistics of a kind that can be kept were asked for.
+    asked: AtomicBool,
     notes: Mutex<Vec<String>>,
 }
 
@@ -47,11 +50,17 @@ impl<'a> Kept<'a> {
     pub fn in_folder(folder: &Path, weights: &'a dyn Weights) -> Result<Kept<'a>> {
         fs::create_dir_all(folder)
             .or_fail_with(Kind::Config, || format!("calibration.cache: {} cannot be a folder", folder.display()))?;
-        Ok(Kept { folder: folder.to_owned(), weights, samples: OnceLock::new(), notes: Mutex::default() })
+        Ok(Kept { folder: folder.to_owned(), weights, asked: AtomicBool::new(false), notes: Mutex::default() })
     }
 
     /// What the user should know of what happened, a sentence each.
     pub fn notes(&self) -> Vec<String> {
+        if !self.asked.load(Ordering::Relaxed) {
+            let folder = self.folder.display();
+            return vec![format!(
+                "nothing was kept in {folder}, or taken from there: no pass had statistics of such a kind"
+            )];
+        }
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -160,6 +169,7 @@ type Take<'t> = &'t mut dyn FnMut(usize, &[u8]) -> std::result::Result<(), Strin
 
 impl Store for Kept<'_> {
     fn key(&self, asked: &Asked<'_>) -> Option<String> {
+        self.asked.store(true, Ordering::Relaxed);
         let mut hasher = Hasher::new();
         let mut field = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
@@ -171,8 +181,8 @@ impl Store for Kept<'_> {
         for model in asked.models {
             field(self.hash_model(model)?.as_bytes());
         }
-        let samples = self.samples.get_or_init(|| hash_samples(asked.samples));
-        field(samples.as_ref()?.as_bytes());
+        // Anew each time: a pass may look at some of the samples only.
+        field(hash_samples(asked.samples)?.as_bytes());
         asked.statistics.iter().for_each(|s| field(s.as_bytes()));
         Some(hasher.finalize().to_hex().to_string())
     }
@@ -279,9 +289,8 @@ mod tests {
     #[test]
     fn keys_tell_apart_what_matters() {
         let dir = tempfile::tempdir().unwrap();
+        let kept = Kept::in_folder(dir.path(), &InMemory).unwrap();
         let key = |model: &Model, samples: &[Tensors], engine: &'static str, statistic: &str| {
-            // A new one each time, because it remembers the samples.
-            let kept = Kept::in_folder(dir.path(), &InMemory).unwrap();
             let statistics = [statistic.to_owned()];
             let asked = Asked { models: &[model], samples: &samples, engine: &Named(engine), statistics: &statistics };
             kept.key(&asked).unwrap()
@@ -292,6 +301,7 @@ mod tests {
             key(&model(1.0), &samples(2.0), "a", "range"),
             key(&model(1.0), &samples(1.0), "b", "range"),
             key(&model(1.0), &samples(1.0), "a", "gram"),
+            key(&model(1.0), &samples(1.0)[..0], "a", "range"),
         ];
         assert_eq!(keys.iter().collect::<std::collections::BTreeSet<_>>().len(), keys.len());
         assert_eq!(keys[0], key(&model(1.0), &samples(1.0), "a", "range"));
@@ -313,6 +323,8 @@ mod tests {
             is_whole.then_some(found)
         };
         assert_eq!(load(3), None);
+        assert!(kept.notes()[0].contains("no pass had statistics"));
+        kept.asked.store(true, Ordering::Relaxed);
         assert!(kept.notes().is_empty());
         kept.save(&key, 3, &mut |at| records[at].clone());
         assert_eq!(load(3).as_deref(), Some(&records[..]));
