@@ -35,6 +35,8 @@ impl Forecast {
     /// Bytes at the peak, besides what the model itself takes.
     pub const fn peak(&self) -> u64 {
         let run = self.activations.saturating_add(self.scratch).saturating_mul(self.parallel as u64);
+        // Memory is had in larger pieces than it is asked for.
+        let run = run.saturating_add(run / 8);
         self.statistics.saturating_add(run).saturating_add(self.weights)
     }
 }

@@ -24,6 +24,8 @@ use crate::engine::{
 /// kept.
 const KEPT: u64 = 8;
 const KEPT_BYTES: u64 = 512 << 20;
+/// Bytes of tract's own structures, at the most that was measured.
+const PLANNING: u64 = 40 << 20;
 /// A scalar or vector of up to this many elements may become a constant of a plan: it may be a shape, axes or a bound.
 const SMALL: u64 = 64;
 
@@ -69,12 +71,13 @@ fn kept(weights: u64) -> usize {
 
 /// Bytes of weights, and of what tract makes of them, for samples of so many shapes. Measured: a plan has its weights as they
 /// are in the model, and rearranged for its kernels; while it is made, some are there once more. The file that they come
-/// from is in memory besides.
+/// from is in memory besides. Something is needed even without weights.
 pub(super) fn held(weights: u64, shapes: usize) -> u64 {
     let kept = kept(weights);
     // One that is pushed out by another may still be running.
     let plans = if shapes > kept { kept + 1 } else { shapes.max(1) } as u64;
-    weights.saturating_mul(5).saturating_mul(plans).saturating_add(weights.saturating_mul(4)) / 2
+    let of_weights = weights.saturating_mul(5).saturating_mul(plans).saturating_add(weights.saturating_mul(4)) / 2;
+    of_weights.saturating_add(PLANNING)
 }
 
 impl Plans {
