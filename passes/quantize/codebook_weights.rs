@@ -1,7 +1,7 @@
 //! Store weights as two or three levels, several in a byte, that a codebook and a scale per channel turn into numbers.
 //!
 //! Before     y = MatMul (x, w)
-//! After      i = Cast <INT32> (w');  c = Gather (codebook, i);  r = Reshape (c, dims);  v = Mul (r, scale);  y = MatMul (x, v)
+//! After      i = Cast (w');  c = Gather (codebook, i);  r = Reshape (c, dims);  v = Mul (r, scale);  y = MatMul (x, v)
 //! When       weights of Conv, ConvTranspose, Gemm and MatMul, float or float16, of `min_elements` or more
 //! Refuses    a weight that is read elsewhere too, or not finite · tables of Gather · ConvTranspose in groups
 //! Numerics   Lossy: the report gives the signal-to-noise ratio of the weights
