@@ -68,7 +68,8 @@ impl Axes {
         for part in parts {
             let sizes: Option<Vec<usize>> = part.iter().map(size).collect();
             let sizes = sizes.ok_or("the size of a part of the axis is not known")?;
-            let (own, behind) = rest.split_at_checked(sizes.iter().product()).ok_or(UNEVEN)?;
+            let length = sizes.iter().try_fold(1usize, |n, &s| n.checked_mul(s)).ok_or(UNEVEN)?;
+            let (own, behind) = rest.split_at_checked(length).ok_or(UNEVEN)?;
             rest = behind;
             let mut stays: Vec<Vec<bool>> = sizes.iter().map(|&n| vec![false; n]).collect();
             for (at, _) in own.iter().enumerate().filter(|(_, kept)| **kept) {

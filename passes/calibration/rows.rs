@@ -175,7 +175,7 @@ impl Unfold {
         let plane: usize = spatial.iter().product();
         let starts: Vec<(i64, usize)> =
             spatial.iter().enumerate().map(|(axis, &size)| self.positions(axis, size)).collect::<Option<_>>()?;
-        let windows: usize = starts.iter().map(|s| s.1).product();
+        let windows = starts.iter().try_fold(1usize, |n, s| n.checked_mul(s.1))?;
         if plane == 0 || width == 0 {
             return Some(());
         }
@@ -230,7 +230,7 @@ impl Unfold {
         let mut corner = vec![0i64; spatial.len()];
         for (axis, (&(before, count), &stride)) in starts.iter().zip(&self.strides).enumerate().rev() {
             if let Some(corner) = corner.get_mut(axis) {
-                *corner = ((window % count) * stride) as i64 - before;
+                *corner = i64::try_from((window % count) * stride).unwrap_or(i64::MAX).saturating_sub(before);
             }
             window /= count;
         }

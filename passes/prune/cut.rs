@@ -188,7 +188,11 @@ fn select(tensor: &Tensor, axes: &BTreeMap<usize, Vec<bool>>) -> Result<Tensor, 
     let mut tensor = tensor.clone();
     for (&axis, mask) in axes {
         let dims: Vec<u64> = tensor.dims().to_vec();
-        let (Some(raw), Some(element)) = (tensor.raw(), tensor.dtype().byte_len(1)) else { continue };
+        let whole_bytes = tensor.raw().filter(|_| tensor.dtype().bits().is_multiple_of(8));
+        let Some(raw) = whole_bytes else {
+            return Err(TensorError::Type { actual: tensor.dtype(), wanted: "a type whose elements are whole bytes" });
+        };
+        let element = tensor.dtype().bits() / 8;
         let inner: u64 = dims.iter().skip(axis + 1).product::<u64>().saturating_mul(element);
         let row = usize::try_from(inner).unwrap_or(usize::MAX);
         let picked: Bytes = match row {

@@ -120,7 +120,7 @@ fn what_operators_state_of_heads_and_hidden_units() {
 }
 
 #[test]
-fn sizes_that_the_graph_computes_are_refused() {
+fn sizes_that_the_graph_puts_together_are_written_down_anew() {
     let model = parse(
         r#"<ir_version: 8, opset_import: ["" : 17]>
         g (float[N,3] x) => (float[N,5] y)
@@ -141,4 +141,23 @@ fn sizes_that_the_graph_computes_are_refused() {
     let mut after = model.clone();
     patches.into_iter().for_each(|(path, patch)| drop(after.apply(&path, patch).unwrap()));
     assert!(text::print(&after).contains("{-1, 6}"), "{}", text::print(&after));
+}
+
+#[test]
+fn packed_weights_are_refused_and_not_cut_between_bytes() {
+    let model = parse(
+        r#"<ir_version: 10, opset_import: ["" : 21]>
+        g (float[N,3] x) => (float[N,5] y)
+        <float[3,4] w, int4[4,5] v, float scale = {0.1}> {
+            a = MatMul (x, w)
+            d = DequantizeLinear (v, scale)
+            y = MatMul (a, d)
+        }"#,
+    );
+    let facts = infer::infer(&model, &infer::Bindings::new());
+    let classes = classes(&model, &facts);
+    let units = prunable(&model, &facts, &classes, &infer::Bindings::from([("N".into(), 1)]));
+    let removed = [(units.free[0].class, [1, 3].into())].into();
+    let error = cut(&model, &facts, &classes, &removed, &Refit::default()).unwrap_err();
+    insta::assert_snapshot!(error);
 }
