@@ -70,6 +70,44 @@ impl Samples for &[Tensors] {
     }
 }
 
+/// Some of the samples: from `first` on every `step`-th, at most `limit`.
+#[derive(Clone, Copy)]
+pub struct Selected<'a> {
+    /// All of them.
+    pub samples: &'a dyn Samples,
+    /// Number of the first one.
+    pub first: usize,
+    /// Distance from one to the next.
+    pub step: usize,
+    /// Most that there are.
+    pub limit: usize,
+}
+
+impl<'a> Selected<'a> {
+    /// The first, the third, and so on.
+    pub fn first_half(samples: &'a dyn Samples) -> Selected<'a> {
+        Selected { samples, first: 0, step: 2, limit: usize::MAX }
+    }
+
+    fn index(&self, index: usize) -> usize {
+        index.saturating_mul(self.step.max(1)).saturating_add(self.first)
+    }
+}
+
+impl Samples for Selected<'_> {
+    fn len(&self) -> usize {
+        self.samples.len().saturating_sub(self.first).div_ceil(self.step.max(1)).min(self.limit)
+    }
+
+    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, SampleError> {
+        self.samples.get(self.index(index))
+    }
+
+    fn shapes(&self, index: usize) -> Result<Vec<Dims>, SampleError> {
+        self.samples.shapes(self.index(index))
+    }
+}
+
 /// Samples, and who runs models on them.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {

@@ -1,6 +1,6 @@
 //! How many channels of each class go, for a budget of the whole model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{
     Model, ValueId,
@@ -98,8 +98,9 @@ impl Costs {
     }
 
     /// The sum, when such shares of the classes are removed.
-    pub(super) fn total(&self, removed: &dyn Fn(usize) -> f64) -> f64 {
-        let factor = |axis: &Vec<(usize, f64)>| 1.0 - axis.iter().map(|(c, share)| share * removed(*c)).sum::<f64>();
+    pub(super) fn total(&self, removed: &BTreeMap<usize, f64>) -> f64 {
+        let removed = |class: &usize| removed.get(class).copied().unwrap_or(0.0);
+        let factor = |axis: &Vec<(usize, f64)>| 1.0 - axis.iter().map(|(c, share)| share * removed(c)).sum::<f64>();
         self.0.iter().map(|c| c.amount * c.axes.iter().map(factor).product::<f64>()).sum()
     }
 }
@@ -109,36 +110,29 @@ impl Costs {
 pub(super) fn allocate(candidates: &[Candidate], costs: &Costs, budget: Budget) -> Vec<usize> {
     let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
     let mut chosen = vec![0usize; candidates.len()];
-    let total = |chosen: &[usize]| {
-        let removed = |class: usize| {
-            let found = candidates.iter().zip(chosen).find(|(c, _)| c.class == class);
-            found.map_or(0.0, |(c, &at)| c.steps.get(at).map_or(0.0, |s| s.0 as f64 / c.size.max(1) as f64))
-        };
-        costs.total(&removed)
-    };
-    let start = total(&chosen);
+    // The share of each class that goes, as chosen so far.
+    let mut shares: BTreeMap<usize, f64> = BTreeMap::new();
+    let start = costs.total(&shares);
     let mut now = start;
     while now > share * start {
         let mut best: Option<(f64, usize, usize, f64)> = None;
-        for (i, c) in candidates.iter().enumerate() {
-            let at = chosen.get(i).copied().unwrap_or(0);
-            let Some(&(_, error)) = c.steps.get(at) else { continue };
-            for (next, &(_, worse)) in c.steps.iter().enumerate().skip(at + 1) {
-                let mut trial = chosen.clone();
-                trial.get_mut(i).into_iter().for_each(|t| *t = next);
-                let after = total(&trial);
-                let gain = now - after;
-                if gain <= 0.0 {
-                    continue;
-                }
-                let slope = (worse - error).max(0.0) / gain;
-                if best.is_none_or(|(s, ..)| slope < s) {
+        for (i, (c, &at)) in candidates.iter().zip(&chosen).enumerate() {
+            let Some(&(count, error)) = c.steps.get(at) else { continue };
+            for (next, &(more, worse)) in c.steps.iter().enumerate().skip(at + 1) {
+                shares.insert(c.class, more as f64 / c.size.max(1) as f64);
+                let after = costs.total(&shares);
+                let slope = (worse - error).max(0.0) / (now - after);
+                if after < now && best.is_none_or(|(s, ..)| slope < s) {
                     best = Some((slope, i, next, after));
                 }
             }
+            shares.insert(c.class, count as f64 / c.size.max(1) as f64);
         }
         let Some((_, i, next, after)) = best else { break };
-        chosen.get_mut(i).into_iter().for_each(|t| *t = next);
+        if let (Some(chosen), Some(c)) = (chosen.get_mut(i), candidates.get(i)) {
+            *chosen = next;
+            shares.insert(c.class, c.steps.get(next).map_or(0.0, |s| s.0 as f64) / c.size.max(1) as f64);
+        }
         now = after;
     }
     chosen

@@ -5,6 +5,8 @@
 //! groups of weights (Hassibi, Stork, NIPS 1992; LeCun et al., NIPS 1989; for layers: Frantar, Alistarh, "Optimal Brain Compression",
 //! NeurIPS 2022). After each step `A` and `W` are those of what is left, so that channels which can stand for each other do not both go.
 
+use std::collections::BTreeSet;
+
 use faer::{Mat, MatRef, Side, linalg::solvers::Solve};
 
 /// A layer that sums over the channels.
@@ -26,6 +28,20 @@ pub(super) struct Curve {
     /// Squared error of what the readers compute, as a share of their own power and summed over them, once the channels up to here
     /// are gone.
     pub(super) error: Vec<f64>,
+}
+
+impl Curve {
+    /// The error once so many channels are gone.
+    pub(super) fn error_at(&self, count: u64) -> f64 {
+        let last = usize::try_from(count).ok().and_then(|n| n.checked_sub(1));
+        last.and_then(|at| self.error.get(at)).copied().unwrap_or(0.0)
+    }
+
+    /// The channels that go first.
+    pub(super) fn first(&self, count: u64) -> BTreeSet<u64> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.order.iter().take(count).map(|&c| c as u64).collect()
+    }
 }
 
 /// Ridge as a share of the mean of the diagonal.

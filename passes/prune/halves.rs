@@ -1,13 +1,12 @@
 //! Samples in two halves: what is fitted to one is held against the other.
 
-use std::borrow::Cow;
-
 use faer::Mat;
 use planish_ir::{Def, Model, Tensor};
+use rayon::prelude::*;
 
 use crate::{
-    Calibration, PassError, SampleError, Tensors,
-    calibration::{Gram, Rows, Statistic},
+    Calibration, PassError, Samples,
+    calibration::{Gram, Rows, Selected, Statistic},
 };
 
 /// Second moments of the first, third, … and of the second, fourth, … sample.
@@ -20,6 +19,26 @@ pub(super) struct Halves {
 impl Halves {
     pub(super) fn new(rows: Rows, width: usize) -> Halves {
         Halves { halves: [Gram::new(rows.clone(), width), Gram::new(rows, width)], seen: 0 }
+    }
+
+    /// Adds rows of the sample at hand that were put together elsewhere, row-major.
+    pub(super) fn add_rows(&mut self, rows: &mut [f32]) -> Result<(), String> {
+        self.at_hand().add_rows(rows)
+    }
+
+    /// The next rows are of the next sample.
+    pub(super) const fn next(&mut self) {
+        self.seen += 1;
+    }
+
+    fn at_hand(&mut self) -> &mut Gram {
+        let [first, second] = &mut self.halves;
+        if self.seen.is_multiple_of(2) { first } else { second }
+    }
+
+    /// True if there is a second sample.
+    pub(super) const fn are_two(&self) -> bool {
+        self.seen > 1
     }
 
     /// Mean of a row, over all samples or the first half.
@@ -59,10 +78,9 @@ impl Halves {
 
 impl Statistic for Halves {
     fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
-        let [first, second] = &mut self.halves;
-        let half = if self.seen.is_multiple_of(2) { first } else { second };
-        self.seen += 1;
-        half.add(tensors)
+        let added = self.at_hand().add(tensors);
+        self.next();
+        added
     }
 
     fn bytes(&self) -> u64 {
@@ -72,7 +90,8 @@ impl Statistic for Halves {
 
 /// Samples that a fit to the first half has not seen, and what the model computes on them.
 pub(super) struct Held {
-    samples: Vec<usize>,
+    /// Where the first of them is, and how many there are.
+    samples: (usize, usize),
     outputs: Vec<String>,
     expected: Vec<Vec<Tensor>>,
 }
@@ -81,38 +100,43 @@ impl Held {
     /// At most so many.
     pub(super) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
         let count = calibration.samples.len();
-        let first = if count > 1 { 1 } else { 0 };
+        let first = usize::from(count > 1);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        let samples: Vec<usize> = (first..count).step_by(2).take(limit).collect();
         let graph = &model.graph;
         let computed = |v: &planish_ir::ValueId| graph.value(*v).is_some_and(|v| matches!(v.def(), Def::Node { .. }));
         let outputs: Vec<String> = graph.outputs().iter().copied().filter(computed).map(|v| graph.name_of(v)).collect();
-        let mut held = Held { samples, outputs, expected: Vec::new() };
+        let mut held = Held { samples: (first, limit), outputs, expected: Vec::new() };
         held.expected = held.run(model, calibration)?;
         Ok(held)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.samples.len()
+    /// How many samples there are.
+    pub(super) const fn len(&self) -> usize {
+        self.expected.len()
+    }
+
+    /// True if there is only one sample, which is fitted to as well.
+    pub(super) const fn is_seen(&self) -> bool {
+        self.samples.0 == 0
     }
 
     fn run(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Vec<Vec<Tensor>>, PassError> {
         let runnable = calibration.engine.load(model, &self.outputs)?;
-        let samples: Vec<Cow<'_, Tensors>> =
-            self.samples.iter().map(|&i| calibration.samples.get(i)).collect::<Result<_, SampleError>>()?;
-        let samples: Vec<Tensors> = samples.into_iter().map(Cow::into_owned).collect();
-        Ok(runnable.run_many(&samples).into_iter().collect::<Result<_, _>>()?)
+        let (first, limit) = self.samples;
+        let samples = Selected { samples: calibration.samples, first, step: 2, limit };
+        let run = |i: usize| Ok(runnable.run(&*samples.get(i)?)?);
+        (0..samples.len()).into_par_iter().map(run).collect()
     }
-}
 
-/// Squared difference of the float outputs to those of the original, as a share of their power.
-pub(super) fn output_error(model: &Model, calibration: &Calibration<'_>, held: &Held) -> Result<f64, PassError> {
-    let actual = held.run(model, calibration)?;
-    let (mut difference, mut power) = (0.0, 0.0);
-    for (e, a) in held.expected.iter().flatten().zip(actual.iter().flatten()) {
-        let (Ok(e), Ok(a)) = (e.to_f64(), a.to_f64()) else { continue };
-        difference += e.iter().zip(&a).map(|(e, a)| (e - a).powi(2)).sum::<f64>();
-        power += e.iter().map(|e| e.powi(2)).sum::<f64>();
+    /// Squared difference of the float outputs of a model to those of the original, as a share of their power.
+    pub(super) fn error(&self, model: &Model, calibration: &Calibration<'_>) -> Result<f64, PassError> {
+        let actual = self.run(model, calibration)?;
+        let (mut difference, mut power) = (0.0, 0.0);
+        for (e, a) in self.expected.iter().flatten().zip(actual.iter().flatten()) {
+            let (Ok(e), Ok(a)) = (e.to_f64(), a.to_f64()) else { continue };
+            difference += e.iter().zip(&a).map(|(e, a)| (e - a).powi(2)).sum::<f64>();
+            power += e.iter().map(|e| e.powi(2)).sum::<f64>();
+        }
+        Ok(if power > 0.0 { difference / power } else { difference })
     }
-    Ok(if power > 0.0 { difference / power } else { difference })
 }

@@ -3,6 +3,7 @@
 mod allocate;
 mod cut;
 mod eliminate;
+mod fitting;
 mod halves;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;

@@ -6,37 +6,31 @@
 //!            MatMul, Gemm and Conv of the main graph
 //! Refuses    channels that are mixed (normalized over), that an activation sums over (the size of queries and keys), or that a
 //!            convolution in groups sums over · without calibration data
-//! Numerics   Lossy: the report gives the error of the outputs on samples that the fit has not seen
+//! Numerics   Lossy: the report gives the error of the outputs on samples that the fits, of which it takes the better, have not seen
 //! Reference  Hassibi, Stork: Second order derivatives for network pruning: optimal brain surgeon, NIPS 1992; Frantar, Alistarh: Optimal
 //!            Brain Compression, NeurIPS 2022
 //!
 //! Which channels go within a class follows from the second moments of what its readers read; how many go in each class from what
 //! taking a quarter out of it alone does to the outputs, on samples that were held out, and from what it saves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use faer::Mat;
 use planish_ir::{
-    Dim, GraphPath, Model, NodeId, Tensor,
+    Dim, GraphPath, Model, NodeId,
     axes::{Class, Classes, classes},
     infer::Bindings,
 };
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     allocate::{Budget, Candidate, Costs, allocate},
-    cut::{Refit, cut, masks},
-    eliminate::{Curve, Reader, eliminate, loss, refit},
-    halves::{Halves, Held, output_error},
-    sequential::Sequence,
+    eliminate::Curve,
+    fitting::{Fitting, Removed},
+    halves::Held,
     units::prunable,
 };
-use crate::{
-    Bias, Calibration, Changes, Context, Linear, Pass, PassError, Shape, Transform,
-    calibration::{Want, bindings},
-};
+use crate::{Changes, Context, Linear, Pass, PassError, Shape, Transform, calibration::bindings};
 
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -63,11 +57,6 @@ impl Default for Prune {
         Prune { macs: None, params: None, round_to: 8, min_keep: 0.1, protect: Vec::new(), probes: 32 }
     }
 }
-
-/// Ridges that are tried, as a share of the mean of the diagonal.
-const DAMPINGS: [f64; 5] = [1e-3, 1e-2, 0.1, 0.3, 1.0];
-/// Steps in which a class is taken out.
-const STEPS: u64 = 64;
 
 impl Pass for Prune {
     fn shape(&self) -> Shape<'_> {
@@ -106,42 +95,26 @@ impl Transform for Prune {
             changes.notes.push("nothing can be pruned; `planish inspect --prunable` says why".to_owned());
             return Ok(changes);
         }
-        let mut pruning = Pruning { model, cx, calibration, classes: &classes, layers: BTreeMap::new() };
-        pruning.measure(&groups)?;
-        let curves = pruning.curves(&groups, self);
+        let mut fitting = Fitting::new(model, cx, calibration, &classes, &groups)?;
+        let curves = fitting.curves(&groups, self.min_keep);
         let held = Held::new(model, calibration, self.probes)?;
         let mut candidates = Vec::new();
         for (group, curve) in groups.iter().zip(&curves) {
-            let Some(curve) = curve else { continue };
-            let steps = self.allowed(group, curve);
-            let Some(&probe) = steps.iter().min_by_key(|&&k| k.abs_diff(group.size / 4).max(u64::from(k == 0) << 60))
-            else {
-                continue;
-            };
-            let local = curve.error_at(probe);
-            if probe == 0 {
-                continue;
+            match self.candidate(group, curve.as_ref(), &fitting, &held) {
+                Ok(candidate) => candidates.extend(candidate),
+                Err(why) => changes.notes.push(format!("{}: {} channels stay: {why}", group.name, group.size)),
             }
-            let removed = BTreeMap::from([(group.class, curve.first(probe))]);
-            let error = match pruning.apply(&removed, Fit::First).and_then(|m| output_error(&m, calibration, &held)) {
-                Ok(error) => error,
-                Err(e) => {
-                    changes.notes.push(format!("{} stays: {e}", group.name));
-                    continue;
-                }
-            };
-            let gain = if local > 0.0 { error / local } else { 0.0 };
-            let steps = steps.iter().map(|&k| (k, gain * curve.error_at(k))).collect();
-            candidates.push(Candidate { class: group.class, size: group.size, steps });
         }
         let costs = Costs::of(model, cx.facts, &classes, &bindings, budget);
         let chosen = allocate(&candidates, &costs, budget);
-        let mut removed = BTreeMap::new();
+        let mut removed = Removed::new();
+        let mut shares = BTreeMap::new();
         for (candidate, at) in candidates.iter().zip(chosen) {
             let count = candidate.steps.get(at).map_or(0, |s| s.0);
             let found = groups.iter().zip(&curves).find(|(g, _)| g.class == candidate.class);
             if let (true, Some((group, Some(curve)))) = (count > 0, found) {
                 removed.insert(group.class, curve.first(count));
+                shares.insert(group.class, count as f64 / group.size as f64);
                 let share = 100.0 * curve.error_at(count);
                 changes.notes.push(format!(
                     "{}: {} of {} stay; its readers lose {share:.2} % of their power",
@@ -151,44 +124,34 @@ impl Transform for Prune {
                 ));
             }
         }
-        let before = costs.total(&|_| 0.0);
-        let share = |class: usize| {
-            removed.get(&class).map_or(0.0, |r: &BTreeSet<u64>| {
-                r.len() as f64 / groups.iter().find(|g| g.class == class).map_or(1, |g| g.size) as f64
-            })
-        };
-        let kept = costs.total(&share) / before.max(1.0);
+        let kept = costs.total(&shares) / costs.total(&BTreeMap::new()).max(1.0);
         let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
-        let (patches, errors) = pruning.finish(&removed, &held)?;
-        changes.notes.insert(
-            0,
-            format!(
-                "{:.1} % of the {what} are kept; relative squared error of the outputs on {} samples: {}",
-                100.0 * kept,
-                held.len(),
-                errors
-            ),
-        );
+        let finished = fitting.finish(&removed, &held)?;
+        let summary = format!("{:.1} % of the {what} are kept; {}", 100.0 * kept, finished.errors);
+        changes.notes.insert(0, summary);
+        changes.notes.extend(finished.notes);
         let (Budget::Macs(asked) | Budget::Parameters(asked)) = budget;
         if kept > asked + 0.02 {
             changes.notes.push(format!("{:.1} % were asked for: no more can be taken out", 100.0 * asked));
         }
-        changes.patches = patches;
+        changes.patches = finished.patches;
         Ok(changes)
     }
 }
 
 /// A layer, and its columns for each channel of a class.
-type Reads = (NodeId, Vec<Vec<usize>>);
+pub(super) type Reads = (NodeId, Vec<Vec<usize>>);
 
 /// A class that can be pruned.
-struct Group {
-    class: usize,
-    size: u64,
+pub(super) struct Group {
+    /// Its index in [`Classes::all`].
+    pub(super) class: usize,
+    /// Channels.
+    pub(super) size: u64,
     /// Its first weight.
     name: String,
     /// Layers that sum over it, and the columns of each channel.
-    readers: Vec<Reads>,
+    pub(super) readers: Vec<Reads>,
     /// Channels are blocks, as heads are.
     is_blocked: bool,
 }
@@ -222,6 +185,27 @@ impl Prune {
             }
         }
         groups
+    }
+
+    /// What it costs to take channels out of a class, from what taking about a quarter out of it does to the outputs. Nothing if
+    /// none may go; fails with the reason if it cannot be found out.
+    fn candidate(
+        &self,
+        group: &Group,
+        curve: Option<&Curve>,
+        fitting: &Fitting<'_>,
+        held: &Held,
+    ) -> Result<Option<Candidate>, String> {
+        let curve = curve.ok_or("what its readers read is singular or not finite")?;
+        let steps = self.allowed(group, curve);
+        let few = steps.iter().copied().filter(|&k| k > 0).min_by_key(|k| k.abs_diff(group.size / 4));
+        let Some(probe) = few else { return Ok(None) };
+        let error =
+            fitting.probe(&BTreeMap::from([(group.class, curve.first(probe))]), held).map_err(|e| e.to_string())?;
+        let local = curve.error_at(probe);
+        let gain = if local > 0.0 { error / local } else { 0.0 };
+        let steps = steps.iter().map(|&k| (k, gain * curve.error_at(k))).collect();
+        Ok(Some(Candidate { class: group.class, size: group.size, steps }))
     }
 
     /// Numbers of channels that may go, ascending from 0.
@@ -285,226 +269,9 @@ fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<Reads>,
             Some(columns)
         };
         let all: Option<Vec<Vec<usize>>> = (0..size).map(columns).collect();
-        let all = all.filter(|c| c.iter().any(|c| !c.is_empty()));
+        let width = graph.constant(linear.weight).and_then(|w| linear.width(w)).unwrap_or(0);
+        let all = all.filter(|c| c.iter().any(|c| !c.is_empty()) && c.iter().flatten().all(|&c| c < width));
         readers.push((place.node, all.ok_or_else(|| format!("where {:?} has them is not known", name()))?));
     }
     if readers.is_empty() { Err("nothing sums over them".into()) } else { Ok(readers) }
-}
-
-/// Which samples weights are fitted to.
-#[derive(Clone, Copy, PartialEq)]
-enum Fit {
-    /// The first half.
-    First,
-    /// All.
-    All,
-}
-
-/// A layer and what is known of its input.
-struct Layer {
-    linear: Linear,
-    weights: Mat<f64>,
-    moments: Halves,
-    /// Ridge that generalizes best from one half of the samples to the other.
-    damping: f64,
-}
-
-struct Pruning<'a> {
-    model: &'a Model,
-    cx: &'a Context<'a>,
-    calibration: &'a Calibration<'a>,
-    classes: &'a Classes,
-    layers: BTreeMap<NodeId, Layer>,
-}
-
-impl Pruning<'_> {
-    /// Collects the second moments of the inputs of all readers.
-    fn measure(&mut self, groups: &[Group]) -> Result<(), PassError> {
-        let graph = &self.model.graph;
-        let nodes: BTreeSet<NodeId> = groups.iter().flat_map(|g| g.readers.iter().map(|r| r.0)).collect();
-        let mut linears = Vec::new();
-        let mut wants = Vec::new();
-        for node in nodes {
-            let Some(linear) = Linear::of(graph, node) else { continue };
-            let Some(weight) = graph.constant(linear.weight) else { continue };
-            let width = linear.width(weight).unwrap_or(0);
-            wants.push(Want::of(graph.name_of(linear.input), Halves::new(linear.rows.clone(), width)));
-            let tensor = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
-            let weights = linear.matrices(weight).map_err(tensor)?.swap_remove(0);
-            linears.push((linear, weights));
-        }
-        let moments = self.calibration.collect(&[self.model], wants)?;
-        for ((linear, weights), moments) in linears.into_iter().zip(moments) {
-            self.layers.insert(linear.node, Layer { linear, weights, moments, damping: 0.1 });
-        }
-        Ok(())
-    }
-
-    /// In which order the channels of each class go, and finds the ridge of each layer on the way. None for a class whose matrices are
-    /// singular even with a ridge, as they are if values are not finite.
-    fn curves(&mut self, groups: &[Group], config: &Prune) -> Vec<Option<Curve>> {
-        let layers = &self.layers;
-        let curve = |g: &Group| {
-            let reader = |(node, columns): &Reads| {
-                let layer = layers.get(node)?;
-                Some(Reader {
-                    weights: layer.weights.clone(),
-                    moments: layer.moments(Fit::All),
-                    columns: columns.clone(),
-                })
-            };
-            let readers: Vec<Reader> = g.readers.iter().map(reader).collect::<Option<_>>()?;
-            let limit = g.size - ((g.size as f64 * config.min_keep).ceil() as u64).clamp(1, g.size);
-            let (size, limit) = (usize::try_from(g.size).ok()?, usize::try_from(limit).ok()?);
-            eliminate(&readers, size, limit, usize::try_from(g.size.div_ceil(STEPS)).ok()?, 0.1)
-        };
-        let curves: Vec<Option<Curve>> = groups.par_iter().map(curve).collect();
-        // Half of what each layer may lose shows which ridge it needs.
-        let mut gone: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
-        for (g, curve) in groups.iter().zip(&curves) {
-            let Some(curve) = curve else { continue };
-            for (node, columns) in &g.readers {
-                let first = curve.order.iter().take(curve.order.len() / 2).filter_map(|&c| columns.get(c));
-                gone.entry(*node).or_default().extend(first.flatten());
-            }
-        }
-        self.layers.par_iter_mut().for_each(|(node, layer)| {
-            let gone: Vec<usize> = gone.get(node).into_iter().flatten().copied().collect();
-            layer.damping = layer.best_damping(&gone);
-        });
-        curves
-    }
-
-    /// The weights and biases that make up for what is removed.
-    fn refit(&self, removed: &BTreeMap<usize, BTreeSet<u64>>, fit: Fit) -> Result<Refit, PassError> {
-        let graph = &self.model.graph;
-        let mut gone: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
-        for (&class, channels) in removed {
-            let Some(class) = self.classes.all().get(class) else { continue };
-            let readers = readers(self.model, self.cx, class).unwrap_or_default();
-            for (node, columns) in readers {
-                let columns = channels.iter().filter_map(|&c| columns.get(usize::try_from(c).ok()?)).flatten();
-                gone.entry(node).or_default().extend(columns);
-            }
-        }
-        let fitted: Vec<(&Layer, Mat<f64>)> = gone
-            .par_iter()
-            .filter_map(|(node, gone)| {
-                let layer = self.layers.get(node)?;
-                let gone: Vec<usize> = gone.iter().copied().collect();
-                Some((layer, refit(&layer.weights, &layer.moments(fit), &gone, layer.damping)?))
-            })
-            .collect();
-        let mut result = Refit::default();
-        for (layer, new) in fitted {
-            let linear = &layer.linear;
-            let tensor = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
-            // A weight that others read too is cut, and not changed.
-            let Some(old) = graph.constant(linear.weight).filter(|_| graph.only_user(linear.weight).is_some()) else {
-                continue;
-            };
-            result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&new), old).map_err(tensor)?);
-            let mean = layer.moments.mean(fit == Fit::All);
-            let shift = (0..new.nrows()).map(|o| {
-                (0..new.ncols())
-                    .map(|i| (layer.weights[(o, i)] - new[(o, i)]) * mean.get(i).copied().unwrap_or(0.0))
-                    .sum::<f64>()
-            });
-            match linear.bias {
-                Bias::Constant(bias) => {
-                    let Some(old) = graph.constant(bias) else { continue };
-                    let values: Vec<f64> =
-                        old.to_f64().map_err(tensor)?.iter().zip(shift).map(|(b, s)| b + s).collect();
-                    result
-                        .constants
-                        .insert(bias, Tensor::from_f64_as(old.dtype(), old.dims(), &values).map_err(tensor)?);
-                }
-                Bias::Absent(slot) => {
-                    let values: Vec<f64> = shift.collect();
-                    let bias =
-                        Tensor::from_f64_as(old.dtype(), [values.len() as u64].as_slice(), &values).map_err(tensor)?;
-                    result.biases.insert(linear.node, (slot, bias, 1));
-                }
-                Bias::None => {}
-            }
-        }
-        Ok(result)
-    }
-
-    fn patches(
-        &self,
-        removed: &BTreeMap<usize, BTreeSet<u64>>,
-        fit: Fit,
-    ) -> Result<Vec<(GraphPath, planish_ir::Patch)>, PassError> {
-        let refit = self.refit(removed, fit)?;
-        cut(self.model, self.cx.facts, self.classes, removed, &refit)
-            .map_err(|e| PassError::Precondition(e.to_string()))
-    }
-
-    /// The patches of the better of two fits, all layers at once and one after the other; and what their errors are.
-    fn finish(
-        &self,
-        removed: &BTreeMap<usize, BTreeSet<u64>>,
-        held: &Held,
-    ) -> Result<(Vec<(GraphPath, planish_ir::Patch)>, String), PassError> {
-        let once = output_error(&self.apply(removed, Fit::First)?, self.calibration, held)?;
-        let masks = masks(self.model, self.cx.facts, self.classes, removed)
-            .map_err(|e| PassError::Precondition(e.to_string()))?;
-        let sequence =
-            Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration: self.calibration };
-        let mut patches = self.patches(removed, Fit::All)?;
-        let mut model = self.apply(removed, Fit::All)?;
-        let before = output_error(&model, self.calibration, held)?;
-        let refits = sequence.refit(&mut model)?;
-        let after = output_error(&model, self.calibration, held)?;
-        let text = format!(
-            "{once:.2e} if they are not fitted to, {before:.2e} if they are, {after:.2e} with layers fitted one after the other"
-        );
-        if after < before {
-            patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
-        }
-        Ok((patches, text))
-    }
-
-    /// The model without what is removed.
-    fn apply(&self, removed: &BTreeMap<usize, BTreeSet<u64>>, fit: Fit) -> Result<Model, PassError> {
-        let mut model = self.model.clone();
-        for (path, patch) in self.patches(removed, fit)? {
-            model.apply(&path, patch).map_err(|e| PassError::Precondition(e.to_string()))?;
-        }
-        Ok(model)
-    }
-}
-
-impl Layer {
-    /// Second moments; about the mean if the bias can take the mean up.
-    fn moments(&self, fit: Fit) -> Mat<f64> {
-        self.moments.matrix(fit == Fit::All, self.linear.bias != Bias::None)
-    }
-
-    /// The ridge with which a fit to one half of the samples loses least on the other.
-    fn best_damping(&self, gone: &[usize]) -> f64 {
-        let centred = self.linear.bias != Bias::None;
-        let [first, second] = self.moments.both(centred);
-        let lost = |damping: f64| {
-            let on = |fitted: &Mat<f64>, other: &Mat<f64>| {
-                refit(&self.weights, fitted, gone, damping).map_or(f64::INFINITY, |w| loss(&self.weights, &w, other))
-            };
-            on(&first, &second) + on(&second, &first)
-        };
-        let tried = DAMPINGS.map(|d| (lost(d), d));
-        tried.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.1, |t| t.1)
-    }
-}
-
-impl Curve {
-    fn error_at(&self, count: u64) -> f64 {
-        let last = usize::try_from(count).ok().and_then(|n| n.checked_sub(1));
-        last.and_then(|at| self.error.get(at)).copied().unwrap_or(0.0)
-    }
-
-    fn first(&self, count: u64) -> BTreeSet<u64> {
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.order.iter().take(count).map(|&c| c as u64).collect()
-    }
 }

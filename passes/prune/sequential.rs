@@ -7,10 +7,10 @@
 use faer::{Mat, Side, linalg::solvers::Solve};
 use planish_ir::{GraphPath, Model, NodeId, Numerics, Patch, Tensor, ValueId, infer::Inferred};
 
-use super::{cut::Masks, eliminate::ridge};
+use super::{cut::Masks, eliminate::ridge, halves::Halves};
 use crate::{
     Bias, Calibration, Linear, PassError,
-    calibration::{CHUNK, Gram, Rows, Statistic, Want},
+    calibration::{CHUNK, Rows, Statistic, Want},
 };
 
 /// Ridges that are tried, as a share of the mean of the diagonal.
@@ -97,8 +97,7 @@ impl Sequence<'_> {
             width: old.ncols(),
             axis: target.axis as i64,
             kept: outputs.cloned().unwrap_or_else(|| vec![true; old.nrows()]),
-            halves: [0, 1].map(|_| Gram::new(Rows::Axis(-1), old.ncols() + old.nrows())),
-            seen: 0,
+            halves: Halves::new(Rows::Axis(-1), old.ncols() + old.nrows()),
         };
         let mut reads = vec![(1, graph.name_of(linear.input)), (0, self.original.graph.name_of(target.value))];
         reads.extend(target.other.map(|o| (1, graph.name_of(o))));
@@ -138,8 +137,7 @@ struct Joint {
     axis: i64,
     /// Outputs that the pruned layer still has.
     kept: Vec<bool>,
-    halves: [Gram; 2],
-    seen: usize,
+    halves: Halves,
 }
 
 impl Statistic for Joint {
@@ -163,10 +161,8 @@ impl Statistic for Joint {
                 at += rows.len();
             })?;
         }
-        let half = self.seen % 2;
-        self.seen += 1;
         let (mut at, mut joint, mut result) = (0, Vec::new(), Ok(()));
-        let Some(gram) = self.halves.get_mut(half) else { return Ok(()) };
+        let halves = &mut self.halves;
         self.rows.each(input, self.width, (CHUNK / (self.width + outputs).max(1)).max(1), |_, rows| {
             joint.clear();
             for row in rows.chunks(self.width) {
@@ -175,9 +171,10 @@ impl Statistic for Joint {
                 at += outputs;
             }
             if result.is_ok() {
-                result = gram.add_rows(&mut joint);
+                result = halves.add_rows(&mut joint);
             }
         })?;
+        halves.next();
         match at == wanted.len() {
             true => result,
             false => Err("what a layer reads and what it computes have different numbers of rows".to_owned()),
@@ -185,7 +182,7 @@ impl Statistic for Joint {
     }
 
     fn bytes(&self) -> u64 {
-        self.halves.iter().map(Gram::bytes).fold(0, u64::saturating_add)
+        self.halves.bytes()
     }
 }
 
@@ -197,61 +194,38 @@ struct Moments {
 }
 
 impl Joint {
-    fn moments(&self, of: &[&Gram], centred: bool) -> Moments {
+    /// Takes the second moments of inputs and targets together apart.
+    fn moments(&self, joint: &Mat<f64>) -> Moments {
         let width = self.width;
-        let count: f64 = of.iter().map(|g| g.count(0) as f64).sum::<f64>().max(1.0);
-        let size = of.first().map_or(0, |g| g.width());
-        let mut sum = vec![0.0; size * size];
-        for g in of {
-            sum.iter_mut().zip(g.products(0)).for_each(|(s, p)| *s += p / count);
-        }
-        let mean = self.mean(of);
-        let at = |i: usize, j: usize| {
-            let means = mean.get(i).copied().unwrap_or(0.0) * mean.get(j).copied().unwrap_or(0.0);
-            sum.get(i * size + j).copied().unwrap_or(0.0) - if centred { means } else { 0.0 }
-        };
+        let outputs = joint.nrows().saturating_sub(width);
         Moments {
-            inputs: Mat::from_fn(width, width, at),
-            cross: Mat::from_fn(size - width, width, |o, i| at(width + o, i)),
+            inputs: Mat::from_fn(width, width, |i, j| joint[(i, j)]),
+            cross: Mat::from_fn(outputs, width, |o, i| joint[(width + o, i)]),
         }
-    }
-
-    fn mean(&self, of: &[&Gram]) -> Vec<f64> {
-        let count: f64 = of.iter().map(|g| g.count(0) as f64).sum::<f64>().max(1.0);
-        let mut mean = vec![0.0; of.first().map_or(0, |g| g.width())];
-        for g in of {
-            let share = g.count(0) as f64 / count;
-            mean.iter_mut().zip(g.mean(0)).for_each(|(m, x)| *m += share * x);
-        }
-        mean
     }
 
     /// Weights with the ridge that generalizes best from one half to the other. None if there is nothing to fit to.
     fn fit(&self, old: &Mat<f64>, centred: bool) -> Option<Mat<f64>> {
-        let [a, b] = &self.halves;
-        let all = self.moments(&[a, b], centred);
-        let damping = match b.count(0) > 0 {
+        let damping = match self.halves.are_two() {
             true => {
-                let halves = [self.moments(&[a], centred), self.moments(&[b], centred)];
+                let [a, b] = self.halves.both(centred).map(|h| self.moments(&h));
                 let lost = |damping: f64| {
-                    let [a, b] = &halves;
                     let on = |fitted: &Moments, other: &Moments| {
                         fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w))
                     };
-                    on(a, b) + on(b, a)
+                    on(&a, &b) + on(&b, &a)
                 };
                 let tried = DAMPINGS.map(|d| (lost(d), d));
                 tried.into_iter().min_by(|x, y| x.0.total_cmp(&y.0))?.1
             }
             false => 0.1,
         };
-        all.solve(old, damping)
+        self.moments(&self.halves.matrix(true, centred)).solve(old, damping)
     }
 
     /// The bias that makes the means agree.
     fn bias(&self, weights: &Mat<f64>) -> Vec<f64> {
-        let [a, b] = &self.halves;
-        let mean = self.mean(&[a, b]);
+        let mean = self.halves.mean(true);
         let at = |i: usize| mean.get(i).copied().unwrap_or(0.0);
         let made = |o: usize| (0..weights.ncols()).map(|i| weights[(o, i)] * at(i)).sum::<f64>();
         (0..weights.nrows()).map(|o| at(self.width + o) - made(o)).collect()

@@ -18,15 +18,13 @@
 //! Outputs are compared where both models have a value of the same name. Where a quantizer let a Relu go because the range of the
 //! codes clips as it does, that is behind the rounding, as the name is that of the Relu's output.
 
-use std::borrow::Cow;
-
 use planish_ir::{DType, Graph, GraphPath, Model, Node, Numerics, OpName, Patch, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Calibration, Changes, Context, Pass, PassError, SampleError, Shape, Skip, Tensors, Transform,
-    calibration::{Samples, Statistic, Want},
+    Calibration, Changes, Context, Pass, PassError, Shape, Skip, Transform,
+    calibration::{Samples, Selected, Statistic, Want},
 };
 
 /// Configuration.
@@ -75,7 +73,7 @@ impl Transform for BiasCorrection {
             return Ok(changes);
         };
         let given = cx.calibrated()?;
-        let first = First { samples: given.samples, count: self.samples };
+        let first = Selected { samples: given.samples, first: 0, step: 1, limit: self.samples };
         let calibration = Calibration { samples: &first, ..*given };
         let mut corrected = model.clone();
         let (mut layers, mut channels) = (0usize, 0usize);
@@ -285,27 +283,11 @@ impl Statistic for Drift {
     }
 }
 
-/// The first samples of a list.
-struct First<'a> {
-    samples: &'a dyn Samples,
-    count: usize,
-}
-
-impl Samples for First<'_> {
-    fn len(&self) -> usize {
-        self.samples.len().min(self.count)
-    }
-
-    fn get(&self, index: usize) -> Result<Cow<'_, Tensors>, SampleError> {
-        self.samples.get(index)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        Engine, EngineError, NoObserver, Runnable,
+        Engine, EngineError, NoObserver, Runnable, Tensors,
         testing::{drawn, parse},
     };
 
