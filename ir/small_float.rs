@@ -55,7 +55,7 @@ impl SmallFloat {
             return match self.special == Special::LargestExponent && magnitude == self.max_code() + 1 {
                 true if is_negative => f32::NEG_INFINITY,
                 true => f32::INFINITY,
-                false => f32::NAN,
+                false => f32::NAN.copysign(if is_negative { -1.0 } else { 1.0 }),
             };
         }
         if magnitude == 0 && is_negative && self.special == Special::NegativeZero {
@@ -66,13 +66,16 @@ impl SmallFloat {
     }
 
     /// The code of the nearest number, ties to even. What is too large becomes, infinities included, the largest number if
-    /// `saturate`, else infinity, or NaN where the format has none. A NaN stays one; E2M1, which has none, makes it zero.
+    /// `saturate`, else infinity, or NaN where the format has none. A NaN stays one; E2M1, which has none, makes it a negative zero, as
+    /// the official tests have it.
     pub fn encode(self, value: f32, saturate: bool) -> u8 {
         let sign = if value.is_sign_negative() { self.sign() } else { 0 };
         let max = self.max_code();
         let nan = match self.special {
-            Special::Nothing => 0,
-            Special::AllOnes | Special::LargestExponent => sign | (self.sign() - 1),
+            Special::Nothing => self.sign(),
+            Special::AllOnes => sign | (self.sign() - 1),
+            // The quiet one with no payload.
+            Special::LargestExponent => sign | (max + 1) | (1 << (self.mantissa - 1)),
             Special::NegativeZero => self.sign(),
         };
         if value.is_nan() {
