@@ -22,7 +22,9 @@ use crate::{
 pub(super) type Removed = BTreeMap<usize, BTreeSet<u64>>;
 
 /// Ridges that are tried, as a share of the mean of the diagonal.
-const DAMPINGS: [f64; 5] = [1e-3, 1e-2, 0.1, 0.3, 1.0];
+const DAMPINGS: [f64; 6] = [1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
+/// The same, for the order in which channels go.
+const ORDER_DAMPINGS: [f64; 3] = [1e-6, 1e-2, 0.1];
 /// Steps in which a class is taken out.
 const STEPS: u64 = 64;
 
@@ -89,20 +91,19 @@ impl<'a> Fitting<'a> {
     /// In which order the channels of each class go, and finds the ridge of each layer on the way. None for a class whose matrices are
     /// singular even with a ridge, as they are if values are not finite.
     pub(super) fn curves(&mut self, groups: &[Group], min_keep: f64) -> Vec<Option<Curve>> {
-        let layers = &self.layers;
         let curve = |g: &Group| {
-            let reader = |(node, columns): &Reads| {
-                let layer = layers.get(node)?;
-                Some(Reader {
-                    weights: layer.weights.clone(),
-                    moments: layer.moments(Fit::All),
-                    columns: columns.clone(),
-                })
-            };
-            let readers: Vec<Reader> = g.readers.iter().map(reader).collect::<Option<_>>()?;
             let limit = g.size - ((g.size as f64 * min_keep).ceil() as u64).clamp(1, g.size);
             let (size, limit) = (usize::try_from(g.size).ok()?, usize::try_from(limit).ok()?);
-            eliminate(&readers, size, limit, usize::try_from(g.size.div_ceil(STEPS)).ok()?, 0.1)
+            let step = usize::try_from(g.size.div_ceil(STEPS)).ok()?;
+            // Little ridge finds what can stand for each other, much is not misled by few samples.
+            let tried = ORDER_DAMPINGS.map(|damping| {
+                let readers = self.readers_of(g, Fit::First)?;
+                let curve = eliminate(&readers, size, limit, step, damping)?;
+                let lost = g.readers.iter().map(|reads| self.held_loss(reads, &curve, damping)).sum::<f64>();
+                Some((lost, damping))
+            });
+            let best = tried.into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))?;
+            eliminate(&self.readers_of(g, Fit::All)?, size, limit, step, best.1)
         };
         let curves: Vec<Option<Curve>> = groups.par_iter().map(curve).collect();
         // Half of what each layer may lose shows which ridge it needs.
@@ -119,6 +120,24 @@ impl<'a> Fitting<'a> {
             layer.damping = layer.best_damping(&gone);
         });
         curves
+    }
+
+    fn readers_of(&self, group: &Group, fit: Fit) -> Option<Vec<Reader>> {
+        let reader = |(node, columns): &Reads| {
+            let layer = self.layers.get(node)?;
+            Some(Reader { weights: layer.weights.clone(), moments: layer.moments(fit), columns: columns.clone() })
+        };
+        group.readers.iter().map(reader).collect()
+    }
+
+    /// What a layer loses on the second half of the samples, fitted to the first, once half of what may go is gone.
+    fn held_loss(&self, (node, columns): &Reads, curve: &Curve, damping: f64) -> f64 {
+        let Some(layer) = self.layers.get(node) else { return f64::INFINITY };
+        let going = curve.order.iter().take(curve.order.len().div_ceil(2));
+        let gone: BTreeSet<usize> = going.filter_map(|&c| columns.get(c)).flatten().copied().collect();
+        let gone: Vec<usize> = gone.into_iter().collect();
+        let [first, second] = layer.moments.both(layer.linear.bias != Bias::None);
+        refit(&layer.weights, &first, &gone, damping).map_or(f64::INFINITY, |w| loss(&layer.weights, &w, &second))
     }
 
     /// The weights and biases that make up for what is removed; and the weights that could not be fitted.

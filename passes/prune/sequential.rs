@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Ridges that are tried, as a share of the mean of the diagonal.
-const DAMPINGS: [f64; 5] = [1e-4, 1e-3, 1e-2, 0.1, 1.0];
+const DAMPINGS: [f64; 6] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
 
 /// A pruned model, and the one that it was made of.
 pub(super) struct Sequence<'a> {

@@ -14,7 +14,10 @@ use planish::{
     pipeline::{Pipeline, Verify},
 };
 use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
-use planish_passes::{Calibration, Driver, DriverError, Engine, InMemory, NoObserver, Outcome, PASSES, StepConfig};
+use planish_passes::{
+    Calibration, Driver, DriverError, Engine, InMemory, NoObserver, Outcome, PASSES, StepConfig, Target,
+    lint::{Effect, lint},
+};
 
 use crate::support::{fixture, graphs, models};
 
@@ -50,13 +53,22 @@ fn run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Outcome 
 }
 
 fn try_run(model: &mut Model, steps: &[StepConfig], samples: &[Tensors]) -> Result<Outcome, DriverError> {
+    run_for(Target::Generic, model, steps, samples)
+}
+
+fn run_for(
+    target: Target,
+    model: &mut Model,
+    steps: &[StepConfig],
+    samples: &[Tensors],
+) -> Result<Outcome, DriverError> {
     let calibration =
         Calibration { engine: &Tract, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
     let driver = Driver {
         engine: Some(&Tract),
         calibration: Some(calibration).filter(|_| !samples.is_empty()),
         weights: &InMemory,
-        target: Default::default(),
+        target,
         stop_after: None,
         bindings: Default::default(),
         observer: &NoObserver,
@@ -79,17 +91,8 @@ fn assert_close(verdict: &Verdict, what: &str) {
     assert!(verdict.runs > 0 && verdict.failures.is_empty(), "{what}: {}", verdict.render());
 }
 
-/// Passes that need a newer operator set than some models have, and say so.
-const DEMANDING: &[&str] = &[
-    "awq",
-    "bfloat16",
-    "bias-correction",
-    "low-float-weights",
-    "prune",
-    "quantize",
-    "quantize-dynamic",
-    "smooth-quant",
-];
+/// Passes that need a newer operator set than some models have, another target, or a budget, and say so.
+const DEMANDING: &[&str] = &["bfloat16", "low-float-weights", "prune", "quantize", "quantize-dynamic"];
 
 #[test]
 fn every_pass_keeps_its_promise_on_every_fixture() {
@@ -101,7 +104,7 @@ fn every_pass_keeps_its_promise_on_every_fixture() {
             // Compression needs a gate of its own; see the presets.
             let mut model = original.clone();
             let step = entry.default_step().unwrap();
-            let outcome = match try_run(&mut model, &[step], &[]) {
+            let outcome = match try_run(&mut model, &[step], &samples) {
                 Err(DriverError::Pass { .. }) if DEMANDING.contains(&entry.name) => continue,
                 outcome => outcome.unwrap(),
             };
@@ -137,7 +140,7 @@ fn every_pass_keeps_its_promise_on_every_graph() {
         let samples = samples(&original, Path::new(&name));
         for entry in PASSES {
             let mut model = original.clone();
-            let outcome = match try_run(&mut model, &[entry.default_step().unwrap()], &[]) {
+            let outcome = match try_run(&mut model, &[entry.default_step().unwrap()], &samples) {
                 // raise-opset wants local functions to be inlined first.
                 Err(DriverError::Pass { .. }) if name == "structure" || name == "unknown" => continue,
                 Err(DriverError::Pass { .. }) if DEMANDING.contains(&entry.name) => continue,
@@ -176,13 +179,25 @@ fn presets_keep_the_outputs_of_every_fixture() {
     for path in models() {
         let original = ModelFile::open(&path).unwrap().model;
         let samples = samples(&original, &path);
-        for (preset, min_cosine) in
-            [("simplify", None), ("fp16", Some(0.999)), ("int8-weights", Some(0.995)), ("tensorrt-fp16", Some(0.999))]
-        {
+        for (preset, min_cosine) in [
+            ("simplify", None),
+            ("fp16", Some(0.999)),
+            ("int4-weights", Some(0.95)),
+            ("int8-weights", Some(0.995)),
+            ("ort-cpu-int8", Some(0.98)),
+            ("ort-cpu-int8-dynamic", Some(0.97)),
+            ("tensorrt-fp16", Some(0.999)),
+            ("tensorrt-int8", Some(0.98)),
+        ] {
             let preset = clap::ValueEnum::from_str(preset, true).unwrap();
             let pipeline = Pipeline::preset(preset).unwrap();
             let mut model = original.clone();
-            let outcome = run(&mut model, &pipeline.passes, &samples);
+            let outcome = run_for(pipeline.target, &mut model, &pipeline.passes, &samples).unwrap();
+            if pipeline.target == Target::Tensorrt {
+                let mut found = lint(&model, pipeline.target);
+                found.retain(|f| f.effect == Effect::Refused);
+                assert!(found.is_empty(), "{preset:?} on {}: {found:#?}", path.display());
+            }
             let bounds = Verify { min_cosine, ..Verify::default() };
             for engine in &engines {
                 let verdict =

@@ -9,6 +9,7 @@
 //! | [`determinism`] | threads and the order of nodes do not matter |
 //! | [`hostile`] | damaged and malicious files |
 //! | [`project`] | layering, generated text, fixtures |
+//! | [`prune`] | channels that others can stand for |
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests may fail like tests")]
 
@@ -18,6 +19,7 @@ mod equivalence;
 mod faults;
 mod hostile;
 mod project;
+mod prune;
 mod round_trip;
 mod samples;
 mod support;
