@@ -9,7 +9,8 @@ use super::{
     format::Format,
     literals::constant,
     measure::{Extent, Measured, of_constant},
-    select::{Selection, is_f32, reach_of_sum},
+    ranges::reach_of_sum,
+    select::{Selection, is_f32},
     sums::{self, Terms},
 };
 

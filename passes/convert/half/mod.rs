@@ -6,6 +6,7 @@ mod evidence;
 mod format;
 mod literals;
 mod measure;
+mod ranges;
 mod rewrite;
 mod select;
 mod sums;
