@@ -20,6 +20,7 @@ mod driver;
 mod engine;
 mod linear;
 mod pass;
+mod reconstruct;
 mod registry;
 mod target;
 mod weights;

@@ -12,6 +12,8 @@ use planish_ir::{
     infer::{GraphFacts, Inferred},
 };
 
+use crate::reconstruct::Masks;
+
 /// Why channels cannot be taken out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {reason}")]
@@ -23,9 +25,6 @@ pub struct CutError {
     /// Why.
     pub reason: String,
 }
-
-/// What of each axis stays.
-pub(super) type Masks = BTreeMap<GraphPath, BTreeMap<ValueId, BTreeMap<usize, Vec<bool>>>>;
 
 /// Weights that make up for what goes, in their shapes before the cut.
 #[derive(Debug, Clone, Default)]

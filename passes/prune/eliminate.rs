@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 
 use faer::{Mat, MatRef, Side, linalg::solvers::Solve};
 
+use crate::reconstruct::ridge;
+
 /// A layer that sums over the channels.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
@@ -42,14 +44,6 @@ impl Curve {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         self.order.iter().take(count).map(|&c| c as u64).collect()
     }
-}
-
-/// Ridge as a share of the mean of the diagonal.
-pub(super) fn ridge(moments: &Mat<f64>, share: f64) -> f64 {
-    let n = moments.nrows().max(1);
-    let mean = (0..n.min(moments.nrows())).map(|i| moments[(i, i)]).sum::<f64>() / n as f64;
-    // A layer that sees nothing but zeros can have any weights.
-    if mean > 0.0 { share * mean } else { 1.0 }
 }
 
 /// What is left of a reader while channels go.

@@ -9,13 +9,12 @@ use rayon::prelude::*;
 use super::{
     cut::{Refit, cut, masks},
     eliminate::{Curve, Reader, eliminate, loss, refit},
-    halves::{Halves, Held},
     prune::{Group, Reads},
-    sequential::Sequence,
 };
 use crate::{
     Bias, Calibration, Context, Linear, PassError, Samples,
     calibration::{Selected, Want},
+    reconstruct::{Halves, Held, Sequence},
 };
 
 /// Channels of classes, by the index of the class.

@@ -4,10 +4,8 @@ mod allocate;
 mod cut;
 mod eliminate;
 mod fitting;
-mod halves;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
-mod sequential;
 mod units;
 
 pub use cut::{CutError, Refit, cut};

@@ -27,10 +27,9 @@ use super::{
     allocate::{Budget, Candidate, Costs, allocate},
     eliminate::Curve,
     fitting::{Fitting, Removed},
-    halves::Held,
     units::prunable,
 };
-use crate::{Changes, Context, Linear, Pass, PassError, Shape, Transform, calibration::bindings};
+use crate::{Changes, Context, Linear, Pass, PassError, Shape, Transform, calibration::bindings, reconstruct::Held};
 
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

@@ -1,4 +1,4 @@
-//! Refitting layer by layer: what each layer reads in the pruned model, to what it computed in the original one.
+//! Refitting layer by layer: what each layer reads in the compressed model, to what it computed in the original one.
 //!
 //! The one fit of all layers takes what a layer reads as it was before. Here a layer makes up for the errors of those before it too,
 //! and, where its result is added to another value, for the errors of that value (He, Zhang, Sun: Channel pruning for accelerating very
@@ -7,7 +7,7 @@
 use faer::{Mat, Side, linalg::solvers::Solve};
 use planish_ir::{GraphPath, Model, NodeId, Numerics, Patch, Tensor, ValueId, infer::Inferred};
 
-use super::{cut::Masks, eliminate::ridge, halves::Halves};
+use super::{Halves, Masks, ridge};
 use crate::{
     Bias, Calibration, Linear, PassError,
     calibration::{CHUNK, Rows, Statistic, Want},
@@ -16,38 +16,41 @@ use crate::{
 /// Ridges that are tried, as a share of the mean of the diagonal.
 const DAMPINGS: [f64; 6] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
 
-/// A pruned model, and the one that it was made of.
-pub(super) struct Sequence<'a> {
-    pub(super) original: &'a Model,
-    pub(super) facts: &'a Inferred,
-    pub(super) masks: &'a Masks,
-    pub(super) calibration: &'a Calibration<'a>,
+/// A compressed model, and the one that it was made of.
+pub(crate) struct Sequence<'a> {
+    pub(crate) original: &'a Model,
+    pub(crate) facts: &'a Inferred,
+    pub(crate) masks: &'a Masks,
+    pub(crate) calibration: &'a Calibration<'a>,
 }
 
 /// What a layer is to compute, and of what.
 struct Target {
     /// Value of the original model.
     value: ValueId,
-    /// Value of the pruned model that is taken off it.
+    /// Value of the compressed model that is taken off it.
     other: Option<ValueId>,
     /// Axis of the outputs.
     axis: usize,
 }
 
 impl Sequence<'_> {
-    /// Fits every layer of the pruned model whose input has changed, and returns the patches that did, in their order.
-    pub(super) fn refit(&self, pruned: &mut Model) -> Result<Vec<Patch>, PassError> {
+    /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order.
+    pub(crate) fn refit(&self, compressed: &mut Model) -> Result<Vec<Patch>, PassError> {
         let mut patches = Vec::new();
         let mut changed = false;
-        for node in pruned.graph.topological_order().unwrap_or_default() {
-            let Some(linear) = Linear::of(&pruned.graph, node).filter(|l| l.groups() == 1) else { continue };
-            changed |= self.is_cut(linear.input) || self.is_cut(linear.weight);
+        for node in compressed.graph.topological_order().unwrap_or_default() {
+            let Some(linear) = Linear::of(&compressed.graph, node).filter(|l| l.groups() == 1) else { continue };
+            let is_new = self.original.graph.node(node).is_none();
+            changed |= is_new || self.is_cut(linear.input) || self.is_cut(linear.weight);
             // In front of the first cut nothing is different.
-            if !changed || pruned.graph.only_user(linear.weight).is_none() {
+            if !changed || compressed.graph.only_user(linear.weight).is_none() {
                 continue;
             }
-            if let Some(patch) = self.layer(pruned, &linear)? {
-                pruned.apply(&GraphPath::main(), patch.clone()).map_err(|e| PassError::Precondition(e.to_string()))?;
+            if let Some(patch) = self.layer(compressed, &linear)? {
+                compressed
+                    .apply(&GraphPath::main(), patch.clone())
+                    .map_err(|e| PassError::Precondition(e.to_string()))?;
                 patches.push(patch);
             }
         }
@@ -58,9 +61,9 @@ impl Sequence<'_> {
         self.masks.get(&GraphPath::main()).is_some_and(|m| m.contains_key(&value))
     }
 
-    /// What a layer of the pruned model is to compute: its output in the original, or the sum that it is a part of.
-    fn target(&self, pruned: &Model, linear: &Linear) -> Option<Target> {
-        let graph = &pruned.graph;
+    /// What a layer of the compressed model is to compute: its output in the original, or the sum that it is a part of.
+    fn target(&self, compressed: &Model, linear: &Linear) -> Option<Target> {
+        let graph = &compressed.graph;
         let mut value = graph.node(linear.node)?.output(0)?;
         let is_matmul = graph.node(linear.node).is_some_and(|n| n.op.is("MatMul"));
         if let (true, Bias::Constant(_)) = (is_matmul, linear.bias) {
@@ -70,7 +73,7 @@ impl Sequence<'_> {
         let axis = match linear.rows {
             Rows::Axis(_) if linear.channel_axis == -1 => rank.checked_sub(1)?,
             // The rows of a transposed matrix are the outputs' rows.
-            Rows::Axis(-2) if is_gemm(pruned, linear.node) => rank.checked_sub(1)?,
+            Rows::Axis(-2) if is_gemm(compressed, linear.node) => rank.checked_sub(1)?,
             _ => 1,
         };
         let sum = graph.only_user(value).filter(|(_, n, _)| n.op.is("Add"));
@@ -83,9 +86,9 @@ impl Sequence<'_> {
         }
     }
 
-    fn layer(&self, pruned: &Model, linear: &Linear) -> Result<Option<Patch>, PassError> {
-        let graph = &pruned.graph;
-        let (Some(target), Some(weight)) = (self.target(pruned, linear), graph.constant(linear.weight)) else {
+    fn layer(&self, compressed: &Model, linear: &Linear) -> Result<Option<Patch>, PassError> {
+        let graph = &compressed.graph;
+        let (Some(target), Some(weight)) = (self.target(compressed, linear), graph.constant(linear.weight)) else {
             return Ok(None);
         };
         let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
@@ -102,7 +105,7 @@ impl Sequence<'_> {
         let mut reads = vec![(1, graph.name_of(linear.input)), (0, self.original.graph.name_of(target.value))];
         reads.extend(target.other.map(|o| (1, graph.name_of(o))));
         let wants = vec![Want { reads, statistic }];
-        let Some(joint) = self.calibration.collect(&[self.original, pruned], wants)?.pop() else { return Ok(None) };
+        let Some(joint) = self.calibration.collect(&[self.original, compressed], wants)?.pop() else { return Ok(None) };
         let centred = linear.bias != Bias::None;
         let Some(new) = joint.fit(&old, centred) else { return Ok(None) };
         let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
@@ -135,7 +138,7 @@ struct Joint {
     rows: Rows,
     width: usize,
     axis: i64,
-    /// Outputs that the pruned layer still has.
+    /// Outputs that the compressed layer still has.
     kept: Vec<bool>,
     halves: Halves,
 }

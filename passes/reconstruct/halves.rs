@@ -11,23 +11,23 @@ use crate::{
 
 /// Second moments of the first, third, … and of the second, fourth, … sample.
 #[derive(Debug, Clone)]
-pub(super) struct Halves {
+pub(crate) struct Halves {
     halves: [Gram; 2],
     seen: usize,
 }
 
 impl Halves {
-    pub(super) fn new(rows: Rows, width: usize) -> Halves {
+    pub(crate) fn new(rows: Rows, width: usize) -> Halves {
         Halves { halves: [Gram::new(rows.clone(), width), Gram::new(rows, width)], seen: 0 }
     }
 
     /// Adds rows of the sample at hand that were put together elsewhere, row-major.
-    pub(super) fn add_rows(&mut self, rows: &mut [f32]) -> Result<(), String> {
+    pub(crate) fn add_rows(&mut self, rows: &mut [f32]) -> Result<(), String> {
         self.at_hand().add_rows(rows)
     }
 
     /// The next rows are of the next sample.
-    pub(super) const fn next(&mut self) {
+    pub(crate) const fn next(&mut self) {
         self.seen += 1;
     }
 
@@ -37,12 +37,12 @@ impl Halves {
     }
 
     /// True if there is a second sample.
-    pub(super) const fn are_two(&self) -> bool {
+    pub(crate) const fn are_two(&self) -> bool {
         self.seen > 1
     }
 
     /// Mean of a row, over all samples or the first half.
-    pub(super) fn mean(&self, all: bool) -> Vec<f64> {
+    pub(crate) fn mean(&self, all: bool) -> Vec<f64> {
         let [first, second] = &self.halves;
         let (a, b) = (first.count(0) as f64, second.count(0) as f64);
         match all && a + b > 0.0 {
@@ -52,7 +52,7 @@ impl Halves {
     }
 
     /// Mean of `x xᵀ`, or covariance, over all samples or the first half.
-    pub(super) fn matrix(&self, all: bool, centred: bool) -> Mat<f64> {
+    pub(crate) fn matrix(&self, all: bool, centred: bool) -> Mat<f64> {
         let [first, second] = &self.halves;
         let count = (first.count(0) + if all { second.count(0) } else { 0 }).max(1) as f64;
         let width = first.width();
@@ -65,7 +65,7 @@ impl Halves {
     }
 
     /// The matrices of both halves. If there is only one sample, it is both.
-    pub(super) fn both(&self, centred: bool) -> [Mat<f64>; 2] {
+    pub(crate) fn both(&self, centred: bool) -> [Mat<f64>; 2] {
         let [first, second] = &self.halves;
         let one = |g: &Gram| {
             let (width, count) = (g.width(), g.count(0).max(1) as f64);
@@ -89,7 +89,7 @@ impl Statistic for Halves {
 }
 
 /// Samples that a fit to the first half has not seen, and what the model computes on them.
-pub(super) struct Held {
+pub(crate) struct Held {
     /// Where the first of them is, and how many there are.
     samples: (usize, usize),
     outputs: Vec<String>,
@@ -98,7 +98,7 @@ pub(super) struct Held {
 
 impl Held {
     /// At most so many.
-    pub(super) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
+    pub(crate) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
         let count = calibration.samples.len();
         let first = usize::from(count > 1);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
@@ -111,12 +111,12 @@ impl Held {
     }
 
     /// How many samples there are.
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.expected.len()
     }
 
     /// True if there is only one sample, which is fitted to as well.
-    pub(super) const fn is_seen(&self) -> bool {
+    pub(crate) const fn is_seen(&self) -> bool {
         self.samples.0 == 0
     }
 
@@ -129,7 +129,7 @@ impl Held {
     }
 
     /// Squared difference of the float outputs of a model to those of the original, as a share of their power.
-    pub(super) fn error(&self, model: &Model, calibration: &Calibration<'_>) -> Result<f64, PassError> {
+    pub(crate) fn error(&self, model: &Model, calibration: &Calibration<'_>) -> Result<f64, PassError> {
         let actual = self.run(model, calibration)?;
         let (mut difference, mut power) = (0.0, 0.0);
         for (e, a) in self.expected.iter().flatten().zip(actual.iter().flatten()) {
