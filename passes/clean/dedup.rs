@@ -11,7 +11,10 @@
 //!            one that they know beforehand, and these round differently
 //! Reference  –
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use planish_ir::{DType, Def, Graph, GraphPath, Model, Numerics, OpName, Operand, Patch, Tensor, Use, ValueId};
 use rayon::prelude::*;
@@ -123,14 +126,25 @@ fn transposed(
     changes: &mut Changes,
 ) -> Result<(), PassError> {
     let matrices: Vec<Matrix<'_>> = kept.iter().filter_map(|&(id, t)| Matrix::of(graph, id, t)).collect();
+    let unreadable = |m: &Matrix<'_>, source| PassError::Read { weight: graph.name_of(m.id), source };
+    let forms: BTreeSet<(DType, usize, usize)> = matrices.iter().map(Matrix::form).collect();
+    // Looked up, because models have hundreds of square matrices of one size, and each is a candidate for each.
+    let mut alike: BTreeMap<Probe, Vec<usize>> = BTreeMap::new();
+    let mut wanted: Vec<Option<Probe>> = Vec::new();
+    for (i, m) in matrices.iter().enumerate() {
+        let (dtype, rows, columns) = m.form();
+        let has_partner = forms.contains(&(dtype, columns, rows));
+        if has_partner {
+            alike.entry(m.probe(false, cx).map_err(|e| unreadable(m, e))?).or_default().push(i);
+        }
+        wanted.push(has_partner.then(|| m.probe(true, cx)).transpose().map_err(|e| unreadable(m, e))?);
+    }
     let mut gone = vec![false; matrices.len()];
-    for (i, a) in matrices.iter().enumerate() {
-        for (j, b) in matrices.iter().enumerate().skip(i + 1) {
-            let unreadable = |source| PassError::Read { weight: graph.name_of(a.id), source };
-            if gone[i] || gone[j] || !a.may_be_transpose_of(b, cx).map_err(unreadable)? {
-                continue;
-            }
-            if !a.is_transpose_of(b, cx).map_err(unreadable)? {
+    for (i, (a, wanted)) in matrices.iter().zip(&wanted).enumerate() {
+        let partners = wanted.as_ref().and_then(|w| alike.get(w));
+        for &j in partners.into_iter().flatten().filter(|&&j| j > i) {
+            let b = &matrices[j];
+            if gone[i] || gone[j] || !a.is_transpose_of(b, cx).map_err(|e| unreadable(a, e))? {
                 continue;
             }
             // A Gather reads rows as they lie; it must not read them out of a computed transpose.
@@ -193,6 +207,9 @@ fn same_content(a: &Tensor, b: &Tensor, cx: &Context<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Type, rows, columns and some elements of a matrix.
+type Probe = (DType, usize, usize, Vec<u8>);
+
 /// A large matrix of whole-byte elements.
 struct Matrix<'a> {
     id: ValueId,
@@ -221,22 +238,22 @@ impl<'a> Matrix<'a> {
         Some(Matrix { id, tensor, rows, columns, size, is_gathered })
     }
 
-    /// True unless the dims or a few elements, at places that differ in row and column, exclude it.
-    fn may_be_transpose_of(&self, other: &Matrix<'_>, cx: &Context<'_>) -> io::Result<bool> {
-        const PLACES: usize = 16;
-        if self.tensor.dtype() != other.tensor.dtype() || (self.rows, self.columns) != (other.columns, other.rows) {
-            return Ok(false);
+    fn form(&self) -> (DType, usize, usize) {
+        (self.tensor.dtype(), self.rows, self.columns)
+    }
+
+    /// What has to be equal for two matrices to be equal, of this one or of its transpose: the dims and a few elements, at places
+    /// that differ in row and column.
+    fn probe(&self, is_transposed: bool, cx: &Context<'_>) -> io::Result<Probe> {
+        const PLACES: usize = 8;
+        let (rows, columns) = if is_transposed { (self.columns, self.rows) } else { (self.rows, self.columns) };
+        let mut elements = vec![0; PLACES * self.size];
+        for (k, element) in elements.chunks_exact_mut(self.size).enumerate() {
+            let (r, c) = (rows * k / PLACES, columns * ((k * 3 + 2) % PLACES) / PLACES);
+            let (r, c) = if is_transposed { (c, r) } else { (r, c) };
+            self.read(r, c, element, cx)?;
         }
-        let (mut a, mut b) = (vec![0; self.size], vec![0; self.size]);
-        for k in 0..PLACES {
-            let (r, c) = (self.rows * k / PLACES, self.columns * ((k * 7 + 3) % PLACES) / PLACES);
-            self.read(r, c, &mut a, cx)?;
-            other.read(c, r, &mut b, cx)?;
-            if a != b {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok((self.tensor.dtype(), rows, columns, elements))
     }
 
     /// Compares everything, in bands of rows of the taller matrix, whose elements lie together; those of the other are
