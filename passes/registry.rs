@@ -65,6 +65,7 @@ pub static PASSES: &[Entry] = &[
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
     entry!("fuse", "fuse/fuse.rs", fuse::Fuse),
+    entry!("fused-conv", "fuse/fused_conv.rs", fuse::FusedConv),
     entry!("hard-sigmoid", "fuse/hard_sigmoid.rs", fuse::HardSigmoid),
     entry!("hoists", "clean/hoists.rs", clean::Hoists),
     entry!("inline-functions", "structure/inline_functions.rs", structure::InlineFunctions),

@@ -11,6 +11,7 @@ mod fold_affine;
 mod fuse;
 #[cfg(test)]
 mod fuse_tests;
+mod fused_conv;
 mod hard_sigmoid;
 mod linear;
 mod linear_chain;
@@ -28,6 +29,7 @@ pub use associate_constants::AssociateConstants;
 pub use attention::Attention;
 pub use bn_into_conv::BnIntoConv;
 pub use fuse::Fuse;
+pub use fused_conv::FusedConv;
 pub use hard_sigmoid::HardSigmoid;
 pub use linear_chain::LinearChain;
 pub use matmul_add::MatMulAdd;
