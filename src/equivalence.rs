@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
-    data::Runs,
+    data::{Runs, Samples},
     engine::adapt,
     metrics::{Comparison, Tolerance},
     pipeline::Verify,
@@ -66,6 +66,33 @@ pub fn compare(
     // One after the other, so that only one is in memory at a time.
     let verdict = Expected::of(engine, reference, runs)?.compare(model, class, verify)?;
     Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
+}
+
+/// Compares on samples that the reference can run: if they are drawn and it cannot run with their sizes, larger ones take their place.
+/// Fails with what the engine said of the first ones.
+pub fn compare_drawn(
+    engine: &dyn Engine,
+    reference: &Model,
+    model: &Model,
+    samples: &mut Samples,
+    class: Numerics,
+    verify: &Verify,
+) -> Result<Verdict, EngineError> {
+    let mut first = None;
+    loop {
+        let start = Instant::now();
+        let error = match Expected::of(engine, reference, samples.first(verify.samples)) {
+            Ok(expected) => {
+                let verdict = expected.compare(model, class, verify)?;
+                return Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict });
+            }
+            Err(error) => first.take().unwrap_or(error),
+        };
+        match samples.wider(reference) {
+            Some(Ok(wider)) => (*samples, first) = (wider, Some(error)),
+            Some(Err(_)) | None => return Err(error),
+        }
+    }
 }
 
 /// What a model computes on some samples, to compare others with.

@@ -93,6 +93,7 @@ fn judge(
     progress: &Progress,
 ) -> Report {
     let Compiled { model, outcome, samples, notes, explained } = compiled;
+    let mut samples = samples.clone();
     let mut report = Report {
         planish: env!("CARGO_PKG_VERSION").to_owned(),
         input: args.model.clone(),
@@ -105,17 +106,19 @@ fn judge(
         not_verified: None,
         blame: Vec::new(),
         explained: explained.clone(),
-        notes: notes.iter().chain(&samples.notes).cloned().collect(),
+        notes: notes.clone(),
     };
     if let Some(engine) = engine {
         progress.say("verifying");
-        (report.verification, report.not_verified) = verify(engine, &file.model, model, samples, outcome, pipeline);
+        (report.verification, report.not_verified) =
+            verify(engine, &file.model, model, &mut samples, outcome, pipeline);
         if let (true, Some(_), Ok(sample)) = (report.failed(), &report.verification, samples.inputs(0)) {
             progress.say("looking for the layer to blame");
             // The figures stand without it; an engine that cannot hand out inner values is no second failure.
             report.blame = blame::suspects(engine, &file.model, model, &sample, 3).unwrap_or_default();
         }
     }
+    report.notes.extend(samples.notes);
     report
 }
 
@@ -169,12 +172,11 @@ fn verify(
     engine: &dyn Engine,
     reference: &Model,
     model: &Model,
-    samples: &Samples,
+    samples: &mut Samples,
     outcome: &Outcome,
     pipeline: &Pipeline,
 ) -> (Option<Verdict>, Option<String>) {
-    let runs = samples.first(pipeline.verify.samples);
-    match equivalence::compare(engine, reference, model, runs, outcome.numerics(), &pipeline.verify) {
+    match equivalence::compare_drawn(engine, reference, model, samples, outcome.numerics(), &pipeline.verify) {
         Ok(verdict) => (Some(verdict), None),
         Err(e) => (None, Some(format!("{} cannot run the models: {e}", engine.name()))),
     }
@@ -199,7 +201,9 @@ fn gate_failure(report: &Report, kept: bool) -> Failure {
             format!("the result is not as close to the original as asked: {failures}{}", layer.unwrap_or_default())
         }
         (None, Some(why)) => {
-            format!("the result could not be verified: {why}; choose another engine with --verify, or --verify off")
+            format!(
+                "the result could not be verified: {why}; choose another engine with --verify, other sizes of open axes with --dim, or --verify off"
+            )
         }
         (None, None) => "the gate failed".to_owned(),
     };

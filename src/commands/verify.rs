@@ -34,7 +34,7 @@ pub fn run(args: &Verify) -> Result {
         Source::Npz(_) | Source::Folder(_) | Source::Random { .. } => args.prepare.apply(None, None)?,
     }
     source.look_beside(&args.reference);
-    let samples =
+    let mut samples =
         source.load(&reference.model, &options).or_fail_with(Kind::Config, || "cannot make samples for the models")?;
     progress.say("running both");
     let bounds = pipeline::Verify {
@@ -48,9 +48,8 @@ pub fn run(args: &Verify) -> Result {
     };
     // Nothing is known of how the two are related: without a bound they must agree up to rounding.
     let class = if bounds.has_bounds() { Numerics::Lossy } else { Numerics::Reassociated };
-    let verdict =
-        equivalence::compare(&*engine, &reference.model, &other.model, samples.first(args.samples), class, &bounds)
-            .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;
+    let verdict = equivalence::compare_drawn(&*engine, &reference.model, &other.model, &mut samples, class, &bounds)
+        .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;
     drop(progress);
     if args.json {
         print_json(&verdict)?;

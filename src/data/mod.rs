@@ -69,6 +69,8 @@ pub struct Options {
     /// Sizes that random samples take in turn for dims that `dims` leaves open, by the same names; 8 and 16 by default.
     /// Never empty.
     pub sizes: BTreeMap<String, Vec<u64>>,
+    /// How many times these default sizes were found too small: [`Samples::wider`].
+    pub(crate) widened: usize,
     /// Range of the numbers drawn for an integer input, by its name; the upper end is exclusive.
     pub ranges: BTreeMap<String, (i64, i64)>,
 }
@@ -118,6 +120,8 @@ pub struct Samples {
     pub random: bool,
     /// What the user should know about how they came about, a sentence each.
     pub notes: Vec<String>,
+    /// How to draw them with larger sizes, where nobody chose these.
+    wider: Option<(u64, Options)>,
 }
 
 impl Default for Samples {
@@ -129,6 +133,7 @@ impl Default for Samples {
             files: Vec::new(),
             random: false,
             notes: Vec::new(),
+            wider: None,
         }
     }
 }
@@ -177,6 +182,13 @@ impl Samples {
     /// Runs whose inputs are there, of one sample each.
     pub fn held(runs: Vec<Tensors>) -> Samples {
         Samples { sizes: vec![1; runs.len()], inputs: Inputs::Held(runs), ..Samples::default() }
+    }
+
+    /// Other ones for the same model, with larger sizes of open axes, for models that cannot run with small ones. None if these were
+    /// not drawn, or the user gave all sizes, or there are no larger ones.
+    pub fn wider(&self, model: &Model) -> Option<Result<Samples>> {
+        let (seed, options) = self.wider.as_ref()?;
+        Some(Source::Random { seed: *seed }.load(model, options))
     }
 
     /// The inputs of all runs.

@@ -16,14 +16,15 @@ const SAMPLES: u64 = 16;
 const BATCHES: [u64; 2] = [2, 3];
 /// The most bytes that are drawn for an input. More is a slip, and would end the process instead of failing.
 const MAX_BYTES: u64 = 4 << 30;
-/// Sizes of any other open axis, in turn. Networks that halve an image a few times take no others than such.
-const SIZES: [u64; 2] = [8, 16];
+/// Sizes of any other open axis, in turn, the smallest first: those behind are for models that do not run with those before. Networks
+/// that halve an image a few times take no others than such.
+const SIZES: [[u64; 2]; 4] = [[8, 16], [32, 64], [96, 160], [224, 256]];
 
 /// Draws the samples. The same seed, input name and run draw the same numbers. Runs take turns in the sizes of open axes, so
 /// that what holds for one size only is found out.
 pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options) -> Result<Samples> {
     let mut notes = Vec::new();
-    let turns = turns(inputs, options, &mut notes)?;
+    let Turns { turns, is_widest } = turns(inputs, options, &mut notes)?;
     let wanted = options.samples.unwrap_or(SAMPLES);
     ensure!(wanted > 0, "0 random samples were asked for");
     let mut ranges = Vec::new();
@@ -48,7 +49,8 @@ pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options
     }
     let turns_taken = turns.len();
     let drawn = Drawn { seed, inputs: inputs.to_vec(), ranges, turns };
-    Ok(Samples { sizes, turns: turns_taken, notes, random: true, ..Samples::made(drawn) })
+    let wider = (!is_widest).then(|| (seed, Options { widened: options.widened + 1, ..options.clone() }));
+    Ok(Samples { sizes, turns: turns_taken, notes, random: true, wider, ..Samples::made(drawn) })
 }
 
 /// What is drawn when it is needed.
@@ -110,7 +112,13 @@ fn check_size(input: &Input, dims: &Dims, runs: u64) -> Result<()> {
 }
 
 /// A size for every axis of every input, for each turn.
-fn turns(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result<Vec<Vec<Dims>>> {
+struct Turns {
+    turns: Vec<Vec<Dims>>,
+    /// Larger sizes cannot be tried.
+    is_widest: bool,
+}
+
+fn turns(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result<Turns> {
     let mut open = BTreeMap::new();
     let first = shapes(inputs, options, 0, &mut open)?;
     for (name, sizes) in &open {
@@ -123,7 +131,15 @@ fn turns(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result
     }
     let count = open.values().map(|sizes| sizes.len()).max().unwrap_or(1);
     let others = (1..count).map(|turn| shapes(inputs, options, turn, &mut BTreeMap::new()));
-    std::iter::once(Ok(first)).chain(others).collect()
+    let turns = std::iter::once(Ok(first)).chain(others).collect::<Result<_>>()?;
+    let here = sizes(options);
+    let is_ours = |sizes: &Cow<'_, [u64]>| sizes.as_ref() == here.as_slice();
+    Ok(Turns { turns, is_widest: options.widened + 1 >= SIZES.len() || !open.values().any(is_ours) })
+}
+
+/// Sizes of open axes.
+fn sizes(options: &Options) -> &'static [u64; 2] {
+    SIZES.get(options.widened).unwrap_or(&SIZES[SIZES.len() - 1])
 }
 
 /// A size for every axis in one turn. What the user left open is entered into `open` with all its sizes.
@@ -133,7 +149,7 @@ fn shapes<'a>(
     turn: usize,
     open: &mut BTreeMap<String, Cow<'a, [u64]>>,
 ) -> Result<Vec<Dims>> {
-    let mut sizes: BTreeMap<String, u64> = options.dims.clone();
+    let mut bound: BTreeMap<String, u64> = options.dims.clone();
     let mut shapes = Vec::new();
     for input in inputs {
         let Some(shape) = &input.shape else {
@@ -148,10 +164,10 @@ fn shapes<'a>(
             let default: Cow<'a, [u64]> = match (axis, options.batch) {
                 (0, Some(batch)) => Cow::Owned(vec![batch]),
                 (0, None) => Cow::Borrowed(&BATCHES),
-                _ => Cow::Borrowed(&SIZES),
+                _ => Cow::Borrowed(sizes(options)),
             };
             let mut settle = |key: String| {
-                *sizes.entry(key).or_insert_with_key(|key| {
+                *bound.entry(key).or_insert_with_key(|key| {
                     let choices =
                         options.sizes.get(key).map_or_else(|| default.clone(), |s| Cow::Borrowed(s.as_slice()));
                     let size = choices.iter().copied().cycle().nth(turn % choices.len().max(1)).unwrap_or(1);
@@ -166,7 +182,7 @@ fn shapes<'a>(
                     dim.names().map(str::to_owned).for_each(|name| {
                         settle(name);
                     });
-                    dim.bind(&sizes).known()
+                    dim.bind(&bound).known()
                 }
             };
             let size = size.with_context(|| {
@@ -287,6 +303,25 @@ mod tests {
                 "the size of y.2 is open and was taken as 8 and 16 in turn; set it with --dim y.2=N"
             ]
         );
+    }
+
+    #[test]
+    fn sizes_that_nobody_chose_can_be_larger() {
+        let inputs = [input("x", DType::F32, vec![Dim::symbol("b"), Dim::Known(3), Dim::symbol("h"), Dim::Unknown])];
+        let dims = [("h".to_owned(), 5)].into();
+        let options = Options { dims, samples: Some(1), ..Options::default() };
+        let mut widths = Vec::new();
+        let mut samples = draw(1, &Model::default(), &inputs, &options).unwrap();
+        loop {
+            let shapes: Vec<Vec<u64>> = samples.all().unwrap().iter().map(|b| b["x"].dims().to_vec()).collect();
+            assert_eq!([&shapes[0][..3], &shapes[1][..3]], [[2, 3, 5], [3, 3, 5]]);
+            widths.push((shapes[0][3], shapes[1][3]));
+            let Some((seed, options)) = samples.wider.take() else { break };
+            samples = draw(seed, &Model::default(), &inputs, &options).unwrap();
+        }
+        assert_eq!(widths, [(8, 16), (32, 64), (96, 160), (224, 256)]);
+        let all = Options { dims: [("h".to_owned(), 5), ("x.3".to_owned(), 5)].into(), ..options };
+        assert!(draw(1, &Model::default(), &inputs, &all).unwrap().wider.is_none());
     }
 
     #[test]
