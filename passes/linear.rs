@@ -1,7 +1,7 @@
 //! Linear layers: nodes that multiply an activation by constant weights, seen as matrices.
 
 use faer::Mat;
-use planish_ir::{Graph, Node, NodeId, Tensor, TensorError, ValueId, op};
+use planish_ir::{Graph, Node, NodeId, Patch, Tensor, TensorError, ValueId, op};
 
 use crate::calibration::{Rows, Unfold};
 
@@ -93,6 +93,11 @@ impl Linear {
         }
     }
 
+    /// True if both read their weights as the same matrices.
+    pub fn has_layout_of(&self, other: &Linear) -> bool {
+        self.form == other.form
+    }
+
     /// Values in a row.
     pub fn width(&self, weight: &Tensor) -> Option<usize> {
         match self.form {
@@ -117,6 +122,25 @@ impl Linear {
                 vec![Mat::from_fn(outputs, width, |o, i| at(i * outputs + o))]
             }
         })
+    }
+
+    /// Adds a number to each output. The layer must have a place for it.
+    pub(crate) fn shift_bias(&self, graph: &Graph, patch: &mut Patch, shift: &[f64]) -> Result<(), TensorError> {
+        match self.bias {
+            Bias::Constant(bias) => {
+                let Some(old) = graph.constant(bias) else { return Ok(()) };
+                let values: Vec<f64> = old.to_f64()?.iter().zip(shift).map(|(b, s)| b + s).collect();
+                patch.set_tensor(bias, Tensor::from_f64_as(old.dtype(), old.dims(), &values)?);
+            }
+            Bias::Absent(slot) => {
+                let Some(weight) = graph.constant(self.weight) else { return Ok(()) };
+                let tensor = Tensor::from_f64_as(weight.dtype(), [shift.len() as u64].as_slice(), shift)?;
+                let constant = patch.constant(format!("{}_bias", graph.name_of(self.weight)), tensor);
+                patch.set_input(self.node, slot, Some(constant));
+            }
+            Bias::None => {}
+        }
+        Ok(())
     }
 
     /// The weights with those matrices, in the type and shape of `like`.

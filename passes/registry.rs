@@ -93,6 +93,7 @@ pub static PASSES: &[Entry] = &[
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
     entry!("slices", "clean/slices.rs", clean::Slices),
     entry!("smooth-quant", "quantize/smooth_quant.rs", quantize::SmoothQuant),
+    entry!("sparsify", "prune/sparsify.rs", prune::Sparsify),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
     entry!("trim-subgraphs", "structure/trim_subgraphs.rs", structure::TrimSubgraphs),
 ];

@@ -6,10 +6,12 @@ mod eliminate;
 mod fitting;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
+mod sparsify;
 mod units;
 
 pub use cut::{CutError, Refit, cut};
 pub use prune::Prune;
+pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};
 
 #[cfg(test)]

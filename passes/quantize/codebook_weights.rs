@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    algorithm::{self, Algorithm, Second},
+    algorithm::{self, Algorithm},
     blocks::{Blocks, Format, Matrix, Sides, Unfit, move_axis},
     quantize_weights::{
         QuantizeWeights,
@@ -30,7 +30,7 @@ use super::{
         moments, sites,
     },
 };
-use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
+use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform, reconstruct::Second};
 
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]

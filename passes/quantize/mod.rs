@@ -19,6 +19,7 @@ mod quantize_weights;
 mod smooth_quant;
 mod static_;
 
+pub use algorithm::Algorithm;
 pub use awq::Awq;
 pub use bias_correction::BiasCorrection;
 pub use codebook_weights::CodebookWeights;

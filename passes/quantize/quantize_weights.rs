@@ -46,10 +46,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    algorithm::{self, Algorithm, Second},
+    algorithm::{self, Algorithm},
     blocks::{Blocks, Matrix, Unfit},
 };
-use crate::{Changes, Context, Pass, PassError, Shape, Skip, Target, Transform};
+use crate::{Changes, Context, Pass, PassError, Shape, Skip, Target, Transform, reconstruct::Second};
 use emit::{Emit, MICROSOFT};
 use forms::{Setting, Store};
 

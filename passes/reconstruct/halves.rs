@@ -43,22 +43,32 @@ impl Halves {
 
     /// Mean of a row, over all samples or the first half.
     pub(crate) fn mean(&self, all: bool) -> Vec<f64> {
+        self.mean_of(0, all)
+    }
+
+    /// The same, of a group of channels.
+    pub(crate) fn mean_of(&self, group: usize, all: bool) -> Vec<f64> {
         let [first, second] = &self.halves;
-        let (a, b) = (first.count(0) as f64, second.count(0) as f64);
+        let (a, b) = (first.count(group) as f64, second.count(group) as f64);
         match all && a + b > 0.0 {
-            true => first.mean(0).iter().zip(second.mean(0)).map(|(x, y)| (a * x + b * y) / (a + b)).collect(),
-            false => first.mean(0),
+            true => first.mean(group).iter().zip(second.mean(group)).map(|(x, y)| (a * x + b * y) / (a + b)).collect(),
+            false => first.mean(group),
         }
     }
 
     /// Mean of `x xᵀ`, or covariance, over all samples or the first half.
     pub(crate) fn matrix(&self, all: bool, centred: bool) -> Mat<f64> {
+        self.matrix_of(0, all, centred)
+    }
+
+    /// The same, of a group of channels.
+    pub(crate) fn matrix_of(&self, group: usize, all: bool, centred: bool) -> Mat<f64> {
         let [first, second] = &self.halves;
-        let count = (first.count(0) + if all { second.count(0) } else { 0 }).max(1) as f64;
+        let count = (first.count(group) + if all { second.count(group) } else { 0 }).max(1) as f64;
         let width = first.width();
-        let a = first.products(0);
-        let b = if all { second.products(0) } else { Vec::new() };
-        let mean = if centred { self.mean(all) } else { vec![0.0; width] };
+        let a = first.products(group);
+        let b = if all { second.products(group) } else { Vec::new() };
+        let mean = if centred { self.mean_of(group, all) } else { vec![0.0; width] };
         let at = |list: &[f64], i: usize, j: usize| list.get(i * width + j).copied().unwrap_or(0.0);
         let mean_at = |i: usize| mean.get(i).copied().unwrap_or(0.0);
         Mat::from_fn(width, width, |i, j| (at(&a, i, j) + at(&b, i, j)) / count - mean_at(i) * mean_at(j))
@@ -66,13 +76,18 @@ impl Halves {
 
     /// The matrices of both halves. If there is only one sample, it is both.
     pub(crate) fn both(&self, centred: bool) -> [Mat<f64>; 2] {
+        self.both_of(0, centred)
+    }
+
+    /// The same, of a group of channels.
+    pub(crate) fn both_of(&self, group: usize, centred: bool) -> [Mat<f64>; 2] {
         let [first, second] = &self.halves;
         let one = |g: &Gram| {
-            let (width, count) = (g.width(), g.count(0).max(1) as f64);
-            let m = if centred { g.covariance(0) } else { g.products(0) };
+            let (width, count) = (g.width(), g.count(group).max(1) as f64);
+            let m = if centred { g.covariance(group) } else { g.products(group) };
             Mat::from_fn(width, width, |i, j| m.get(i * width + j).copied().unwrap_or(0.0) / count)
         };
-        [one(first), one(if second.count(0) > 0 { second } else { first })]
+        [one(first), one(if second.count(group) > 0 { second } else { first })]
     }
 }
 

@@ -4,6 +4,7 @@
 //! each from what it reads in the compressed model.
 
 mod halves;
+mod second;
 mod sequential;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use faer::Mat;
 use planish_ir::{GraphPath, ValueId};
 
 pub(crate) use halves::{Halves, Held};
+pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::Sequence;
 
 /// What of each axis of a value a compressed model still has.

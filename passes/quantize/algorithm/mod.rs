@@ -5,14 +5,12 @@ mod hqq;
 mod mse;
 mod refine;
 mod rtn;
-mod second;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(super) use second::{Second, Settings};
-
 use super::blocks::{Blocks, Format, Matrix};
+use crate::reconstruct::Second;
 
 /// How codes are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

@@ -7,7 +7,7 @@
 
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 
-use super::gptq::Tile;
+use super::gptq::{Tile, is_pruned};
 
 /// Turns of all codes and then all scales; the last is of codes only.
 const TURNS: usize = 3;
@@ -45,14 +45,14 @@ pub(super) fn tile(tile: &mut Tile<'_>) {
 
 /// Moves each code of a row to where the error is least.
 fn codes(tile: &mut Tile<'_>, row: usize, slopes: &mut [f32]) {
-    let Tile { columns, per_row, format, second, .. } = *tile;
+    let Tile { columns, per_row, format, second, values, .. } = *tile;
     let (moment, diagonal) = (second.moment(), second.diagonal());
     for column in 0..columns {
         let grid = tile.grids[row * per_row + column / format.block];
         let old = f32::from(tile.codes[row * columns + column]);
         let number = grid.value(old);
         let new = grid.code(number + slopes[column] / diagonal[column]);
-        if new != old {
+        if new != old && !is_pruned(values[row * columns + column]) {
             tile.codes[row * columns + column] = new as u8;
             let step = grid.value(new) - number;
             let moment = &moment[column * columns..(column + 1) * columns];

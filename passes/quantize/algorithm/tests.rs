@@ -5,6 +5,7 @@ use super::{
     super::blocks::{Blocks, Format, Matrix},
     *,
 };
+use crate::reconstruct::Settings;
 
 const SETTINGS: Settings = Settings { damping: 0.01, act_order: false };
 

@@ -9,7 +9,7 @@ use super::{Algorithm, QuantizeWeights, forms::Store};
 use crate::{
     Context, PassError,
     calibration::{Gram, Rows, Statistic, Want},
-    quantize::algorithm::{Second, Settings},
+    reconstruct::{Second, Settings},
 };
 
 /// For each store the moment of its inputs, if there is one.
