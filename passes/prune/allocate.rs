@@ -27,6 +27,24 @@ pub(super) enum Budget {
     Macs(f64),
     /// Elements of weights.
     Parameters(f64),
+    /// Bytes of weights.
+    Bytes(f64),
+}
+
+impl Budget {
+    pub(super) const fn share(self) -> f64 {
+        let (Budget::Macs(share) | Budget::Parameters(share) | Budget::Bytes(share)) = self;
+        share
+    }
+
+    /// What is counted, for reports.
+    pub(super) const fn what(self) -> &'static str {
+        match self {
+            Budget::Macs(_) => "MACs",
+            Budget::Parameters(_) => "parameters",
+            Budget::Bytes(_) => "bytes of weights",
+        }
+    }
 }
 
 /// A cost that shrinks with the channels of its factors: `amount * Π (1 - Σ share * removed share)`.
@@ -86,10 +104,12 @@ impl Costs {
                     costs.push(Cost { amount: macs as f64, axes });
                 }
             }
-            Budget::Parameters(_) => {
+            Budget::Parameters(_) | Budget::Bytes(_) => {
                 for (v, value) in graph.values() {
                     if let Some(t) = value.constant().filter(|t| cost::is_weight(t)) {
-                        costs.push(Cost { amount: t.elements() as f64, axes: of_value(v) });
+                        let is_bytes = matches!(budget, Budget::Bytes(_));
+                        let amount = if is_bytes { t.byte_len() } else { t.elements() };
+                        costs.push(Cost { amount: amount as f64, axes: of_value(v) });
                     }
                 }
             }
@@ -108,7 +128,7 @@ impl Costs {
 /// For each candidate the index of its step. The cheapest step in error per cost is taken again and again, where a step may also be a
 /// leap over steps that are worse than what follows.
 pub(super) fn allocate(candidates: &[Candidate], costs: &Costs, budget: Budget) -> Vec<usize> {
-    let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
+    let share = budget.share();
     let mut chosen = vec![0usize; candidates.len()];
     // The share of each class that goes, as chosen so far.
     let mut shares: BTreeMap<usize, f64> = BTreeMap::new();

@@ -1,6 +1,9 @@
 //! Fitting the weights behind channels that go, and finding out what it costs the outputs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use faer::Mat;
 use planish_ir::{GraphPath, Model, NodeId, Patch, Tensor, axes::Classes};
@@ -9,7 +12,7 @@ use rayon::prelude::*;
 use super::{
     cut::{Refit, cut, masks},
     eliminate::{Curve, Reader, eliminate, loss, refit},
-    prune::{Group, Reads},
+    groups::{Group, Reads},
 };
 use crate::{
     Bias, Calibration, Context, Linear, PassError, Samples,
@@ -26,6 +29,9 @@ const DAMPINGS: [f64; 6] = [1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
 const ORDER_DAMPINGS: [f64; 3] = [1e-6, 1e-2, 0.1];
 /// Steps in which a class is taken out.
 const STEPS: u64 = 64;
+
+/// For each layer the columns that it loses, and the matrix that makes up for them; none if there is none.
+pub(super) type Fits = BTreeMap<NodeId, (Vec<usize>, Option<Arc<Mat<f64>>>)>;
 
 /// Which samples weights are fitted to.
 #[derive(Clone, Copy, PartialEq)]
@@ -139,26 +145,39 @@ impl<'a> Fitting<'a> {
         refit(&layer.weights, &first, &gone, damping).map_or(f64::INFINITY, |w| loss(&layer.weights, &w, &second))
     }
 
-    /// The weights and biases that make up for what is removed; and the weights that could not be fitted.
-    fn refit(&self, removed: &Removed, fit: Fit) -> Result<(Refit, Vec<String>), PassError> {
-        let graph = &self.model.graph;
+    /// The columns of each layer that go with channels.
+    fn gone(&self, removed: &Removed) -> BTreeMap<NodeId, Vec<usize>> {
         let mut gone: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
-        for (&class, channels) in removed {
+        for (&class, channels) in removed.iter().filter(|(_, channels)| !channels.is_empty()) {
             let readers = self.readers.get(&class).copied().unwrap_or_default();
             for (node, columns) in readers {
                 let columns = channels.iter().filter_map(|&c| columns.get(usize::try_from(c).ok()?)).flatten();
                 gone.entry(*node).or_default().extend(columns);
             }
         }
-        let fitted = gone.par_iter().filter_map(|(node, gone)| {
-            let layer = self.layers.get(node)?;
-            let gone: Vec<usize> = gone.iter().copied().collect();
-            Some((layer, refit(&layer.weights, &layer.moments(fit), &gone, layer.damping)))
+        gone.into_iter().map(|(node, columns)| (node, columns.into_iter().collect())).collect()
+    }
+
+    /// The matrices that make up for what is removed. Those of layers that lose what they lose in `known` are taken from there.
+    fn fit(&self, removed: &Removed, fit: Fit, known: &Fits) -> Fits {
+        let fitted = self.gone(removed).into_par_iter().filter_map(|(node, gone)| {
+            let layer = self.layers.get(&node)?;
+            if let Some(same) = known.get(&node).filter(|k| k.0 == gone) {
+                return Some((node, same.clone()));
+            }
+            let new = refit(&layer.weights, &layer.moments(fit), &gone, layer.damping);
+            Some((node, (gone, new.map(Arc::new))))
         });
-        let fitted: Vec<(&Layer, Option<Mat<f64>>)> = fitted.collect();
+        fitted.collect()
+    }
+
+    /// The weights and biases that make up for what is removed; and the weights that could not be fitted.
+    fn refit(&self, fits: &Fits, fit: Fit) -> Result<(Refit, Vec<String>), PassError> {
+        let graph = &self.model.graph;
         let mut result = Refit::default();
         let mut unfitted = Vec::new();
-        for (layer, new) in fitted {
+        for (node, (_, new)) in fits {
+            let Some(layer) = self.layers.get(node) else { continue };
             let linear = &layer.linear;
             let tensor = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
             // A weight that others read too is cut, and not changed.
@@ -167,7 +186,7 @@ impl<'a> Fitting<'a> {
                 unfitted.push(graph.name_of(linear.weight));
                 continue;
             };
-            result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&new), old).map_err(tensor)?);
+            result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&**new), old).map_err(tensor)?);
             let mean = layer.moments.mean(fit == Fit::All);
             let shift = (0..new.nrows()).map(|o| {
                 (0..new.ncols())
@@ -208,10 +227,13 @@ impl<'a> Fitting<'a> {
         Ok(model)
     }
 
-    /// Error of the outputs on held samples without some channels, when the weights behind them are fitted to the others.
-    pub(super) fn probe(&self, removed: &Removed, held: &Held) -> Result<f64, PassError> {
-        let (refit, _) = self.refit(removed, Fit::First)?;
-        held.error(&self.apply(&self.patches(removed, &refit)?)?, self.calibration)
+    /// Error of the outputs on held samples without some channels, when the weights behind them are fitted to the others; and how they
+    /// are fitted, for the next time.
+    pub(super) fn probe(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(f64, Fits), PassError> {
+        let fits = self.fit(removed, Fit::First, known);
+        let (refit, _) = self.refit(&fits, Fit::First)?;
+        let error = held.error(&self.apply(&self.patches(removed, &refit)?)?, self.calibration)?;
+        Ok((error, fits))
     }
 
     /// Takes channels out for good. Of two fits, all layers at once and one after the other, that is taken which is better on held
@@ -225,13 +247,13 @@ impl<'a> Fitting<'a> {
                 Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration: &calibration };
             sequence.refit(model)
         };
-        let (refit, _) = self.refit(removed, Fit::First)?;
+        let (refit, _) = self.refit(&self.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
         let mut trial = self.apply(&self.patches(removed, &refit)?)?;
         let at_once = held.error(&trial, self.calibration)?;
         sequence(&mut trial, &Selected::first_half(self.calibration.samples))?;
         let in_turn = held.error(&trial, self.calibration)?;
 
-        let (refit, unfitted) = self.refit(removed, Fit::All)?;
+        let (refit, unfitted) = self.refit(&self.fit(removed, Fit::All, &Fits::new()), Fit::All)?;
         let mut patches = self.patches(removed, &refit)?;
         let mut notes = Vec::new();
         if in_turn < at_once {

@@ -4,11 +4,14 @@ mod allocate;
 mod cut;
 mod eliminate;
 mod fitting;
+mod groups;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
+mod search;
 mod units;
 
 pub use cut::{CutError, Refit, cut};
+pub use groups::Kind;
 pub use prune::Prune;
 pub use units::{Prunable, Unit, prunable};
 

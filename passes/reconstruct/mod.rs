@@ -4,7 +4,9 @@
 //! each from what it reads in the compressed model.
 
 mod halves;
+mod joint;
 mod sequential;
+mod stages;
 
 use std::collections::BTreeMap;
 
