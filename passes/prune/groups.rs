@@ -157,3 +157,33 @@ fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<Reads>,
     }
     if readers.is_empty() { Err("nothing sums over them".into()) } else { Ok(readers) }
 }
+
+#[cfg(test)]
+mod tests {
+    use planish_ir::{axes::classes, infer};
+
+    use super::*;
+    use crate::testing::parse;
+
+    #[test]
+    fn what_is_flattened_behind_a_convolution_is_no_head() {
+        let model = parse(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3,4,4] x) => (float[N,5] y) <float[8,3,1,1] w, float[128,6] fc, float[6,5] out> {
+                a = Conv (x, w)
+                b = Flatten (a)
+                c = MatMul (b, fc)
+                y = MatMul (c, out)
+            }"#,
+        );
+        let facts = infer::infer(&model, &infer::Bindings::new());
+        let classes = classes(&model, &facts);
+        let found: Vec<_> = classes
+            .all()
+            .iter()
+            .filter(|c| !weights(&model, c).is_empty() && c.blocks.is_empty())
+            .map(|c| (c.size.known(), kind(&model, c)))
+            .collect();
+        assert_eq!(found, [(Some(8), Kind::Channels), (Some(6), Kind::Neurons)]);
+    }
+}

@@ -5,8 +5,9 @@
 //! When       channels that nothing blocks (`planish inspect --prunable`) and that only layers with constant weights sum over:
 //!            MatMul, Gemm and Conv of the main graph
 //! Refuses    channels that are mixed (normalized over), that an activation sums over (the size of queries and keys), or that a
-//!            convolution in groups sums over · without calibration data
-//! Numerics   Lossy: the report gives the error of the outputs on samples that the fits, of which it takes the better, have not seen
+//!            convolution in groups sums over
+//! Numerics   Lossy: the report gives the error of the outputs on samples that the fits, of which it takes the better, have not seen.
+//!            Without samples it is not known, and larger
 //! Reference  Hassibi, Stork: Second order derivatives for network pruning: optimal brain surgeon, NIPS 1992; Frantar, Alistarh: Optimal
 //!            Brain Compression, NeurIPS 2022
 //!
@@ -22,11 +23,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     allocate::{Budget, Costs},
+    criterion::Criterion,
     fitting::{Fitting, Removed},
     groups::{Asked, Group, Kind},
     search::Search,
 };
-use crate::{Changes, Context, Pass, PassError, Shape, Transform, calibration::bindings, reconstruct::Held};
+use crate::{
+    Changes, Context, Pass, PassError, Shape, Transform,
+    calibration::{bindings, unit_bindings},
+    reconstruct::Held,
+};
 
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +49,8 @@ pub struct Prune {
     pub bytes: Option<f64>,
     /// What may go.
     pub units: Vec<Kind>,
+    /// In which order channels go.
+    pub criterion: Criterion,
     /// What is kept of a class is a multiple of this, where the class is large enough: runtimes are slow on odd sizes.
     pub round_to: u64,
     /// Share of each class that is kept at least.
@@ -60,6 +68,7 @@ impl Default for Prune {
             params: None,
             bytes: None,
             units: vec![Kind::Channels, Kind::Heads, Kind::Neurons],
+            criterion: Criterion::default(),
             round_to: 8,
             min_keep: 0.1,
             protect: Vec::new(),
@@ -96,9 +105,14 @@ impl Prune {
 impl Transform for Prune {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let budget = self.budget()?;
-        let calibration = cx.calibrated()?;
-        let sample = calibration.samples.get(0)?;
-        let bindings = bindings(model, &sample);
+        let calibration = cx.calibration;
+        let bindings = match calibration {
+            Some(c) => {
+                let sample = c.samples.get(0)?;
+                bindings(model, &sample)
+            }
+            None => unit_bindings(model),
+        };
         let classes = classes(model, cx.facts);
         let asked = Asked { kinds: &self.units, protected: &self.protect };
         let (groups, notes) = Group::all(model, cx, &classes, &bindings, &asked);
@@ -107,11 +121,17 @@ impl Transform for Prune {
             changes.notes.push("nothing can be pruned; `planish inspect --prunable` says why".to_owned());
             return Ok(changes);
         }
+        if calibration.is_none() {
+            let warning = "warning: without calibration data channels are chosen and made up for by how alike their weights are, which loses \
+                           much more than what is fitted to data; give samples if there are any";
+            changes.notes.push(warning.to_owned());
+        }
         let mut fitting = Fitting::new(model, cx, calibration, &classes, &groups)?;
-        let curves = fitting.curves(&groups, self.min_keep);
-        let held = Held::new(model, calibration, self.probes)?;
-        let costs = Costs::of(model, cx.facts, &classes, &bindings, budget);
-        let search = Search { groups: &groups, curves: &curves, fitting: &fitting, held: &held, costs: &costs, budget };
+        let curves = fitting.curves(&groups, self.min_keep, self.criterion);
+        let held = calibration.map(|c| Held::new(model, c, self.probes)).transpose()?;
+        let costs = Costs::of_model(model, cx.facts, &classes, &bindings, budget);
+        let search =
+            Search { groups: &groups, curves: &curves, fitting: &fitting, held: held.as_ref(), costs: &costs, budget };
         let chosen = search.run(self.round_to, &mut changes.notes)?;
         let mut removed = Removed::new();
         let mut shares = BTreeMap::new();
@@ -127,7 +147,7 @@ impl Transform for Prune {
             ));
         }
         let kept = costs.total(&shares) / costs.total(&BTreeMap::new()).max(1.0);
-        let finished = fitting.finish(&removed, &held)?;
+        let finished = fitting.finish(&removed, held.as_ref())?;
         let summary = format!("{:.1} % of the {} are kept; {}", 100.0 * kept, budget.what(), finished.errors);
         changes.notes.insert(0, summary);
         changes.notes.extend(finished.notes);

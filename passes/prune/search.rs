@@ -24,10 +24,14 @@ pub(super) struct Search<'a> {
     /// Of each group.
     pub(super) curves: &'a [Option<Curve>],
     pub(super) fitting: &'a Fitting<'a>,
-    pub(super) held: &'a Held,
+    /// None without samples: then errors of the readers are as good as errors of the outputs.
+    pub(super) held: Option<&'a Held>,
     pub(super) costs: &'a Costs,
     pub(super) budget: Budget,
 }
+
+/// A group, its curve, and how many of its channels go.
+pub(super) type Taken<'a> = (&'a Group, &'a Curve, u64);
 
 /// A group of which something may go.
 struct Open<'a> {
@@ -41,11 +45,7 @@ struct Open<'a> {
 
 impl<'a> Search<'a> {
     /// How many channels go, where any do. What cannot go is noted.
-    pub(super) fn run(
-        &self,
-        round_to: u64,
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<(&'a Group, &'a Curve, u64)>, PassError> {
+    pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Vec<Taken<'a>>, PassError> {
         let mut open = Vec::new();
         for (group, curve) in self.groups.iter().zip(self.curves) {
             match self.alone(group, curve.as_ref(), round_to) {
@@ -53,6 +53,10 @@ impl<'a> Search<'a> {
                 Err(why) => notes.push(format!("{}: {} channels stay: {why}", group.name, group.size)),
             }
         }
+        let Some(held) = self.held else {
+            let chosen = self.allocate(&open);
+            return Ok(taken(&open, &chosen));
+        };
         let mut best: Option<(f64, Vec<usize>)> = None;
         for round in 0..=ROUNDS {
             let chosen = self.allocate(&open);
@@ -61,17 +65,15 @@ impl<'a> Search<'a> {
                 best.get_or_insert((0.0, chosen));
                 break;
             }
-            let (error, fits) = self.fitting.probe(&removed(&open, &chosen), self.held, &Fits::new())?;
+            let (error, fits) = self.fitting.probe(&removed(&open, &chosen), held, &Fits::new())?;
             if round < ROUNDS {
-                self.measure_around(&mut open, &chosen, error, &fits)?;
+                self.measure_around(held, &mut open, &chosen, error, &fits)?;
             }
             if best.as_ref().is_none_or(|b| error < b.0) {
                 best = Some((error, chosen));
             }
         }
-        let chosen = best.map(|b| b.1).unwrap_or_default();
-        let taken = open.iter().zip(chosen).map(|(o, at)| (o.group, o.curve, o.count(at)));
-        Ok(taken.filter(|t| t.2 > 0).collect())
+        Ok(taken(&open, &best.map(|b| b.1).unwrap_or_default()))
     }
 
     /// A group with the factor that taking about a quarter out of it alone shows. None if nothing may go; fails with the reason if it
@@ -81,8 +83,9 @@ impl<'a> Search<'a> {
         let counts = group.allowed(curve.order.len() as u64, round_to);
         let quarter = counts.iter().copied().filter(|&k| k > 0).min_by_key(|k| k.abs_diff(group.size / 4));
         let Some(count) = quarter else { return Ok(None) };
+        let Some(held) = self.held else { return Ok(Some(Open { group, curve, counts, factor: 1.0 })) };
         let removed = BTreeMap::from([(group.class, curve.first(count))]);
-        let (error, _) = self.fitting.probe(&removed, self.held, &Fits::new()).map_err(|e| e.to_string())?;
+        let (error, _) = self.fitting.probe(&removed, held, &Fits::new()).map_err(|e| e.to_string())?;
         let local = curve.error_at(count);
         Ok(Some(Open { group, curve, counts, factor: if local > 0.0 { error / local } else { 0.0 } }))
     }
@@ -99,6 +102,7 @@ impl<'a> Search<'a> {
     /// Measures all factors at a model that loses `error`: half of what goes comes back, or an eighth of a class goes that is whole.
     fn measure_around(
         &self,
+        held: &Held,
         open: &mut [Open<'_>],
         chosen: &[usize],
         error: f64,
@@ -112,7 +116,7 @@ impl<'a> Search<'a> {
             let Some(other) = others.min_by_key(|&other| o.count(other).abs_diff(aim)) else { continue };
             let mut moved = chosen.to_vec();
             moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
-            let (changed, _) = self.fitting.probe(&removed(open, &moved), self.held, fits)?;
+            let (changed, _) = self.fitting.probe(&removed(open, &moved), held, fits)?;
             let local = o.curve.error_at(o.count(at)) - o.curve.error_at(o.count(other));
             let factor = (error - changed) / local;
             if factor.is_finite() && o.factor > 0.0 {
@@ -130,6 +134,12 @@ impl Open<'_> {
     fn count(&self, step: usize) -> u64 {
         self.counts.get(step).copied().unwrap_or(0)
     }
+}
+
+/// What goes of the groups of which something does.
+fn taken<'a>(open: &[Open<'a>], chosen: &[usize]) -> Vec<Taken<'a>> {
+    let taken = open.iter().zip(chosen).map(|(o, &at)| (o.group, o.curve, o.count(at)));
+    taken.filter(|t| t.2 > 0).collect()
 }
 
 fn removed(open: &[Open<'_>], chosen: &[usize]) -> Removed {
