@@ -6,11 +6,20 @@ use crate::Tensors;
 
 /// Sizes of the named dims of a model's inputs, as they are in a sample; those without a name are called `input.axis`.
 pub fn bindings(model: &Model, sample: &Tensors) -> Bindings {
+    sizes(model, |input, axis| sample.get(input)?.dims().get(axis).copied())
+}
+
+/// The same, as if each were 1.
+pub fn unit_bindings(model: &Model) -> Bindings {
+    sizes(model, |_, _| Some(1))
+}
+
+fn sizes(model: &Model, size: impl Fn(&str, usize) -> Option<u64>) -> Bindings {
     let mut bindings = Bindings::new();
     for value in model.graph.inputs().iter().filter_map(|&v| model.graph.value(v)) {
-        let Some(tensor) = sample.get(value.name()) else { continue };
         let shape = value.ty().and_then(|t| t.as_tensor()).and_then(|t| t.shape.as_ref());
-        for (axis, (dim, &size)) in shape.into_iter().flatten().zip(tensor.dims()).enumerate() {
+        for (axis, dim) in shape.into_iter().flatten().enumerate() {
+            let Some(size) = size(value.name(), axis) else { continue };
             match dim {
                 Dim::Known(_) => {}
                 Dim::Symbolic(_) => {

@@ -26,7 +26,7 @@ use rayon::prelude::*;
 use crate::{Engine, NoObserver, PassError, Runnable, Tensors};
 use forecast::Plan;
 
-pub use bindings::bindings;
+pub use bindings::{bindings, unit_bindings};
 pub use forecast::Forecast;
 pub(crate) use gram::CHUNK;
 pub use gram::Gram;

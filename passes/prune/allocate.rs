@@ -27,6 +27,24 @@ pub(super) enum Budget {
     Macs(f64),
     /// Elements of weights.
     Parameters(f64),
+    /// Bytes of weights.
+    Bytes(f64),
+}
+
+impl Budget {
+    pub(super) const fn share(self) -> f64 {
+        let (Budget::Macs(share) | Budget::Parameters(share) | Budget::Bytes(share)) = self;
+        share
+    }
+
+    /// What is counted, for reports.
+    pub(super) const fn what(self) -> &'static str {
+        match self {
+            Budget::Macs(_) => "MACs",
+            Budget::Parameters(_) => "parameters",
+            Budget::Bytes(_) => "bytes of weights",
+        }
+    }
 }
 
 /// A cost that shrinks with the channels of its factors: `amount * Π (1 - Σ share * removed share)`.
@@ -37,11 +55,21 @@ struct Cost {
 }
 
 /// The costs of a model, each as far as candidates can change it.
-pub(super) struct Costs(Vec<Cost>);
+pub(super) struct Costs {
+    all: Vec<Cost>,
+    /// Which of them a class changes.
+    of_class: BTreeMap<usize, BTreeSet<usize>>,
+}
 
 impl Costs {
     /// Of the main graph. Other graphs cost what they cost.
-    pub(super) fn of(model: &Model, facts: &Inferred, classes: &Classes, bindings: &Bindings, budget: Budget) -> Costs {
+    pub(super) fn of_model(
+        model: &Model,
+        facts: &Inferred,
+        classes: &Classes,
+        bindings: &Bindings,
+        budget: Budget,
+    ) -> Costs {
         let graph = &model.graph;
         let path = planish_ir::GraphPath::main();
         let along = |v: ValueId, axis: usize| -> Vec<(usize, f64)> {
@@ -86,56 +114,159 @@ impl Costs {
                     costs.push(Cost { amount: macs as f64, axes });
                 }
             }
-            Budget::Parameters(_) => {
+            Budget::Parameters(_) | Budget::Bytes(_) => {
                 for (v, value) in graph.values() {
                     if let Some(t) = value.constant().filter(|t| cost::is_weight(t)) {
-                        costs.push(Cost { amount: t.elements() as f64, axes: of_value(v) });
+                        let is_bytes = matches!(budget, Budget::Bytes(_));
+                        let amount = if is_bytes { t.byte_len() } else { t.elements() };
+                        costs.push(Cost { amount: amount as f64, axes: of_value(v) });
                     }
                 }
             }
         }
-        Costs(costs)
+        Costs::new(costs)
+    }
+
+    fn new(all: Vec<Cost>) -> Costs {
+        let mut of_class: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (at, cost) in all.iter().enumerate() {
+            for (class, _) in cost.axes.iter().flatten() {
+                of_class.entry(*class).or_default().insert(at);
+            }
+        }
+        Costs { all, of_class }
+    }
+
+    fn changed_by(&self, class: usize) -> impl Iterator<Item = &Cost> {
+        self.of_class.get(&class).into_iter().flatten().filter_map(|&at| self.all.get(at))
+    }
+
+    /// Classes that a class shares a cost with, and itself.
+    fn coupled(&self, class: usize) -> BTreeSet<usize> {
+        self.changed_by(class).flat_map(|c| c.axes.iter().flatten().map(|a| a.0)).chain([class]).collect()
+    }
+
+    /// The sum of those that a class changes.
+    fn of(&self, class: usize, removed: &BTreeMap<usize, f64>) -> f64 {
+        self.changed_by(class).map(|c| c.value(removed)).sum()
     }
 
     /// The sum, when such shares of the classes are removed.
     pub(super) fn total(&self, removed: &BTreeMap<usize, f64>) -> f64 {
+        self.all.iter().map(|c| c.value(removed)).sum()
+    }
+}
+
+impl Cost {
+    /// When such shares of the classes are removed.
+    fn value(&self, removed: &BTreeMap<usize, f64>) -> f64 {
         let removed = |class: &usize| removed.get(class).copied().unwrap_or(0.0);
         let factor = |axis: &Vec<(usize, f64)>| 1.0 - axis.iter().map(|(c, share)| share * removed(c)).sum::<f64>();
-        self.0.iter().map(|c| c.amount * c.axes.iter().map(factor).product::<f64>()).sum()
+        self.amount * self.axes.iter().map(factor).product::<f64>()
     }
 }
 
 /// For each candidate the index of its step. The cheapest step in error per cost is taken again and again, where a step may also be a
 /// leap over steps that are worse than what follows.
 pub(super) fn allocate(candidates: &[Candidate], costs: &Costs, budget: Budget) -> Vec<usize> {
-    let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
-    let mut chosen = vec![0usize; candidates.len()];
-    // The share of each class that goes, as chosen so far.
-    let mut shares: BTreeMap<usize, f64> = BTreeMap::new();
-    let start = costs.total(&shares);
-    let mut now = start;
-    while now > share * start {
-        let mut best: Option<(f64, usize, usize, f64)> = None;
-        for (i, (c, &at)) in candidates.iter().zip(&chosen).enumerate() {
-            let Some(&(count, error)) = c.steps.get(at) else { continue };
-            for (next, &(more, worse)) in c.steps.iter().enumerate().skip(at + 1) {
-                shares.insert(c.class, more as f64 / c.size.max(1) as f64);
-                let after = costs.total(&shares);
-                let slope = (worse - error).max(0.0) / (now - after);
-                if after < now && best.is_none_or(|(s, ..)| slope < s) {
-                    best = Some((slope, i, next, after));
-                }
+    let mut plan = Plan { candidates, costs, chosen: vec![0; candidates.len()], shares: BTreeMap::new() };
+    let start = costs.total(&plan.shares);
+    let (limit, mut now) = (budget.share() * start, start);
+    let mut leaps: Vec<Option<Leap>> = (0..candidates.len()).map(|i| plan.best_leap(i)).collect();
+    while now > limit {
+        let found = leaps.iter().enumerate().filter_map(|(i, leap)| Some((i, leap.as_ref()?)));
+        let Some((i, leap)) = found.min_by(|a, b| a.1.slope.total_cmp(&b.1.slope)) else { break };
+        let next = leap.to;
+        now -= leap.saved;
+        let coupled = candidates.get(i).map_or_else(BTreeSet::new, |c| costs.coupled(c.class));
+        plan.choose(i, next);
+        for (i, (c, leap)) in candidates.iter().zip(&mut leaps).enumerate() {
+            if coupled.contains(&c.class) {
+                *leap = plan.best_leap(i);
             }
-            shares.insert(c.class, count as f64 / c.size.max(1) as f64);
         }
-        let Some((_, i, next, after)) = best else { break };
-        if let (Some(chosen), Some(c)) = (chosen.get_mut(i), candidates.get(i)) {
-            *chosen = next;
-            shares.insert(c.class, c.steps.get(next).map_or(0.0, |s| s.0 as f64) / c.size.max(1) as f64);
-        }
-        now = after;
     }
-    chosen
+    plan.give_back(limit);
+    plan.chosen
+}
+
+/// How far each candidate goes.
+struct Plan<'a> {
+    candidates: &'a [Candidate],
+    costs: &'a Costs,
+    /// Step of each.
+    chosen: Vec<usize>,
+    /// The share of each class that goes.
+    shares: BTreeMap<usize, f64>,
+}
+
+/// From the chosen step of a candidate to a later one.
+struct Leap {
+    /// Error per cost.
+    slope: f64,
+    to: usize,
+    saved: f64,
+}
+
+impl Plan<'_> {
+    fn choose(&mut self, candidate: usize, step: usize) {
+        if let (Some(chosen), Some(c)) = (self.chosen.get_mut(candidate), self.candidates.get(candidate)) {
+            *chosen = step;
+            self.shares.insert(c.class, c.share(step));
+        }
+    }
+
+    /// The leap that costs least error for what it saves. None if nothing more is saved.
+    fn best_leap(&mut self, candidate: usize) -> Option<Leap> {
+        let (c, &at) = (self.candidates.get(candidate)?, self.chosen.get(candidate)?);
+        let before = self.costs.of(c.class, &self.shares);
+        let mut best: Option<Leap> = None;
+        for to in at + 1..c.steps.len() {
+            self.shares.insert(c.class, c.share(to));
+            let saved = before - self.costs.of(c.class, &self.shares);
+            let slope = (c.error(to) - c.error(at)).max(0.0) / saved;
+            if saved > 0.0 && best.as_ref().is_none_or(|b| slope < b.slope) {
+                best = Some(Leap { slope, to, saved });
+            }
+        }
+        self.shares.insert(c.class, c.share(at));
+        best
+    }
+
+    /// Takes less where the last leap has left room below the limit: again and again the step back that spares the most error.
+    fn give_back(&mut self, limit: f64) {
+        let candidates = self.candidates;
+        let mut room = limit - self.costs.total(&self.shares);
+        while room > 0.0 {
+            let mut best: Option<(f64, usize, usize, f64)> = None;
+            for (i, c) in candidates.iter().enumerate() {
+                let at = self.chosen.get(i).copied().unwrap_or(0);
+                let before = self.costs.of(c.class, &self.shares);
+                for earlier in 0..at {
+                    let spared = c.error(at) - c.error(earlier);
+                    self.shares.insert(c.class, c.share(earlier));
+                    let taken = self.costs.of(c.class, &self.shares) - before;
+                    if spared > best.map_or(0.0, |b| b.0) && taken <= room {
+                        best = Some((spared, i, earlier, taken));
+                    }
+                }
+                self.shares.insert(c.class, c.share(at));
+            }
+            let Some((_, i, earlier, taken)) = best else { return };
+            room -= taken;
+            self.choose(i, earlier);
+        }
+    }
+}
+
+impl Candidate {
+    fn share(&self, step: usize) -> f64 {
+        self.steps.get(step).map_or(0.0, |s| s.0 as f64) / self.size.max(1) as f64
+    }
+
+    fn error(&self, step: usize) -> f64 {
+        self.steps.get(step).map_or(0.0, |s| s.1)
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +277,7 @@ mod tests {
     fn the_class_that_costs_least_per_gain_goes_first() {
         let linear =
             |class, slope: f64| Candidate { class, size: 8, steps: (0..8).map(|k| (k, slope * k as f64)).collect() };
-        let costs = Costs(vec![
+        let costs = Costs::new(vec![
             Cost { amount: 100.0, axes: vec![vec![(0, 1.0)]] },
             Cost { amount: 100.0, axes: vec![vec![(1, 1.0)]] },
         ]);
@@ -157,6 +288,9 @@ mod tests {
         assert_eq!(allocate(&candidates, &costs, Budget::Macs(0.0)), [7, 7]);
         // A step that is dear is leapt over if the next ones are free.
         let cliff = Candidate { class: 0, size: 8, steps: vec![(0, 0.0), (1, 2.0), (6, 2.0)] };
-        assert_eq!(allocate(&[cliff, linear(1, 0.5)], &costs, Budget::Macs(0.7)), [2, 0]);
+        assert_eq!(allocate(&[cliff.clone(), linear(1, 0.5)], &costs, Budget::Macs(0.7)), [2, 0]);
+        // A leap may go too far, and then others need not go.
+        let ahead = Candidate { class: 1, size: 8, steps: vec![(0, 0.0), (1, 0.1)] };
+        assert_eq!(allocate(&[cliff, ahead], &costs, Budget::Macs(0.64)), [2, 0]);
     }
 }

@@ -22,6 +22,15 @@ pub(super) struct Reader {
     pub(super) columns: Vec<Vec<usize>>,
 }
 
+impl Reader {
+    /// Root mean square of what is read of a channel times the norm of the weights that read it. None if it has no such column.
+    pub(super) fn magnitude(&self, channel: usize) -> Option<f64> {
+        let norm = |c: usize| (0..self.weights.nrows()).map(|o| self.weights[(o, c)].powi(2)).sum::<f64>();
+        let columns = self.columns.get(channel)?;
+        Some(columns.iter().map(|&c| (norm(c) * self.moments[(c, c)].max(0.0)).sqrt()).sum())
+    }
+}
+
 /// What it costs to take channels out one after the other.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Curve {
@@ -56,19 +65,29 @@ struct State {
     scale: f64,
 }
 
-/// Takes out `limit` of `channels` channels, at most `step` at a time. Nothing if a matrix has no inverse.
-pub(super) fn eliminate(readers: &[Reader], channels: usize, limit: usize, step: usize, damping: f64) -> Option<Curve> {
+/// Takes out `limit` of `channels` channels, at most `step` at a time: those that cost least, or as they are given. Nothing if a matrix has
+/// no inverse.
+pub(super) fn eliminate(
+    readers: &[Reader],
+    channels: usize,
+    limit: usize,
+    step: usize,
+    damping: f64,
+    given: Option<&[usize]>,
+) -> Option<Curve> {
     let mut states: Vec<State> = readers.iter().map(|r| State::new(r, damping)).collect::<Option<_>>()?;
     let mut left: Vec<usize> = (0..channels).collect();
     let mut curve = Curve::default();
     let mut total = 0.0;
     while curve.order.len() < limit && !left.is_empty() {
-        let mut scored: Vec<(f64, usize)> = left
-            .iter()
-            .map(|&c| Some((states.iter().map(|s| s.cost(&[c])).sum::<Option<f64>>()?, c)))
-            .collect::<Option<_>>()?;
-        scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let going: Vec<usize> = scored.iter().take(step.max(1).min(limit - curve.order.len())).map(|s| s.1).collect();
+        let count = step.max(1).min(limit - curve.order.len());
+        let going: Vec<usize> = match given {
+            Some(order) => order.iter().copied().skip(curve.order.len()).take(count).collect(),
+            None => cheapest(&states, &left, count)?,
+        };
+        if going.is_empty() {
+            break;
+        }
         let joint: f64 = states.iter().map(|s| s.cost(&going)).sum::<Option<f64>>()?;
         let each = joint / going.len() as f64;
         for &c in &going {
@@ -82,6 +101,14 @@ pub(super) fn eliminate(readers: &[Reader], channels: usize, limit: usize, step:
         }
     }
     Some(curve)
+}
+
+/// The channels whose going alone costs least.
+fn cheapest(states: &[State], left: &[usize], count: usize) -> Option<Vec<usize>> {
+    let cost = |&c: &usize| Some((states.iter().map(|s| s.cost(&[c])).sum::<Option<f64>>()?, c));
+    let mut scored: Vec<(f64, usize)> = left.iter().map(cost).collect::<Option<_>>()?;
+    scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    Some(scored.into_iter().take(count).map(|s| s.1).collect())
 }
 
 impl State {
@@ -204,7 +231,7 @@ mod tests {
         let x = matrix(5, 40, 3);
         let copied = Mat::from_fn(5, 40, |i, j| if i == 3 { 2.0 * x[(1, j)] } else { x[(i, j)] });
         r.moments = &copied * copied.transpose();
-        let curve = eliminate(std::slice::from_ref(&r), 5, 2, 1, 1e-9).unwrap();
+        let curve = eliminate(std::slice::from_ref(&r), 5, 2, 1, 1e-9, None).unwrap();
         assert!([1, 3].contains(&curve.order[0]) && curve.error[0] < 1e-6 && curve.error[1] > 1e-3, "{curve:?}");
         let new = refit(&r.weights, &r.moments, &[3], 1e-9).unwrap();
         assert!(loss(&r.weights, &new, &r.moments) < 1e-6);
@@ -216,7 +243,7 @@ mod tests {
         #[test]
         fn the_curve_is_the_loss_of_the_refit(seed in 0u64..500, gone in 1usize..5) {
             let r = reader(4, 6, seed);
-            let curve = eliminate(std::slice::from_ref(&r), 6, gone, 1, 1e-7).unwrap();
+            let curve = eliminate(std::slice::from_ref(&r), 6, gone, 1, 1e-7, None).unwrap();
             let mut s = curve.order.clone();
             s.sort_unstable();
             let new = refit(&r.weights, &r.moments, &s, 1e-7).unwrap();
@@ -233,7 +260,7 @@ mod tests {
         fn channels_of_several_columns_go_whole(seed in 0u64..200) {
             let mut r = reader(3, 6, seed);
             r.columns = vec![vec![0, 3], vec![1, 4], vec![2, 5]];
-            let curve = eliminate(std::slice::from_ref(&r), 3, 2, 2, 1e-7).unwrap();
+            let curve = eliminate(std::slice::from_ref(&r), 3, 2, 2, 1e-7, None).unwrap();
             let mut s: Vec<usize> = curve.order.iter().flat_map(|&c| r.columns[c].clone()).collect();
             s.sort_unstable();
             let new = refit(&r.weights, &r.moments, &s, 1e-7).unwrap();

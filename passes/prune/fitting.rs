@@ -1,15 +1,20 @@
 //! Fitting the weights behind channels that go, and finding out what it costs the outputs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use faer::Mat;
-use planish_ir::{GraphPath, Model, NodeId, Patch, Tensor, axes::Classes};
+use planish_ir::{GraphPath, Model, NodeId, Patch, Tensor, ValueId, axes::Classes};
 use rayon::prelude::*;
 
 use super::{
+    criterion::{Criterion, likeness},
     cut::{Refit, cut, masks},
     eliminate::{Curve, Reader, eliminate, loss, refit},
-    prune::{Group, Reads},
+    groups::{Group, Reads},
+    moments::{Fit, Moments},
 };
 use crate::{
     Bias, Calibration, Context, Linear, PassError, Samples,
@@ -24,23 +29,19 @@ pub(super) type Removed = BTreeMap<usize, BTreeSet<u64>>;
 const DAMPINGS: [f64; 6] = [1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
 /// The same, for the order in which channels go.
 const ORDER_DAMPINGS: [f64; 3] = [1e-6, 1e-2, 0.1];
+/// Where nothing tells which ridge is right.
+const DEFAULT_DAMPING: f64 = 0.1;
 /// Steps in which a class is taken out.
 const STEPS: u64 = 64;
 
-/// Which samples weights are fitted to.
-#[derive(Clone, Copy, PartialEq)]
-enum Fit {
-    /// The first half.
-    First,
-    /// All.
-    All,
-}
+/// For each layer the columns that it loses, and the matrix that makes up for them; none if there is none.
+pub(super) type Fits = BTreeMap<NodeId, (Vec<usize>, Option<Arc<Mat<f64>>>)>;
 
 /// A layer and what is known of its input.
 struct Layer {
     linear: Linear,
     weights: Mat<f64>,
-    moments: Halves,
+    moments: Moments,
     /// Ridge that generalizes best from one half of the samples to the other.
     damping: f64,
 }
@@ -49,7 +50,8 @@ struct Layer {
 pub(super) struct Fitting<'a> {
     model: &'a Model,
     cx: &'a Context<'a>,
-    calibration: &'a Calibration<'a>,
+    /// None if there are no samples.
+    calibration: Option<&'a Calibration<'a>>,
     classes: &'a Classes,
     /// Of each class.
     readers: BTreeMap<usize, &'a [Reads]>,
@@ -57,30 +59,36 @@ pub(super) struct Fitting<'a> {
 }
 
 impl<'a> Fitting<'a> {
-    /// Collects the second moments of the inputs of all readers.
+    /// Collects the second moments of the inputs of all readers; without samples it guesses them.
     pub(super) fn new(
         model: &'a Model,
         cx: &'a Context<'a>,
-        calibration: &'a Calibration<'a>,
+        calibration: Option<&'a Calibration<'a>>,
         classes: &'a Classes,
         groups: &'a [Group],
     ) -> Result<Fitting<'a>, PassError> {
         let graph = &model.graph;
         let nodes: BTreeSet<NodeId> = groups.iter().flat_map(|g| g.readers.iter().map(|r| r.0)).collect();
         let mut linears = Vec::new();
-        let mut wants = Vec::new();
         for node in nodes {
             let Some(linear) = Linear::of(graph, node) else { continue };
             let Some(weight) = graph.constant(linear.weight) else { continue };
-            let width = linear.width(weight).unwrap_or(0);
-            wants.push(Want::of(graph.name_of(linear.input), Halves::new(linear.rows.clone(), width)));
             let tensor = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
             let weights = linear.matrices(weight).map_err(tensor)?.swap_remove(0);
             linears.push((linear, weights));
         }
-        let moments = calibration.collect(&[model], wants)?;
+        let moments: Vec<Moments> = match calibration {
+            Some(calibration) => {
+                let want = |(linear, weights): &(Linear, Mat<f64>)| {
+                    Want::of(graph.name_of(linear.input), Halves::new(linear.rows.clone(), weights.ncols()))
+                };
+                let seen = calibration.collect(&[model], linears.iter().map(want).collect())?;
+                seen.into_iter().map(Moments::Seen).collect()
+            }
+            None => linears.iter().map(|(l, w)| guessed(model, classes, groups, l.node, w.ncols())).collect(),
+        };
         let layer = |((linear, weights), moments): ((Linear, _), _)| {
-            (linear.node, Layer { linear, weights, moments, damping: 0.1 })
+            (linear.node, Layer { linear, weights, moments, damping: DEFAULT_DAMPING })
         };
         let layers = linears.into_iter().zip(moments).map(layer).collect();
         let readers = groups.iter().map(|g| (g.class, g.readers.as_slice())).collect();
@@ -89,20 +97,25 @@ impl<'a> Fitting<'a> {
 
     /// In which order the channels of each class go, and finds the ridge of each layer on the way. None for a class whose matrices are
     /// singular even with a ridge, as they are if values are not finite.
-    pub(super) fn curves(&mut self, groups: &[Group], min_keep: f64) -> Vec<Option<Curve>> {
+    pub(super) fn curves(&mut self, groups: &[Group], min_keep: f64, criterion: Criterion) -> Vec<Option<Curve>> {
         let curve = |g: &Group| {
             let limit = g.size - ((g.size as f64 * min_keep).ceil() as u64).clamp(1, g.size);
             let (size, limit) = (usize::try_from(g.size).ok()?, usize::try_from(limit).ok()?);
             let step = usize::try_from(g.size.div_ceil(STEPS)).ok()?;
+            let readers = self.readers_of(g, Fit::All)?;
+            if criterion != Criterion::Surgeon {
+                let order = self.order(g, &readers, criterion, size)?;
+                return eliminate(&readers, size, limit, step, DEFAULT_DAMPING, Some(&order));
+            }
             // Little ridge finds what can stand for each other, much is not misled by few samples.
             let tried = ORDER_DAMPINGS.map(|damping| {
                 let readers = self.readers_of(g, Fit::First)?;
-                let curve = eliminate(&readers, size, limit, step, damping)?;
-                let lost = g.readers.iter().map(|reads| self.held_loss(reads, &curve, damping)).sum::<f64>();
+                let curve = eliminate(&readers, size, limit, step, damping, None)?;
+                let lost = g.readers.iter().map(|reads| self.held_loss(reads, &curve, damping)).sum::<Option<f64>>()?;
                 Some((lost, damping))
             });
-            let best = tried.into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0))?;
-            eliminate(&self.readers_of(g, Fit::All)?, size, limit, step, best.1)
+            let best = tried.into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0));
+            eliminate(&readers, size, limit, step, best.map_or(DEFAULT_DAMPING, |b| b.1), None)
         };
         let curves: Vec<Option<Curve>> = groups.par_iter().map(curve).collect();
         // Half of what each layer may lose shows which ridge it needs.
@@ -129,36 +142,63 @@ impl<'a> Fitting<'a> {
         group.readers.iter().map(reader).collect()
     }
 
-    /// What a layer loses on the second half of the samples, fitted to the first, once half of what may go is gone.
-    fn held_loss(&self, (node, columns): &Reads, curve: &Curve, damping: f64) -> f64 {
-        let Some(layer) = self.layers.get(node) else { return f64::INFINITY };
+    /// The order in which the channels of a group go by a criterion that does not look at what can stand for what.
+    fn order(&self, group: &Group, readers: &[Reader], criterion: Criterion, channels: usize) -> Option<Vec<usize>> {
+        let weights: Vec<ValueId> =
+            group.readers.iter().filter_map(|r| Some(self.layers.get(&r.0)?.linear.weight)).collect();
+        let class = self.classes.all().get(group.class)?;
+        let scores = criterion
+            .of_weights(self.model, class, channels, &weights)
+            .or_else(|| (0..channels).map(|c| readers.iter().map(|r| r.magnitude(c)).sum::<Option<f64>>()).collect())?;
+        let mut order: Vec<usize> = (0..channels).collect();
+        let score = |c: usize| scores.get(c).copied().unwrap_or(0.0);
+        order.sort_by(|&a, &b| score(a).total_cmp(&score(b)).then(a.cmp(&b)));
+        Some(order)
+    }
+
+    /// What a layer loses on the second half of the samples, fitted to the first, once half of what may go is gone. None without samples.
+    fn held_loss(&self, (node, columns): &Reads, curve: &Curve, damping: f64) -> Option<f64> {
+        let layer = self.layers.get(node)?;
         let going = curve.order.iter().take(curve.order.len().div_ceil(2));
         let gone: BTreeSet<usize> = going.filter_map(|&c| columns.get(c)).flatten().copied().collect();
         let gone: Vec<usize> = gone.into_iter().collect();
-        let [first, second] = layer.moments.both(layer.linear.bias != Bias::None);
-        refit(&layer.weights, &first, &gone, damping).map_or(f64::INFINITY, |w| loss(&layer.weights, &w, &second))
+        let [first, second] = layer.moments.both(layer.linear.bias != Bias::None)?;
+        Some(loss(&layer.weights, &refit(&layer.weights, &first, &gone, damping)?, &second))
     }
 
-    /// The weights and biases that make up for what is removed; and the weights that could not be fitted.
-    fn refit(&self, removed: &Removed, fit: Fit) -> Result<(Refit, Vec<String>), PassError> {
-        let graph = &self.model.graph;
+    /// The columns of each layer that go with channels.
+    fn gone(&self, removed: &Removed) -> BTreeMap<NodeId, Vec<usize>> {
         let mut gone: BTreeMap<NodeId, BTreeSet<usize>> = BTreeMap::new();
-        for (&class, channels) in removed {
+        for (&class, channels) in removed.iter().filter(|(_, channels)| !channels.is_empty()) {
             let readers = self.readers.get(&class).copied().unwrap_or_default();
             for (node, columns) in readers {
                 let columns = channels.iter().filter_map(|&c| columns.get(usize::try_from(c).ok()?)).flatten();
                 gone.entry(*node).or_default().extend(columns);
             }
         }
-        let fitted = gone.par_iter().filter_map(|(node, gone)| {
-            let layer = self.layers.get(node)?;
-            let gone: Vec<usize> = gone.iter().copied().collect();
-            Some((layer, refit(&layer.weights, &layer.moments(fit), &gone, layer.damping)))
+        gone.into_iter().map(|(node, columns)| (node, columns.into_iter().collect())).collect()
+    }
+
+    /// The matrices that make up for what is removed. Those of layers that lose what they lose in `known` are taken from there.
+    fn fit(&self, removed: &Removed, fit: Fit, known: &Fits) -> Fits {
+        let fitted = self.gone(removed).into_par_iter().filter_map(|(node, gone)| {
+            let layer = self.layers.get(&node)?;
+            if let Some(same) = known.get(&node).filter(|k| k.0 == gone) {
+                return Some((node, same.clone()));
+            }
+            let new = refit(&layer.weights, &layer.moments(fit), &gone, layer.damping);
+            Some((node, (gone, new.map(Arc::new))))
         });
-        let fitted: Vec<(&Layer, Option<Mat<f64>>)> = fitted.collect();
+        fitted.collect()
+    }
+
+    /// The weights and biases that make up for what is removed; and the weights that could not be fitted.
+    fn refit(&self, fits: &Fits, fit: Fit) -> Result<(Refit, Vec<String>), PassError> {
+        let graph = &self.model.graph;
         let mut result = Refit::default();
         let mut unfitted = Vec::new();
-        for (layer, new) in fitted {
+        for (node, (_, new)) in fits {
+            let Some(layer) = self.layers.get(node) else { continue };
             let linear = &layer.linear;
             let tensor = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
             // A weight that others read too is cut, and not changed.
@@ -167,8 +207,8 @@ impl<'a> Fitting<'a> {
                 unfitted.push(graph.name_of(linear.weight));
                 continue;
             };
-            result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&new), old).map_err(tensor)?);
-            let mean = layer.moments.mean(fit == Fit::All);
+            result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&**new), old).map_err(tensor)?);
+            let mean = layer.moments.mean(fit);
             let shift = (0..new.nrows()).map(|o| {
                 (0..new.ncols())
                     .map(|i| (layer.weights[(o, i)] - new[(o, i)]) * mean.get(i).copied().unwrap_or(0.0))
@@ -208,41 +248,51 @@ impl<'a> Fitting<'a> {
         Ok(model)
     }
 
-    /// Error of the outputs on held samples without some channels, when the weights behind them are fitted to the others.
-    pub(super) fn probe(&self, removed: &Removed, held: &Held) -> Result<f64, PassError> {
-        let (refit, _) = self.refit(removed, Fit::First)?;
-        held.error(&self.apply(&self.patches(removed, &refit)?)?, self.calibration)
+    /// Error of the outputs on held samples without some channels, when the weights behind them are fitted to the others; and how they
+    /// are fitted, for the next time.
+    pub(super) fn probe(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(f64, Fits), PassError> {
+        let calibration = self.calibration.ok_or_else(|| PassError::Precondition("there are no samples".to_owned()))?;
+        let fits = self.fit(removed, Fit::First, known);
+        let (refit, _) = self.refit(&fits, Fit::First)?;
+        let error = held.error(&self.apply(&self.patches(removed, &refit)?)?, calibration)?;
+        Ok((error, fits))
     }
 
     /// Takes channels out for good. Of two fits, all layers at once and one after the other, that is taken which is better on held
-    /// samples when both are fitted to the others; then it is fitted to all.
-    pub(super) fn finish(&self, removed: &Removed, held: &Held) -> Result<Finished, PassError> {
+    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one.
+    pub(super) fn finish(&self, removed: &Removed, held: Option<&Held>) -> Result<Finished, PassError> {
         let masks = masks(self.model, self.cx.facts, self.classes, removed);
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
+        let (refit, unfitted) = self.refit(&self.fit(removed, Fit::All, &Fits::new()), Fit::All)?;
+        let mut patches = self.patches(removed, &refit)?;
+        let mut notes = Vec::new();
+        let unfitted = || {
+            let why = "not fitted, because others read them or their inputs are singular";
+            (!unfitted.is_empty()).then(|| format!("{why}: {}", unfitted.join(", ")))
+        };
+        let (Some(held), Some(calibration)) = (held, self.calibration) else {
+            notes.extend(unfitted());
+            let errors = "what that does to the outputs is not known".to_owned();
+            return Ok(Finished { patches, errors, notes });
+        };
         let sequence = |model: &mut Model, samples: &dyn Samples| {
-            let calibration = Calibration { samples, ..*self.calibration };
+            let calibration = Calibration { samples, ..*calibration };
             let sequence =
                 Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration: &calibration };
             sequence.refit(model)
         };
-        let (refit, _) = self.refit(removed, Fit::First)?;
+        let (refit, _) = self.refit(&self.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
         let mut trial = self.apply(&self.patches(removed, &refit)?)?;
-        let at_once = held.error(&trial, self.calibration)?;
-        sequence(&mut trial, &Selected::first_half(self.calibration.samples))?;
-        let in_turn = held.error(&trial, self.calibration)?;
-
-        let (refit, unfitted) = self.refit(removed, Fit::All)?;
-        let mut patches = self.patches(removed, &refit)?;
-        let mut notes = Vec::new();
+        let at_once = held.error(&trial, calibration)?;
+        sequence(&mut trial, &Selected::first_half(calibration.samples))?;
+        let in_turn = held.error(&trial, calibration)?;
+        drop(trial);
         if in_turn < at_once {
             let mut model = self.apply(&patches)?;
-            let refits = sequence(&mut model, self.calibration.samples)?;
+            let refits = sequence(&mut model, calibration.samples)?;
             patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
-        } else if !unfitted.is_empty() {
-            notes.push(format!(
-                "not fitted, because others read them or their inputs are singular: {}",
-                unfitted.join(", ")
-            ));
+        } else {
+            notes.extend(unfitted());
         }
         let errors = format!(
             "relative squared error of the outputs on {} samples {}: {at_once:.2e} with all layers fitted at once, {in_turn:.2e} one after \
@@ -252,6 +302,25 @@ impl<'a> Fitting<'a> {
         );
         Ok(Finished { patches, errors, notes })
     }
+}
+
+/// Second moments of what a layer reads, if the weights that make its channels read what is white. The taps of a window are taken to be
+/// independent, and so is what is not known.
+fn guessed(model: &Model, classes: &Classes, groups: &[Group], node: NodeId, width: usize) -> Moments {
+    let mut matrix = Mat::<f64>::identity(width, width);
+    for group in groups {
+        let Some((_, columns)) = group.readers.iter().find(|r| r.0 == node) else { continue };
+        let weights: Vec<ValueId> =
+            group.readers.iter().filter_map(|r| Some(Linear::of(&model.graph, r.0)?.weight)).collect();
+        let class = classes.all().get(group.class);
+        let Some(alike) = class.and_then(|c| likeness(model, c, columns.len(), &weights)) else { continue };
+        for (i, rows) in columns.iter().enumerate() {
+            for (j, others) in columns.iter().enumerate() {
+                rows.iter().zip(others).for_each(|(&a, &b)| matrix[(a, b)] = alike[(i, j)]);
+            }
+        }
+    }
+    Moments::Guessed(matrix)
 }
 
 /// A pruned model.
@@ -267,13 +336,13 @@ pub(super) struct Finished {
 impl Layer {
     /// Second moments; about the mean if the bias can take the mean up.
     fn moments(&self, fit: Fit) -> Mat<f64> {
-        self.moments.matrix(fit == Fit::All, self.linear.bias != Bias::None)
+        self.moments.matrix(fit, self.linear.bias != Bias::None)
     }
 
     /// The ridge with which a fit to one half of the samples loses least on the other.
     fn best_damping(&self, gone: &[usize]) -> f64 {
         let centred = self.linear.bias != Bias::None;
-        let [first, second] = self.moments.both(centred);
+        let Some([first, second]) = self.moments.both(centred) else { return DEFAULT_DAMPING };
         let lost = |damping: f64| {
             let on = |fitted: &Mat<f64>, other: &Mat<f64>| {
                 refit(&self.weights, fitted, gone, damping).map_or(f64::INFINITY, |w| loss(&self.weights, &w, other))
@@ -281,6 +350,6 @@ impl Layer {
             on(&first, &second) + on(&second, &first)
         };
         let tried = DAMPINGS.map(|d| (lost(d), d));
-        tried.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.1, |t| t.1)
+        tried.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(DEFAULT_DAMPING, |t| t.1)
     }
 }

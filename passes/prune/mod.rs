@@ -1,15 +1,21 @@
 //! Structured pruning: channels that are coupled go together.
 
 mod allocate;
+mod criterion;
 mod cut;
 mod eliminate;
 mod fitting;
+mod groups;
+mod moments;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
 mod sparsify;
+mod search;
 mod units;
 
+pub use criterion::Criterion;
 pub use cut::{CutError, Refit, cut};
+pub use groups::Kind;
 pub use prune::Prune;
 pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};

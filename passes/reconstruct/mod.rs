@@ -5,7 +5,9 @@
 
 mod halves;
 mod second;
+mod joint;
 mod sequential;
+mod stages;
 
 use std::collections::BTreeMap;
 

@@ -2,19 +2,20 @@
 //!
 //! The one fit of all layers takes what a layer reads as it was before. Here a layer makes up for the errors of those before it too,
 //! and, where its result is added to another value, for the errors of that value (He, Zhang, Sun: Channel pruning for accelerating very
-//! deep neural networks, ICCV 2017). One layer after the other is fitted, so that each sees what the earlier ones have become.
+//! deep neural networks, ICCV 2017). Layers are fitted in stages, so that each sees what the earlier ones have become.
 
-use faer::{Mat, Side, linalg::solvers::Solve};
-use planish_ir::{GraphPath, Model, NodeId, Numerics, Patch, Tensor, ValueId, infer::Inferred};
+use std::collections::BTreeSet;
 
-use super::{Halves, Masks, ridge};
-use crate::{
-    Bias, Calibration, Linear, PassError,
-    calibration::{CHUNK, Rows, Statistic, Want},
+use faer::Mat;
+use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor, ValueId, infer, infer::Inferred};
+use rayon::prelude::*;
+
+use super::{
+    Masks,
+    joint::Joint,
+    stages::{Border, Stages, Wanted, run},
 };
-
-/// Ridges that are tried, as a share of the mean of the diagonal.
-const DAMPINGS: [f64; 6] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
+use crate::{Bias, Calibration, Linear, PassError, calibration::Rows};
 
 /// A compressed model, and the one that it was made of.
 pub(crate) struct Sequence<'a> {
@@ -24,37 +25,82 @@ pub(crate) struct Sequence<'a> {
     pub(crate) calibration: &'a Calibration<'a>,
 }
 
-/// What a layer is to compute, and of what.
-struct Target {
+/// A layer of the compressed model, and what it is to compute.
+struct Layer {
+    linear: Linear,
     /// Value of the original model.
-    value: ValueId,
+    target: ValueId,
     /// Value of the compressed model that is taken off it.
     other: Option<ValueId>,
     /// Axis of the outputs.
     axis: usize,
+    stage: usize,
 }
 
 impl Sequence<'_> {
     /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order.
     pub(crate) fn refit(&self, compressed: &mut Model) -> Result<Vec<Patch>, PassError> {
+        let (layers, stages) = self.layers(compressed);
+        let last = layers.iter().map(|l| l.stage).max().unwrap_or(0);
+        // The pieces that are run need the types of their inputs.
+        let (mut original, mut model) = (self.original.clone(), compressed.clone());
+        infer::annotate(&mut original);
+        infer::annotate(&mut model);
+        let both = [stages.carried_to(&original), stages];
         let mut patches = Vec::new();
-        let mut changed = false;
-        for node in compressed.graph.topological_order().unwrap_or_default() {
-            let Some(linear) = Linear::of(&compressed.graph, node).filter(|l| l.groups() == 1) else { continue };
-            let is_new = self.original.graph.node(node).is_none();
-            changed |= is_new || self.is_cut(linear.input) || self.is_cut(linear.weight);
-            // In front of the first cut nothing is different.
-            if !changed || compressed.graph.only_user(linear.weight).is_none() {
-                continue;
-            }
-            if let Some(patch) = self.layer(compressed, &linear)? {
-                compressed
-                    .apply(&GraphPath::main(), patch.clone())
-                    .map_err(|e| PassError::Precondition(e.to_string()))?;
+        let mut borders = [Border::default(), Border::default()];
+        for stage in 0..=last {
+            let now: Vec<&Layer> = layers.iter().filter(|l| l.stage == stage).collect();
+            let later: Vec<&Layer> = layers.iter().filter(|l| l.stage > stage).collect();
+            let made = match self.stage(&original, &model, &both, &now, &later, &borders) {
+                // What an engine cannot run from the middle, it may run from the beginning.
+                Err(PassError::Engine(_)) if stage > 0 => {
+                    self.stage(&original, &model, &both, &now, &later, &Default::default())
+                }
+                made => made,
+            };
+            let (made, next) = made?;
+            for patch in made {
+                for model in [&mut *compressed, &mut model] {
+                    let applied = model.apply(&GraphPath::main(), patch.clone());
+                    applied.map_err(|e| PassError::Precondition(e.to_string()))?;
+                }
                 patches.push(patch);
             }
+            borders = next;
         }
         Ok(patches)
+    }
+
+    /// The layers that are fitted. One that reads what another makes, or makes up for its error, comes a stage later.
+    fn layers(&self, compressed: &Model) -> (Vec<Layer>, Stages) {
+        let (mut layers, mut stages) = (Vec::new(), Stages::default());
+        let mut changed: BTreeSet<ValueId> = BTreeSet::new();
+        let mut computed: BTreeSet<ValueId> = BTreeSet::new();
+        for id in compressed.graph.topological_order().unwrap_or_default() {
+            let Some(node) = compressed.graph.node(id) else { continue };
+            let is_new = self.original.graph.node(id).is_none();
+            // In front of the first cut nothing is different.
+            let differs = is_new || node.operands().any(|v| changed.contains(&v) || self.is_cut(v));
+            let outputs = node.outputs().iter().flatten().copied();
+            computed.extend(outputs.clone());
+            let before = stages.before(compressed, id);
+            if differs {
+                changed.extend(outputs);
+            }
+            let linear = Linear::of(&compressed.graph, id).filter(|_| differs);
+            let linear = linear.filter(|l| compressed.graph.only_user(l.weight).is_some());
+            match linear.and_then(|l| self.layer(compressed, l)) {
+                Some(mut layer) => {
+                    let other = layer.other.filter(|v| computed.contains(v)).map_or(0, |v| stages.of(v));
+                    layer.stage = before.max(other);
+                    stages.enter(compressed, id, layer.stage + 1);
+                    layers.push(layer);
+                }
+                None => stages.enter(compressed, id, before),
+            }
+        }
+        (layers, stages)
     }
 
     fn is_cut(&self, value: ValueId) -> bool {
@@ -62,7 +108,7 @@ impl Sequence<'_> {
     }
 
     /// What a layer of the compressed model is to compute: its output in the original, or the sum that it is a part of.
-    fn target(&self, compressed: &Model, linear: &Linear) -> Option<Target> {
+    fn layer(&self, compressed: &Model, linear: Linear) -> Option<Layer> {
         let graph = &compressed.graph;
         let mut value = graph.node(linear.node)?.output(0)?;
         let is_matmul = graph.node(linear.node).is_some_and(|n| n.op.is("MatMul"));
@@ -73,185 +119,128 @@ impl Sequence<'_> {
         let axis = match linear.rows {
             Rows::Axis(_) if linear.channel_axis == -1 => rank.checked_sub(1)?,
             // The rows of a transposed matrix are the outputs' rows.
-            Rows::Axis(-2) if is_gemm(compressed, linear.node) => rank.checked_sub(1)?,
+            Rows::Axis(-2) if graph.node(linear.node).is_some_and(|n| n.op.is("Gemm")) => rank.checked_sub(1)?,
             _ => 1,
         };
         let sum = graph.only_user(value).filter(|(_, n, _)| n.op.is("Add"));
         let other =
             sum.and_then(|(_, n, _)| Some((n.output(0)?, n.inputs().iter().flatten().copied().find(|&v| v != value)?)));
         let same_shape = |v: ValueId| self.facts.shape(v).is_some_and(|s| Some(s) == self.facts.shape(value));
-        match other.filter(|(_, o)| graph.constant(*o).is_none() && same_shape(*o)) {
-            Some((sum, other)) => Some(Target { value: sum, other: Some(other), axis }),
-            None => Some(Target { value, other: None, axis }),
-        }
-    }
-
-    fn layer(&self, compressed: &Model, linear: &Linear) -> Result<Option<Patch>, PassError> {
-        let graph = &compressed.graph;
-        let (Some(target), Some(weight)) = (self.target(compressed, linear), graph.constant(linear.weight)) else {
-            return Ok(None);
+        let (target, other) = match other.filter(|(_, o)| graph.constant(*o).is_none() && same_shape(*o)) {
+            Some((sum, other)) => (sum, Some(other)),
+            None => (value, None),
         };
-        let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
-        let mut matrices = linear.matrices(weight).map_err(error)?;
-        let old = matrices.swap_remove(0);
-        let outputs = self.masks.get(&GraphPath::main()).and_then(|m| m.get(&target.value)?.get(&target.axis));
-        let statistic = Joint {
-            rows: linear.rows.clone(),
-            width: old.ncols(),
-            axis: target.axis as i64,
-            kept: outputs.cloned().unwrap_or_else(|| vec![true; old.nrows()]),
-            halves: Halves::new(Rows::Axis(-1), old.ncols() + old.nrows()),
-        };
-        let mut reads = vec![(1, graph.name_of(linear.input)), (0, self.original.graph.name_of(target.value))];
-        reads.extend(target.other.map(|o| (1, graph.name_of(o))));
-        let wants = vec![Want { reads, statistic }];
-        let Some(joint) = self.calibration.collect(&[self.original, compressed], wants)?.pop() else { return Ok(None) };
-        let centred = linear.bias != Bias::None;
-        let Some(new) = joint.fit(&old, centred) else { return Ok(None) };
-        let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
-        patch.set_tensor(linear.weight, linear.tensor(std::slice::from_ref(&new), weight).map_err(error)?);
-        let bias = joint.bias(&new);
-        match linear.bias {
-            Bias::Constant(v) => {
-                if let Some(b) = graph.constant(v) {
-                    patch.set_tensor(v, Tensor::from_f64_as(b.dtype(), b.dims(), &bias).map_err(error)?);
-                }
-            }
-            Bias::Absent(slot) => {
-                let tensor =
-                    Tensor::from_f64_as(weight.dtype(), [bias.len() as u64].as_slice(), &bias).map_err(error)?;
-                let constant = patch.constant(format!("{}_bias", graph.name_of(linear.weight)), tensor);
-                patch.set_input(linear.node, slot, Some(constant));
-            }
-            Bias::None => {}
-        }
-        Ok(Some(patch))
-    }
-}
-
-fn is_gemm(model: &Model, node: NodeId) -> bool {
-    model.graph.node(node).is_some_and(|n| n.op.is("Gemm"))
-}
-
-/// Second moments of what a layer reads and is to compute, as one row each, of alternating samples.
-struct Joint {
-    rows: Rows,
-    width: usize,
-    axis: i64,
-    /// Outputs that the compressed layer still has.
-    kept: Vec<bool>,
-    halves: Halves,
-}
-
-impl Statistic for Joint {
-    fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
-        let (&[input, target], rest) = tensors.split_first_chunk::<2>().ok_or("a value is missing")?;
-        let outputs = self.kept.iter().filter(|k| **k).count();
-        let mut wanted = Vec::new();
-        let all = self.kept.len();
-        let rows = Rows::Axis(self.axis);
-        rows.each(target, all, CHUNK / all.max(1) + 1, |_, rows| {
-            for row in rows.chunks(all) {
-                wanted.extend(row.iter().zip(&self.kept).filter(|(_, k)| **k).map(|(x, _)| *x));
-            }
-        })?;
-        if let Some(other) = rest.first() {
-            let mut at = 0;
-            rows.each(other, outputs, CHUNK / outputs.max(1) + 1, |_, rows| {
-                for (w, x) in wanted.iter_mut().skip(at).zip(rows.iter()) {
-                    *w -= x;
-                }
-                at += rows.len();
-            })?;
-        }
-        let (mut at, mut joint, mut result) = (0, Vec::new(), Ok(()));
-        let halves = &mut self.halves;
-        self.rows.each(input, self.width, (CHUNK / (self.width + outputs).max(1)).max(1), |_, rows| {
-            joint.clear();
-            for row in rows.chunks(self.width) {
-                joint.extend_from_slice(row);
-                joint.extend_from_slice(wanted.get(at..at + outputs).unwrap_or_default());
-                at += outputs;
-            }
-            if result.is_ok() {
-                result = halves.add_rows(&mut joint);
-            }
-        })?;
-        halves.next();
-        match at == wanted.len() {
-            true => result,
-            false => Err("what a layer reads and what it computes have different numbers of rows".to_owned()),
-        }
+        Some(Layer { linear, target, other, axis, stage: 0 })
     }
 
-    fn bytes(&self) -> u64 {
-        self.halves.bytes()
-    }
-}
-
-/// Mean products of inputs with themselves and with the targets.
-struct Moments {
-    inputs: Mat<f64>,
-    /// `outputs x inputs`.
-    cross: Mat<f64>,
-}
-
-impl Joint {
-    /// Takes the second moments of inputs and targets together apart.
-    fn moments(&self, joint: &Mat<f64>) -> Moments {
-        let width = self.width;
-        let outputs = joint.nrows().saturating_sub(width);
-        Moments {
-            inputs: Mat::from_fn(width, width, |i, j| joint[(i, j)]),
-            cross: Mat::from_fn(outputs, width, |o, i| joint[(width + o, i)]),
+    /// The patches that fit the layers of a stage, and the borders behind it. As many layers are seen at a time as memory allows.
+    fn stage(
+        &self,
+        original: &Model,
+        compressed: &Model,
+        stages: &[Stages; 2],
+        now: &[&Layer],
+        later: &[&Layer],
+        before: &[Border; 2],
+    ) -> Result<(Vec<Patch>, [Border; 2]), PassError> {
+        let mut patches = Vec::new();
+        let mut next = [Border::default(), Border::default()];
+        let mut open: Vec<(&Layer, Vec<Mat<f64>>, Joint)> = Vec::new();
+        let mut bytes = 0u64;
+        for (at, layer) in now.iter().enumerate() {
+            if let Some((old, joint)) = self.joint(compressed, layer)? {
+                bytes = bytes.saturating_add(joint.bytes());
+                open.push((layer, old, joint));
+            }
+            let is_last = at + 1 == now.len();
+            if open.is_empty() || (bytes < self.calibration.memory / 2 && !is_last) {
+                continue;
+            }
+            next = self.see(original, compressed, stages, &mut open, later, before)?;
+            let made: Vec<Option<Patch>> = open
+                .par_iter()
+                .map(|(layer, old, joint)| fitted(compressed, layer, old, joint))
+                .collect::<Result<_, _>>()?;
+            patches.extend(made.into_iter().flatten());
+            open.clear();
+            bytes = 0;
         }
+        Ok((patches, next))
     }
 
-    /// Weights with the ridge that generalizes best from one half to the other. None if there is nothing to fit to.
-    fn fit(&self, old: &Mat<f64>, centred: bool) -> Option<Mat<f64>> {
-        let damping = match self.halves.are_two() {
-            true => {
-                let [a, b] = self.halves.both(centred).map(|h| self.moments(&h));
-                let lost = |damping: f64| {
-                    let on = |fitted: &Moments, other: &Moments| {
-                        fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w))
-                    };
-                    on(&a, &b) + on(&b, &a)
+    /// Runs both models and enters what the layers read and are to compute.
+    fn see(
+        &self,
+        original: &Model,
+        compressed: &Model,
+        stages: &[Stages; 2],
+        open: &mut [(&Layer, Vec<Mat<f64>>, Joint)],
+        later: &[&Layer],
+        before: &[Border; 2],
+    ) -> Result<[Border; 2], PassError> {
+        let stage = open.first().map_or(0, |o| o.0.stage);
+        let [theirs, ours] = stages;
+        let targets: Vec<ValueId> = open.iter().map(|o| o.0.target).collect::<BTreeSet<_>>().into_iter().collect();
+        let read = |l: &Layer| [Some(l.linear.input), l.other].into_iter().flatten();
+        let reads: Vec<ValueId> = open.iter().flat_map(|o| read(o.0)).collect::<BTreeSet<_>>().into_iter().collect();
+        let (split, places) = (targets.len(), (targets.clone(), reads.clone()));
+        let wanted = [
+            Wanted::new(original, targets, theirs, stage, later.iter().map(|l| l.target)),
+            Wanted::new(compressed, reads, ours, stage, later.iter().flat_map(|l| read(l))),
+        ];
+        let mut take = |values: &[Tensor]| -> Result<(), PassError> {
+            let (of_original, of_compressed) = values.split_at_checked(split).unwrap_or_default();
+            let (targets, reads) = &places;
+            open.par_iter_mut().try_for_each(|(layer, _, joint)| {
+                let target = targets.iter().position(|&v| v == layer.target).and_then(|at| of_original.get(at));
+                let own = |v: ValueId| reads.iter().position(|&r| r == v).and_then(|at| of_compressed.get(at));
+                let added = match (own(layer.linear.input), target) {
+                    (Some(input), Some(target)) => joint.add(input, target, layer.other.and_then(own)),
+                    _ => Err("a value is missing".to_owned()),
                 };
-                let tried = DAMPINGS.map(|d| (lost(d), d));
-                tried.into_iter().min_by(|x, y| x.0.total_cmp(&y.0))?.1
-            }
-            false => 0.1,
+                let value = || compressed.graph.name_of(layer.linear.input);
+                added.map_err(|message| PassError::Calibration { value: value(), message })
+            })
         };
-        self.moments(&self.halves.matrix(true, centred)).solve(old, damping)
+        run(self.calibration, &wanted, before, &mut take)
     }
 
-    /// The bias that makes the means agree.
-    fn bias(&self, weights: &Mat<f64>) -> Vec<f64> {
-        let mean = self.halves.mean(true);
-        let at = |i: usize| mean.get(i).copied().unwrap_or(0.0);
-        let made = |o: usize| (0..weights.ncols()).map(|i| weights[(o, i)] * at(i)).sum::<f64>();
-        (0..weights.nrows()).map(|o| at(self.width + o) - made(o)).collect()
+    /// The weights that a layer has, and what is to be accumulated for others. None if it cannot be fitted.
+    fn joint(&self, compressed: &Model, layer: &Layer) -> Result<Option<(Vec<Mat<f64>>, Joint)>, PassError> {
+        let graph = &compressed.graph;
+        let linear = &layer.linear;
+        let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
+        let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
+        let old = linear.matrices(weight).map_err(error)?;
+        let (width, outputs) = old.first().map_or((0, 0), |m| (m.ncols(), m.nrows()));
+        let kept = self.masks.get(&GraphPath::main()).and_then(|m| m.get(&layer.target)?.get(&layer.axis));
+        let kept = kept.cloned().unwrap_or_else(|| vec![true; outputs * old.len()]);
+        Ok(Joint::new(linear.rows.clone(), width, old.len(), layer.axis, kept).map(|joint| (old, joint)))
     }
 }
 
-impl Moments {
-    /// Least squares with a ridge toward the old weights: `W + (C - W G) (G + λI)⁻¹`.
-    fn solve(&self, old: &Mat<f64>, damping: f64) -> Option<Mat<f64>> {
-        let n = self.inputs.nrows();
-        let lambda = ridge(&self.inputs, damping);
-        let damped = Mat::from_fn(n, n, |i, j| self.inputs[(i, j)] + if i == j { lambda } else { 0.0 });
-        let residual = &self.cross - old * &self.inputs;
-        let change = damped.llt(Side::Lower).ok()?.solve(residual.transpose());
-        Some(old + change.transpose())
+/// The patch that gives a layer the weights that fit best.
+fn fitted(model: &Model, layer: &Layer, old: &[Mat<f64>], joint: &Joint) -> Result<Option<Patch>, PassError> {
+    let graph = &model.graph;
+    let linear = &layer.linear;
+    let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
+    let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
+    let Some(new) = joint.fit(old, linear.bias != Bias::None) else { return Ok(None) };
+    let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
+    patch.set_tensor(linear.weight, linear.tensor(&new, weight).map_err(error)?);
+    let bias = joint.biases(&new);
+    match linear.bias {
+        Bias::Constant(v) => {
+            if let Some(b) = graph.constant(v) {
+                patch.set_tensor(v, Tensor::from_f64_as(b.dtype(), b.dims(), &bias).map_err(error)?);
+            }
+        }
+        Bias::Absent(slot) => {
+            let tensor = Tensor::from_f64_as(weight.dtype(), [bias.len() as u64].as_slice(), &bias).map_err(error)?;
+            let constant = patch.constant(format!("{}_bias", graph.name_of(linear.weight)), tensor);
+            patch.set_input(linear.node, slot, Some(constant));
+        }
+        Bias::None => {}
     }
-
-    /// Squared error, up to a constant.
-    fn loss(&self, weights: &Mat<f64>) -> f64 {
-        let fitted = weights * &self.inputs;
-        let sum = |a: &Mat<f64>, b: &Mat<f64>| -> f64 {
-            (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
-        };
-        sum(&fitted, weights) - 2.0 * sum(&self.cross, weights)
-    }
+    Ok(Some(patch))
 }

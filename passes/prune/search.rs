@@ -1,0 +1,148 @@
+//! How many channels of each class go, by what that does to the outputs.
+//!
+//! The curve of a class says how its error grows, in what its readers compute; the factor from there to the error of the outputs is
+//! measured. Errors do not simply add up, so the factors are measured again where the budget leads: around a model that keeps to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    allocate::{Budget, Candidate, Costs, allocate},
+    eliminate::Curve,
+    fitting::{Fits, Fitting, Removed},
+    groups::Group,
+};
+use crate::{PassError, reconstruct::Held};
+
+/// How often factors are measured at what the last ones led to.
+const ROUNDS: usize = 2;
+/// By how much a factor may change at once.
+const CHANGE: f64 = 4.0;
+
+/// What is searched, and how it is judged.
+pub(super) struct Search<'a> {
+    pub(super) groups: &'a [Group],
+    /// Of each group.
+    pub(super) curves: &'a [Option<Curve>],
+    pub(super) fitting: &'a Fitting<'a>,
+    /// None without samples: then errors of the readers are as good as errors of the outputs.
+    pub(super) held: Option<&'a Held>,
+    pub(super) costs: &'a Costs,
+    pub(super) budget: Budget,
+}
+
+/// A group, its curve, and how many of its channels go.
+pub(super) type Taken<'a> = (&'a Group, &'a Curve, u64);
+
+/// A group of which something may go.
+struct Open<'a> {
+    group: &'a Group,
+    curve: &'a Curve,
+    /// Numbers of channels that may go, ascending from 0.
+    counts: Vec<u64>,
+    /// Error of the outputs per error of the readers.
+    factor: f64,
+}
+
+impl<'a> Search<'a> {
+    /// How many channels go, where any do. What cannot go is noted.
+    pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Vec<Taken<'a>>, PassError> {
+        let mut open = Vec::new();
+        for (group, curve) in self.groups.iter().zip(self.curves) {
+            match self.alone(group, curve.as_ref(), round_to) {
+                Ok(found) => open.extend(found),
+                Err(why) => notes.push(format!("{}: {} channels stay: {why}", group.name, group.size)),
+            }
+        }
+        let Some(held) = self.held else {
+            let chosen = self.allocate(&open);
+            return Ok(taken(&open, &chosen));
+        };
+        let mut best: Option<(f64, Vec<usize>)> = None;
+        for round in 0..=ROUNDS {
+            let chosen = self.allocate(&open);
+            // The same again would be measured the same.
+            if chosen.iter().all(|&at| at == 0) || best.as_ref().is_some_and(|b| b.1 == chosen) {
+                best.get_or_insert((0.0, chosen));
+                break;
+            }
+            let (error, fits) = self.fitting.probe(&removed(&open, &chosen), held, &Fits::new())?;
+            if round < ROUNDS {
+                self.measure_around(held, &mut open, &chosen, error, &fits)?;
+            }
+            if best.as_ref().is_none_or(|b| error < b.0) {
+                best = Some((error, chosen));
+            }
+        }
+        Ok(taken(&open, &best.map(|b| b.1).unwrap_or_default()))
+    }
+
+    /// A group with the factor that taking about a quarter out of it alone shows. None if nothing may go; fails with the reason if it
+    /// cannot be found out.
+    fn alone(&self, group: &'a Group, curve: Option<&'a Curve>, round_to: u64) -> Result<Option<Open<'a>>, String> {
+        let curve = curve.ok_or("what its readers read is singular or not finite")?;
+        let counts = group.allowed(curve.order.len() as u64, round_to);
+        let quarter = counts.iter().copied().filter(|&k| k > 0).min_by_key(|k| k.abs_diff(group.size / 4));
+        let Some(count) = quarter else { return Ok(None) };
+        let Some(held) = self.held else { return Ok(Some(Open { group, curve, counts, factor: 1.0 })) };
+        let removed = BTreeMap::from([(group.class, curve.first(count))]);
+        let (error, _) = self.fitting.probe(&removed, held, &Fits::new()).map_err(|e| e.to_string())?;
+        let local = curve.error_at(count);
+        Ok(Some(Open { group, curve, counts, factor: if local > 0.0 { error / local } else { 0.0 } }))
+    }
+
+    fn allocate(&self, open: &[Open<'_>]) -> Vec<usize> {
+        let candidate = |o: &Open<'_>| Candidate {
+            class: o.group.class,
+            size: o.group.size,
+            steps: o.counts.iter().map(|&k| (k, o.factor * o.curve.error_at(k))).collect(),
+        };
+        allocate(&open.iter().map(candidate).collect::<Vec<_>>(), self.costs, self.budget)
+    }
+
+    /// Measures all factors at a model that loses `error`: half of what goes comes back, or an eighth of a class goes that is whole.
+    fn measure_around(
+        &self,
+        held: &Held,
+        open: &mut [Open<'_>],
+        chosen: &[usize],
+        error: f64,
+        fits: &Fits,
+    ) -> Result<(), PassError> {
+        let mut factors = Vec::new();
+        for (i, o) in open.iter().enumerate() {
+            let at = chosen.get(i).copied().unwrap_or(0);
+            let aim = if at == 0 { o.group.size / 8 } else { o.count(at) / 2 };
+            let others = (0..o.counts.len()).filter(|&other| other != at);
+            let Some(other) = others.min_by_key(|&other| o.count(other).abs_diff(aim)) else { continue };
+            let mut moved = chosen.to_vec();
+            moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
+            let (changed, _) = self.fitting.probe(&removed(open, &moved), held, fits)?;
+            let local = o.curve.error_at(o.count(at)) - o.curve.error_at(o.count(other));
+            let factor = (error - changed) / local;
+            if factor.is_finite() && o.factor > 0.0 {
+                factors.push((i, factor.clamp(o.factor / CHANGE, o.factor * CHANGE)));
+            }
+        }
+        for (i, factor) in factors {
+            open.iter_mut().skip(i).take(1).for_each(|o| o.factor = factor);
+        }
+        Ok(())
+    }
+}
+
+impl Open<'_> {
+    fn count(&self, step: usize) -> u64 {
+        self.counts.get(step).copied().unwrap_or(0)
+    }
+}
+
+/// What goes of the groups of which something does.
+fn taken<'a>(open: &[Open<'a>], chosen: &[usize]) -> Vec<Taken<'a>> {
+    let taken = open.iter().zip(chosen).map(|(o, &at)| (o.group, o.curve, o.count(at)));
+    taken.filter(|t| t.2 > 0).collect()
+}
+
+fn removed(open: &[Open<'_>], chosen: &[usize]) -> Removed {
+    let of = |(o, &at): (&Open<'_>, &usize)| -> (usize, BTreeSet<u64>) { (o.group.class, o.curve.first(o.count(at))) };
+    open.iter().zip(chosen).map(of).filter(|(_, channels)| !channels.is_empty()).collect()
+}

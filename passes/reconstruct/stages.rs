@@ -1,0 +1,154 @@
+//! Running two models stage by stage, so that a value is computed once although layers change one after the other.
+//!
+//! A value's stage is the number of changes before it: the layers of stage `n` are changed once they have been seen, and what they compute
+//! is of stage `n + 1`. Between two stages only the values are kept that cross the border, for all samples, as long as memory allows it;
+//! otherwise models are run from their inputs again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planish_ir::{Def, GraphPath, Model, NodeId, Tensor, ValueId};
+use rayon::prelude::*;
+
+use crate::{Calibration, PassError, Tensors};
+
+/// The stage of each computed value of a main graph.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stages(BTreeMap<ValueId, usize>);
+
+impl Stages {
+    /// Constants and inputs are of stage 0.
+    pub(super) fn of(&self, value: ValueId) -> usize {
+        self.0.get(&value).copied().unwrap_or(0)
+    }
+
+    /// The highest stage among what a node reads.
+    pub(super) fn before(&self, model: &Model, node: NodeId) -> usize {
+        let operands = model.graph.node(node).into_iter().flat_map(|n| n.operands());
+        operands.map(|v| self.of(v)).max().unwrap_or(0)
+    }
+
+    /// Enters what a node computes, no lower than it is already.
+    pub(super) fn enter(&mut self, model: &Model, node: NodeId, stage: usize) {
+        for &output in model.graph.node(node).into_iter().flat_map(|n| n.outputs()).flatten() {
+            let at = self.0.entry(output).or_default();
+            *at = stage.max(*at);
+        }
+    }
+
+    /// The stages of another model that shares values with this one.
+    pub(super) fn carried_to(&self, model: &Model) -> Stages {
+        let mut stages = self.clone();
+        for node in model.graph.topological_order().unwrap_or_default() {
+            let stage = stages.before(model, node);
+            stages.enter(model, node, stage);
+        }
+        stages
+    }
+
+    /// Values up to a stage that are read by what is of a later one.
+    fn border(&self, model: &Model, stage: usize) -> BTreeSet<ValueId> {
+        let graph = &model.graph;
+        let is_later = |n: &planish_ir::Node| n.outputs().iter().flatten().any(|&v| self.of(v) > stage);
+        let read = graph.nodes().filter(|(_, n)| is_later(n)).flat_map(|(_, n)| n.operands());
+        read.filter(|&v| self.of(v) <= stage && is_computed(model, v)).collect()
+    }
+}
+
+fn is_computed(model: &Model, value: ValueId) -> bool {
+    model.graph.value(value).is_some_and(|v| matches!(v.def(), Def::Node { .. }))
+}
+
+/// Values of one model at a border, by sample.
+#[derive(Default)]
+pub(super) struct Border {
+    values: BTreeSet<ValueId>,
+    tensors: Vec<Tensors>,
+}
+
+/// What a run of a stage hands out of one model.
+pub(super) struct Wanted<'a> {
+    pub(super) model: &'a Model,
+    /// Values that are looked at.
+    pub(super) reads: Vec<ValueId>,
+    /// Values that later stages need.
+    keeps: BTreeSet<ValueId>,
+}
+
+impl<'a> Wanted<'a> {
+    /// `later` are values that are looked at in later stages.
+    pub(super) fn new(
+        model: &'a Model,
+        reads: Vec<ValueId>,
+        stages: &Stages,
+        stage: usize,
+        later: impl Iterator<Item = ValueId>,
+    ) -> Wanted<'a> {
+        let mut keeps = stages.border(model, stage);
+        keeps.extend(later.filter(|&v| stages.of(v) <= stage && is_computed(model, v)));
+        Wanted { model, reads, keeps }
+    }
+}
+
+/// Runs models on all samples from what is known at the border before, and hands what is looked at, the first model's first, to `take`,
+/// in the order of the samples. Returns the next borders; empty ones if they would take more than half of the memory.
+pub(super) fn run<const N: usize>(
+    calibration: &Calibration<'_>,
+    wanted: &[Wanted<'_>; N],
+    before: &[Border; N],
+    take: &mut dyn FnMut(&[Tensor]) -> Result<(), PassError>,
+) -> Result<[Border; N], PassError> {
+    let mut runs = Vec::new();
+    for (wanted, border) in wanted.iter().zip(before) {
+        let mut outputs: Vec<ValueId> = wanted.reads.clone();
+        outputs.extend(wanted.keeps.iter().filter(|v| !wanted.reads.contains(v)));
+        let piece = wanted
+            .model
+            .graph_at(&GraphPath::main())
+            .and_then(|_| wanted.model.extract_between(&GraphPath::main(), &border.values, &outputs));
+        let piece = piece.ok_or_else(|| PassError::Precondition("a value of the model is gone".to_owned()))?;
+        let names: Vec<String> = outputs.iter().map(|&v| wanted.model.graph.name_of(v)).collect();
+        let inputs: Vec<String> = piece.graph.inputs().iter().map(|&v| piece.graph.name_of(v)).collect();
+        runs.push((calibration.engine.load(&piece, &names)?, names, inputs));
+    }
+    let count = calibration.samples.len();
+    let wave = rayon::current_num_threads().max(1);
+    let mut next: [Border; N] = std::array::from_fn(|_| Border::default());
+    let (mut bytes, mut fits) = (0u64, true);
+    for start in (0..count).step_by(wave) {
+        let one = |sample: usize| -> Result<Vec<Vec<Tensor>>, PassError> {
+            let given = calibration.samples.get(sample)?;
+            let run = |((runnable, _, inputs), border): (&(Box<dyn crate::Runnable>, _, Vec<String>), &Border)| {
+                let known = border.tensors.get(sample);
+                let input =
+                    |n: &String| Some((n.clone(), known.and_then(|k| k.get(n)).or_else(|| given.get(n))?.clone()));
+                Ok(runnable.run(&inputs.iter().filter_map(input).collect())?)
+            };
+            runs.iter().zip(before).map(run).collect()
+        };
+        let made: Vec<Vec<Vec<Tensor>>> =
+            (start..count.min(start + wave)).into_par_iter().map(one).collect::<Result<_, _>>()?;
+        for values in made {
+            let looked_at = values.iter().zip(wanted).flat_map(|(v, w)| v.iter().take(w.reads.len()).cloned());
+            take(&looked_at.collect::<Vec<_>>())?;
+            for (((values, (_, names, _)), wanted), next) in values.into_iter().zip(&runs).zip(wanted).zip(&mut next) {
+                let kept = wanted.keeps.iter().map(|&v| wanted.model.graph.name_of(v)).collect::<BTreeSet<_>>();
+                let kept = names.iter().cloned().zip(values).filter(|(n, _)| kept.contains(n));
+                let kept: Tensors = if fits { kept.collect() } else { Tensors::new() };
+                bytes = kept.values().map(Tensor::byte_len).fold(bytes, u64::saturating_add);
+                next.tensors.push(kept);
+            }
+            if bytes > calibration.memory / 2 {
+                fits = false;
+                next.iter_mut().for_each(|b| b.tensors.clear());
+            }
+        }
+        calibration.watch.sampled(count.min(start + wave), count);
+    }
+    for (next, wanted) in next.iter_mut().zip(wanted) {
+        match fits {
+            true => next.values.clone_from(&wanted.keeps),
+            false => *next = Border::default(),
+        }
+    }
+    Ok(next)
+}
