@@ -27,6 +27,7 @@ mod weights;
 
 pub mod clean;
 pub mod convert;
+pub mod factorize;
 pub mod fuse;
 pub mod lint;
 pub mod prune;

@@ -1,7 +1,7 @@
 //! Linear layers: nodes that multiply an activation by constant weights, seen as matrices.
 
 use faer::Mat;
-use planish_ir::{Graph, Node, NodeId, Patch, Tensor, TensorError, ValueId, op};
+use planish_ir::{DType, Graph, Node, NodeId, Patch, Tensor, TensorError, ValueId, op};
 
 use crate::calibration::{Rows, Unfold};
 
@@ -98,6 +98,11 @@ impl Linear {
         self.form == other.form
     }
 
+    /// True if the weights are stored with the outputs first.
+    pub const fn is_out_in(&self) -> bool {
+        matches!(self.form, Form::OutIn { .. })
+    }
+
     /// Values in a row.
     pub fn width(&self, weight: &Tensor) -> Option<usize> {
         match self.form {
@@ -145,6 +150,11 @@ impl Linear {
 
     /// The weights with those matrices, in the type and shape of `like`.
     pub fn tensor(&self, matrices: &[Mat<f64>], like: &Tensor) -> Result<Tensor, TensorError> {
+        self.tensor_of(matrices, like.dtype(), like.dims())
+    }
+
+    /// Weights of another shape with those matrices, stored as these are: outputs first or last.
+    pub fn tensor_of(&self, matrices: &[Mat<f64>], dtype: DType, dims: &[u64]) -> Result<Tensor, TensorError> {
         let mut values = Vec::new();
         for m in matrices {
             match self.form {
@@ -160,7 +170,7 @@ impl Linear {
                 }
             }
         }
-        Tensor::from_f64_as(like.dtype(), like.dims(), &values)
+        Tensor::from_f64_as(dtype, dims, &values)
     }
 }
 

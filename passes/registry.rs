@@ -10,7 +10,7 @@ use serde::{
 };
 use serde_json::{Value, json};
 
-use crate::{Pass, Shape, clean, convert, fuse, prune, quantize, rules, structure};
+use crate::{Pass, Shape, clean, convert, factorize, fuse, prune, quantize, rules, structure};
 
 /// One line of the table.
 pub struct Entry {
@@ -74,6 +74,7 @@ pub static PASSES: &[Entry] = &[
     entry!("legalize", "quantize/legalize.rs", quantize::Legalize),
     entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
     entry!("low-float-weights", "quantize/low_float_weights.rs", quantize::LowFloatWeights),
+    entry!("low-rank", "factorize/low_rank.rs", factorize::LowRank),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
     entry!("merge-parallel", "fuse/merge_parallel.rs", fuse::MergeParallel),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),

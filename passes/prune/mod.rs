@@ -9,8 +9,8 @@ mod groups;
 mod moments;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
-mod sparsify;
 mod search;
+mod sparsify;
 mod units;
 
 pub use criterion::Criterion;

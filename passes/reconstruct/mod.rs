@@ -4,8 +4,8 @@
 //! each from what it reads in the compressed model.
 
 mod halves;
-mod second;
 mod joint;
+mod second;
 mod sequential;
 mod stages;
 

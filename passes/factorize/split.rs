@@ -1,0 +1,451 @@
+//! Splitting the layers of a model: which, into what, and what makes up for it. The same for all methods.
+//!
+//! 1. Layers are listed by their weights, so that a weight which several nodes read is factorized once.
+//! 2. With samples, the second moments of what each reads are collected, in two halves.
+//! 3. Each layer is decomposed, fitted to the first half. Options that the cost model finds no faster are dropped.
+//! 4. For a budget, one option of each layer is tried alone: what it does to the model's outputs on samples of the second half, over the
+//!    layer's own error, is how sensitive the model is to the layer. Options are then taken where they lose least for what they save.
+//! 5. The layers behind the first split one are refitted in their order; that is kept if it is better on the second half.
+//! 6. What was chosen is fitted to all samples.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use faer::Mat;
+use planish_ir::{
+    Graph, GraphPath, Model, Node, NodeId, Numerics, Operand, Patch, Use, ValueId,
+    infer::{self, Bindings, GraphFacts},
+    op,
+};
+use rayon::prelude::*;
+
+use super::{
+    allocate::{Ladder, Step, allocate, uniform},
+    method::{Choice, Cost, Decomposed, Known, Layer, Method, Moments, Place, Reads, Scene},
+    rank::{Allocation, Budget, Factorization, Rule},
+};
+use crate::{
+    Calibration, Changes, Context, PassError, Skip,
+    calibration::{Selected, Want, bindings},
+    reconstruct::{Halves, Held, Masks, Sequence, ridge},
+};
+
+/// Ridge of second moments, as a share of the mean of their diagonal.
+const DAMPING: f64 = 1e-4;
+
+/// A weight that can be split.
+struct Site<'a> {
+    name: String,
+    /// Operator and dims, for the table.
+    form: String,
+    /// As each of the methods sees it that can split it.
+    layers: Vec<Box<dyn Layer + 'a>>,
+    places: Vec<Place>,
+    cost: Cost,
+}
+
+/// An option of a site.
+#[derive(Clone)]
+struct Pick {
+    /// Index in [`Site::layers`].
+    layer: usize,
+    choice: Choice,
+}
+
+/// The decompositions of a site, in the order of its layers.
+type Decompositions<'s> = Vec<Result<Box<dyn Decomposed + 's>, String>>;
+
+/// Splits the layers of the main graph by the methods.
+pub(super) fn factorize(
+    model: &Model,
+    cx: &Context<'_>,
+    settings: &Factorization,
+    methods: &[&dyn Method],
+) -> Result<Changes, PassError> {
+    let rule = settings.rule()?;
+    let scene = Scene { model, facts: cx.facts.graph(), settings, rule };
+    let mut changes = Changes::default();
+    let sizes = match cx.calibration.filter(|c| !c.samples.is_empty()) {
+        Some(c) => bindings(model, &*c.samples.get(0)?),
+        None => Bindings::new(),
+    };
+    let bound = infer::infer(model, &sizes);
+    let sites = sites(&scene, bound.graph(), methods, &mut changes);
+    if sites.is_empty() {
+        changes.notes.push("there is no layer that can be split".to_owned());
+        return Ok(changes);
+    }
+    let split = Splitting { model, cx, settings, rule, sites, calibration: cx.calibration };
+    split.run(&mut changes)?;
+    Ok(changes)
+}
+
+/// The weights that a method can split, in the order of the nodes that read them. What is refused is noted.
+fn sites<'a>(scene: &Scene<'a>, bound: &GraphFacts, methods: &[&dyn Method], changes: &mut Changes) -> Vec<Site<'a>> {
+    let graph = &scene.model.graph;
+    let mut sites = Vec::new();
+    let mut seen = BTreeSet::new();
+    for id in graph.topological_order().unwrap_or_default() {
+        let Some(node) = graph.node(id) else { continue };
+        if is_quantized(graph, node) {
+            let why = "its weights are quantized already; factorize before quantizing";
+            changes.skipped.push((GraphPath::main(), id, Skip::because(why)));
+            continue;
+        }
+        for weight in node.inputs().iter().flatten().copied() {
+            let is_weight = graph.constant(weight).is_some_and(|t| t.rank() > 1 && t.dtype().is_float());
+            if is_weight && seen.insert(weight) {
+                match site(scene, bound, methods, weight, id) {
+                    Ok(found) => sites.push(found),
+                    Err(Skip::NoMatch) => {}
+                    Err(skip) => changes.skipped.push((GraphPath::main(), id, skip)),
+                }
+            }
+        }
+    }
+    sites
+}
+
+fn site<'a>(
+    scene: &Scene<'a>,
+    bound: &GraphFacts,
+    methods: &[&dyn Method],
+    weight: ValueId,
+    first: NodeId,
+) -> Result<Site<'a>, Skip> {
+    let graph = &scene.model.graph;
+    let reader = |u: Use| match u {
+        Use::Node(id, Operand::Input(_)) => Some(id),
+        Use::Node(_, Operand::Capture(_)) | Use::Output(_) => None,
+    };
+    let users: Option<Vec<NodeId>> = graph.users(weight).map(reader).collect();
+    let mut layers = Vec::new();
+    let mut refused = Skip::NoMatch;
+    for method in methods {
+        match method.layer(scene, weight, users.as_deref().unwrap_or(&[first])) {
+            Ok(layer) => layers.push(layer),
+            Err(skip @ Skip::Refused(_)) => refused = skip,
+            Err(_) => {}
+        }
+    }
+    if layers.is_empty() {
+        return Err(refused);
+    }
+    let name = graph.name_of(weight);
+    let Some(users) = users else {
+        return Err(Skip::because("its weights are read by a subgraph, or an output of the model"));
+    };
+    if scene.settings.protect.contains(&name) {
+        return Err(Skip::because("its weights are protected"));
+    }
+    let dims = |v: Option<ValueId>| -> Vec<u64> {
+        let shape = v.and_then(|v| bound.fact(v).shape()).unwrap_or_default();
+        shape.iter().map(|d| d.known().unwrap_or(1)).collect()
+    };
+    // What it reads besides the weight.
+    let input = |n: &Node| n.inputs().iter().flatten().copied().find(|&v| v != weight);
+    let place = |n: &Node| Place { input: dims(input(n)), output: dims(n.output(0)) };
+    let places: Vec<Place> = users.iter().filter_map(|&id| graph.node(id)).map(place).collect();
+    let cost = layers.first().map(|l| l.cost(&places)).unwrap_or_default();
+    let sizes: Vec<String> = graph.constant(weight).map_or(&[][..], |t| t.dims()).iter().map(u64::to_string).collect();
+    let op = graph.node(first).map(|n| n.op.to_string()).unwrap_or_default();
+    Ok(Site { name, form: format!("{op} {}", sizes.join("x")), layers, places, cost })
+}
+
+/// True if a node multiplies by integers that stand for floats.
+fn is_quantized(graph: &Graph, node: &Node) -> bool {
+    let from_integers = |v: ValueId| {
+        let producer = graph.producer(v).filter(|(_, n)| n.op.is("DequantizeLinear"));
+        producer.is_some_and(|(_, n)| n.input(0).is_some_and(|q| graph.constant(q).is_some()))
+    };
+    let multiplies = op::of(node).is_some_and(|s| s.macs.is_some());
+    let integer = |v: &ValueId| graph.constant(*v).is_some_and(|t| t.rank() > 1 && !t.dtype().is_float());
+    multiplies && node.inputs().iter().flatten().any(|v| from_integers(*v) || integer(v))
+}
+
+/// A model that is being split.
+struct Splitting<'a> {
+    model: &'a Model,
+    cx: &'a Context<'a>,
+    settings: &'a Factorization,
+    rule: Rule,
+    sites: Vec<Site<'a>>,
+    calibration: Option<&'a Calibration<'a>>,
+}
+
+/// Second moments by what they are of.
+struct Statistics {
+    index: BTreeMap<(ValueId, String), usize>,
+    halves: Vec<Halves>,
+}
+
+impl Splitting<'_> {
+    fn run(&self, changes: &mut Changes) -> Result<(), PassError> {
+        let statistics = self.collect()?;
+        let decomposed = self.decompose(statistics.as_ref(), false, &vec![true; self.sites.len()]);
+        let options: Vec<Vec<Pick>> = self.sites.iter().zip(&decomposed).map(|(s, d)| s.options(d)).collect();
+        let held = self.calibration.map(|c| Held::new(self.model, c, self.settings.probes)).transpose()?;
+        let chosen = match self.rule {
+            Rule::Own(_) => options.iter().map(|o| o.iter().min_by_key(|p| p.choice.cost.time()).cloned()).collect(),
+            Rule::Budget(budget) => self.allocate(budget, &options, &decomposed, held.as_ref(), changes)?,
+        };
+        self.report(&options, &decomposed, &chosen, statistics.is_some(), changes);
+        if chosen.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let mut in_turn = false;
+        if let (Some(held), Some(calibration)) = (&held, self.calibration) {
+            let mut trial = self.apply(&self.patches(&chosen, &decomposed)?)?;
+            let split = held.error(&trial, calibration)?;
+            let seen = if held.is_seen() { ", which are all there are" } else { " that no fit has seen" };
+            let mut errors = format!(
+                "relative squared error of the outputs on {} samples{seen}: {split:.2e} with layers split",
+                held.len()
+            );
+            if self.settings.refit {
+                let first = Selected::first_half(calibration.samples);
+                self.sequence(&mut trial, &Calibration { samples: &first, ..*calibration })?;
+                let refitted = held.error(&trial, calibration)?;
+                in_turn = refitted < split;
+                errors.push_str(&format!(
+                    ", {refitted:.2e} with what is behind refitted; {} taken",
+                    if in_turn { "the refit is" } else { "the former is" }
+                ));
+            }
+            changes.notes.insert(0, errors);
+        }
+        let wanted: Vec<bool> = chosen.iter().map(Option::is_some).collect();
+        // Without samples, and with only one, there is nothing more to fit to.
+        let patches = match &statistics {
+            Some(s) if s.halves.iter().any(Halves::are_two) => {
+                drop(decomposed);
+                self.patches(&chosen, &self.decompose(Some(s), true, &wanted))?
+            }
+            _ => self.patches(&chosen, &decomposed)?,
+        };
+        let mut patches = patches;
+        if let (true, Some(calibration)) = (in_turn, self.calibration) {
+            let mut model = self.apply(&patches)?;
+            patches.extend(self.sequence(&mut model, calibration)?);
+        }
+        changes.patches.extend(patches.into_iter().map(|p| (GraphPath::main(), p)));
+        Ok(())
+    }
+
+    /// Second moments of what the layers read, each once. Nothing without samples.
+    fn collect(&self) -> Result<Option<Statistics>, PassError> {
+        let Some(calibration) = self.calibration.filter(|_| self.settings.whiten) else { return Ok(None) };
+        let mut index = BTreeMap::new();
+        let mut wants = Vec::new();
+        for reads in self.sites.iter().flat_map(|s| &s.layers).filter_map(|l| l.reads()) {
+            for &value in &reads.values {
+                index.entry((value, key(&reads))).or_insert_with(|| {
+                    let halves = Halves::new(reads.rows.clone(), reads.width);
+                    wants.push(Want::of(self.model.graph.name_of(value), halves));
+                    wants.len() - 1
+                });
+            }
+        }
+        let halves = calibration.collect(&[self.model], wants)?;
+        Ok(Some(Statistics { index, halves }))
+    }
+
+    /// Decomposes the wanted sites, fitted to all samples or to the first half; nothing for the others.
+    fn decompose(&self, statistics: Option<&Statistics>, all: bool, wanted: &[bool]) -> Vec<Decompositions<'_>> {
+        let jobs: Vec<(usize, usize)> = self
+            .sites
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| wanted.get(*i).copied().unwrap_or(false))
+            .flat_map(|(i, s)| (0..s.layers.len()).map(move |l| (i, l)))
+            .collect();
+        let run = |&(i, l): &(usize, usize)| {
+            let site = self.sites.get(i)?;
+            let layer = site.layers.get(l)?;
+            let moments = statistics.zip(layer.reads()).and_then(|(s, reads)| s.moments(&reads, all));
+            Some((i, layer.decompose(&Known { places: &site.places, moments: moments.as_ref() })))
+        };
+        let done: Vec<Option<_>> = jobs.par_iter().map(run).collect();
+        let mut sorted: Vec<Decompositions<'_>> = self.sites.iter().map(|_| Vec::new()).collect();
+        for (i, d) in done.into_iter().flatten() {
+            if let Some(list) = sorted.get_mut(i) {
+                list.push(d);
+            }
+        }
+        sorted
+    }
+
+    /// An option for each site, or none, such that no more than the budget is left.
+    fn allocate(
+        &self,
+        budget: Budget,
+        options: &[Vec<Pick>],
+        decomposed: &[Decompositions<'_>],
+        held: Option<&Held>,
+        changes: &mut Changes,
+    ) -> Result<Vec<Option<Pick>>, PassError> {
+        let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
+        let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
+        let mut ladders: Vec<Ladder> = Vec::new();
+        for (i, (site, options)) in self.sites.iter().zip(options).enumerate() {
+            let gain = match (held, self.calibration) {
+                (Some(held), Some(calibration)) if self.settings.allocation == Allocation::Global => {
+                    self.gain(i, options, decomposed, share, held, calibration)?
+                }
+                _ => 1.0,
+            };
+            let step = |p: &Pick| Step { cost: amount(&p.choice.cost), error: gain * p.choice.error };
+            let asis = Step { cost: amount(&site.cost), error: 0.0 };
+            ladders.push(std::iter::once(asis).chain(options.iter().map(step)).collect());
+        }
+        let whole: u64 = self.sites.iter().map(|s| amount(&s.cost)).fold(0, u64::saturating_add);
+        let chosen = match self.settings.allocation {
+            Allocation::Uniform => uniform(&ladders, share),
+            Allocation::Global | Allocation::Local => allocate(&ladders, (share * whole as f64) as u64),
+        };
+        let left: u64 = ladders.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).sum();
+        let kept = left as f64 / whole.max(1) as f64;
+        let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
+        changes.notes.push(format!("{:.1} % of the {what} of {} layers are kept", 100.0 * kept, self.sites.len()));
+        if kept > share + 0.02 {
+            changes.notes.push(format!("{:.1} % were asked for: no more can be saved by splitting", 100.0 * share));
+        }
+        if held.is_none() && self.settings.allocation == Allocation::Global {
+            changes.notes.push("ranks go by the error of the weights alone: there is no calibration data".to_owned());
+        }
+        let pick = |(options, at): (&Vec<Pick>, usize)| options.get(at.checked_sub(1)?).cloned();
+        Ok(options.iter().zip(chosen).map(pick).collect())
+    }
+
+    /// Error of the model's outputs over the error of a site's, from one option of the site alone.
+    fn gain(
+        &self,
+        site: usize,
+        options: &[Pick],
+        decomposed: &[Decompositions<'_>],
+        share: f64,
+        held: &Held,
+        calibration: &Calibration<'_>,
+    ) -> Result<f64, PassError> {
+        let Some(whole) = self.sites.get(site).map(|s| s.cost.macs as f64 * share) else { return Ok(1.0) };
+        let distance = |p: &&Pick| (p.choice.cost.macs as f64 - whole).abs();
+        let tried = options.iter().filter(|p| p.choice.error > 0.0).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        let Some(pick) = tried else { return Ok(1.0) };
+        let mut chosen: Vec<Option<Pick>> = vec![None; site];
+        chosen.push(Some(pick.clone()));
+        let trial = self.apply(&self.patches(&chosen, decomposed)?)?;
+        Ok(held.error(&trial, calibration)? / pick.choice.error)
+    }
+
+    fn patches(&self, chosen: &[Option<Pick>], decomposed: &[Decompositions<'_>]) -> Result<Vec<Patch>, PassError> {
+        let mut patches = Vec::new();
+        for ((site, pick), decompositions) in self.sites.iter().zip(chosen).zip(decomposed) {
+            let Some(pick) = pick else { continue };
+            let mut patch = Patch::new(Numerics::Lossy, format!("{:?} split at {}", site.name, ranks(&pick.choice)));
+            let decomposition = match decompositions.get(pick.layer) {
+                Some(Ok(d)) => d,
+                Some(Err(why)) => return Err(PassError::Precondition(format!("{:?}: {why}", site.name))),
+                None => continue,
+            };
+            let emitted = decomposition.emit(&pick.choice.ranks, &mut patch);
+            emitted.map_err(|why| PassError::Precondition(format!("{:?}: {why}", site.name)))?;
+            patches.push(patch);
+        }
+        Ok(patches)
+    }
+
+    fn apply(&self, patches: &[Patch]) -> Result<Model, PassError> {
+        let mut model = self.model.clone();
+        for patch in patches {
+            let applied = model.apply(&GraphPath::main(), patch.clone());
+            applied.map_err(|e| PassError::Precondition(e.to_string()))?;
+        }
+        Ok(model)
+    }
+
+    fn sequence(&self, compressed: &mut Model, calibration: &Calibration<'_>) -> Result<Vec<Patch>, PassError> {
+        let masks = Masks::new();
+        let sequence = Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration };
+        sequence.refit(compressed)
+    }
+
+    /// The table: what was decided of each layer, and why.
+    fn report(
+        &self,
+        options: &[Vec<Pick>],
+        decomposed: &[Decompositions<'_>],
+        chosen: &[Option<Pick>],
+        whitened: bool,
+        changes: &mut Changes,
+    ) {
+        let of = if whitened { "outputs" } else { "weights" };
+        for (((site, options), decompositions), chosen) in self.sites.iter().zip(options).zip(decomposed).zip(chosen) {
+            let decision = match chosen {
+                Some(Pick { choice, .. }) => format!(
+                    "rank {}, energy {:.4}, error of its {of} {:.2e}, MACs {} to {}, bytes moved {} to {}: split",
+                    ranks(choice),
+                    choice.energy,
+                    choice.error,
+                    site.cost.macs,
+                    choice.cost.macs,
+                    site.cost.bytes(),
+                    choice.cost.bytes(),
+                ),
+                None => {
+                    let failed = decompositions.iter().find_map(|d| d.as_ref().err());
+                    let why = match (failed, options.is_empty(), self.rule) {
+                        (Some(why), true, _) => why.clone(),
+                        (None, true, Rule::Budget(_)) => "no rank makes it faster by the cost model".to_owned(),
+                        (None, true, Rule::Own(_)) => {
+                            "at the rank asked for it is no faster by the cost model".to_owned()
+                        }
+                        (_, false, _) => "the budget is kept at less loss in other layers".to_owned(),
+                    };
+                    format!("MACs {}, bytes moved {}: stays: {why}", site.cost.macs, site.cost.bytes())
+                }
+            };
+            changes.notes.push(format!("{} ({}): {decision}", site.name, site.form));
+        }
+    }
+}
+
+impl Site<'_> {
+    /// What can be had and is faster than what there is.
+    fn options(&self, decompositions: &Decompositions<'_>) -> Vec<Pick> {
+        let mut picks = Vec::new();
+        for (layer, decomposition) in decompositions.iter().enumerate() {
+            let Ok(decomposition) = decomposition else { continue };
+            let pays = |c: &&Choice| c.cost.time() < self.cost.time() && c.error.is_finite();
+            picks.extend(decomposition.options().iter().filter(pays).map(|c| Pick { layer, choice: c.clone() }));
+        }
+        picks
+    }
+}
+
+impl Statistics {
+    /// Of the rows of all nodes of a layer.
+    fn moments(&self, reads: &Reads, all: bool) -> Option<Moments> {
+        let of = |v: &ValueId| self.halves.get(*self.index.get(&(*v, key(reads)))?);
+        let halves: Vec<&Halves> = reads.values.iter().map(of).collect::<Option<_>>()?;
+        let count = halves.len().max(1) as f64;
+        let mut matrix = Mat::<f64>::zeros(reads.width, reads.width);
+        let mut mean = vec![0.0; reads.width];
+        for h in &halves {
+            matrix += h.matrix(all, reads.centred);
+            mean.iter_mut().zip(h.mean(all)).for_each(|(m, x)| *m += x / count);
+        }
+        let lambda = ridge(&matrix, DAMPING);
+        for i in 0..reads.width {
+            matrix[(i, i)] += lambda;
+        }
+        Some(Moments { matrix, mean: reads.centred.then_some(mean) })
+    }
+}
+
+/// What tells rows of one value from other rows of it.
+fn key(reads: &Reads) -> String {
+    format!("{:?} {}", reads.rows, reads.width)
+}
+
+fn ranks(choice: &Choice) -> String {
+    choice.ranks.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}
