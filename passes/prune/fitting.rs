@@ -221,8 +221,13 @@ impl<'a> Fitting<'a> {
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
         let sequence = |model: &mut Model, samples: &dyn Samples| {
             let calibration = Calibration { samples, ..*self.calibration };
-            let sequence =
-                Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration: &calibration };
+            let sequence = Sequence {
+                original: self.model,
+                facts: self.cx.facts,
+                masks: &masks,
+                calibration: &calibration,
+                reach: usize::MAX,
+            };
             sequence.refit(model)
         };
         let (refit, _) = self.refit(removed, Fit::First)?;

@@ -2,6 +2,7 @@
 
 mod allocate;
 mod cut;
+mod drop_layers;
 mod eliminate;
 mod fitting;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
@@ -10,6 +11,7 @@ mod sparsify;
 mod units;
 
 pub use cut::{CutError, Refit, cut};
+pub use drop_layers::DropLayers;
 pub use prune::Prune;
 pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};

@@ -22,6 +22,8 @@ pub(crate) struct Sequence<'a> {
     pub(crate) facts: &'a Inferred,
     pub(crate) masks: &'a Masks,
     pub(crate) calibration: &'a Calibration<'a>,
+    /// How many layers behind a change are fitted.
+    pub(crate) reach: usize,
 }
 
 /// What a layer is to compute, and of what.
@@ -38,15 +40,20 @@ impl Sequence<'_> {
     /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order.
     pub(crate) fn refit(&self, compressed: &mut Model) -> Result<Vec<Patch>, PassError> {
         let mut patches = Vec::new();
-        let mut changed = false;
+        let mut left = 0;
         for node in compressed.graph.topological_order().unwrap_or_default() {
+            if self.reads_others(compressed, node) {
+                left = self.reach;
+            }
             let Some(linear) = Linear::of(&compressed.graph, node).filter(|l| l.groups() == 1) else { continue };
-            let is_new = self.original.graph.node(node).is_none();
-            changed |= is_new || self.is_cut(linear.input) || self.is_cut(linear.weight);
-            // In front of the first cut nothing is different.
-            if !changed || compressed.graph.only_user(linear.weight).is_none() {
+            if self.is_cut(linear.input) || self.is_cut(linear.weight) {
+                left = self.reach;
+            }
+            // In front of the first change nothing is different.
+            if left == 0 || compressed.graph.only_user(linear.weight).is_none() {
                 continue;
             }
+            left -= 1;
             if let Some(patch) = self.layer(compressed, &linear)? {
                 compressed
                     .apply(&GraphPath::main(), patch.clone())
@@ -55,6 +62,12 @@ impl Sequence<'_> {
             }
         }
         Ok(patches)
+    }
+
+    /// True if a node is new or reads other values than in the original.
+    fn reads_others(&self, compressed: &Model, node: NodeId) -> bool {
+        let inputs = |model: &Model| model.graph.node(node).map(|n| n.inputs().to_vec());
+        inputs(compressed) != inputs(self.original)
     }
 
     fn is_cut(&self, value: ValueId) -> bool {
