@@ -61,6 +61,7 @@ pub static PASSES: &[Entry] = &[
     entry!("cse", "clean/cse.rs", clean::Cse),
     entry!("dead-code", "clean/dead_code.rs", clean::DeadCode),
     entry!("dedup-initializers", "clean/dedup.rs", clean::DedupInitializers),
+    entry!("drop-layers", "prune/drop_layers.rs", prune::DropLayers),
     entry!("equalize", "quantize/equalize.rs", quantize::Equalize),
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),

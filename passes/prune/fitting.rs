@@ -277,8 +277,13 @@ impl<'a> Fitting<'a> {
         };
         let sequence = |model: &mut Model, samples: &dyn Samples| {
             let calibration = Calibration { samples, ..*calibration };
-            let sequence =
-                Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration: &calibration };
+            let sequence = Sequence {
+                original: self.model,
+                facts: self.cx.facts,
+                masks: &masks,
+                calibration: &calibration,
+                reach: usize::MAX,
+            };
             sequence.refit(model)
         };
         let (refit, _) = self.refit(&self.fit(removed, Fit::First, &Fits::new()), Fit::First)?;

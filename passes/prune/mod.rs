@@ -3,6 +3,7 @@
 mod allocate;
 mod criterion;
 mod cut;
+mod drop_layers;
 mod eliminate;
 mod fitting;
 mod groups;
@@ -16,6 +17,7 @@ mod units;
 pub use criterion::Criterion;
 pub use cut::{CutError, Refit, cut};
 pub use groups::Kind;
+pub use drop_layers::DropLayers;
 pub use prune::Prune;
 pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};

@@ -23,6 +23,8 @@ pub(crate) struct Sequence<'a> {
     pub(crate) facts: &'a Inferred,
     pub(crate) masks: &'a Masks,
     pub(crate) calibration: &'a Calibration<'a>,
+    /// How many layers behind a change are fitted.
+    pub(crate) reach: usize,
 }
 
 /// A layer of the compressed model, and what it is to compute.
@@ -77,30 +79,41 @@ impl Sequence<'_> {
         let (mut layers, mut stages) = (Vec::new(), Stages::default());
         let mut changed: BTreeSet<ValueId> = BTreeSet::new();
         let mut computed: BTreeSet<ValueId> = BTreeSet::new();
+        let mut left = 0;
         for id in compressed.graph.topological_order().unwrap_or_default() {
             let Some(node) = compressed.graph.node(id) else { continue };
-            let is_new = self.original.graph.node(id).is_none();
-            // In front of the first cut nothing is different.
-            let differs = is_new || node.operands().any(|v| changed.contains(&v) || self.is_cut(v));
+            let is_changed = self.reads_others(compressed, id) || node.operands().any(|v| self.is_cut(v));
+            if is_changed {
+                left = self.reach;
+            }
+            // In front of the first change nothing is different.
+            let differs = is_changed || node.operands().any(|v| changed.contains(&v));
             let outputs = node.outputs().iter().flatten().copied();
             computed.extend(outputs.clone());
             let before = stages.before(compressed, id);
             if differs {
                 changed.extend(outputs);
             }
-            let linear = Linear::of(&compressed.graph, id).filter(|_| differs);
+            let linear = Linear::of(&compressed.graph, id).filter(|_| differs && left > 0);
             let linear = linear.filter(|l| compressed.graph.only_user(l.weight).is_some());
             match linear.and_then(|l| self.layer(compressed, l)) {
                 Some(mut layer) => {
                     let other = layer.other.filter(|v| computed.contains(v)).map_or(0, |v| stages.of(v));
                     layer.stage = before.max(other);
                     stages.enter(compressed, id, layer.stage + 1);
+                    left -= 1;
                     layers.push(layer);
                 }
                 None => stages.enter(compressed, id, before),
             }
         }
         (layers, stages)
+    }
+
+    /// True if a node is new or reads other values than in the original.
+    fn reads_others(&self, compressed: &Model, node: NodeId) -> bool {
+        let inputs = |model: &Model| model.graph.node(node).map(|n| n.inputs().to_vec());
+        inputs(compressed) != inputs(self.original)
     }
 
     fn is_cut(&self, value: ValueId) -> bool {
