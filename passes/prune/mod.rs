@@ -11,12 +11,14 @@ mod moments;
 mod prune;
 mod search;
 mod units;
+mod unshare;
 
 pub use criterion::Criterion;
 pub use cut::{CutError, Refit, cut};
 pub use groups::Kind;
 pub use prune::Prune;
 pub use units::{Prunable, Unit, prunable};
+pub use unshare::unshare;
 
 #[cfg(test)]
 mod tests;
