@@ -13,6 +13,7 @@ mod prune;
 mod search;
 mod sparsify;
 mod units;
+mod unshare;
 
 pub use criterion::Criterion;
 pub use cut::{CutError, Refit, cut};
@@ -21,6 +22,7 @@ pub use drop_layers::DropLayers;
 pub use prune::Prune;
 pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};
+pub use unshare::unshare;
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use planish_ir::{Model, axes::classes};
+use planish_ir::{GraphPath, Model, axes::classes, infer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,7 @@ use super::{
     fitting::{Fitting, Removed},
     groups::{Asked, Group, Kind},
     search::Search,
+    unshare::unshare,
 };
 use crate::{
     Changes, Context, Pass, PassError, Shape, Transform,
@@ -104,6 +105,21 @@ impl Prune {
 
 impl Transform for Prune {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        let Some(patch) = unshare(model) else { return self.prune(model, cx) };
+        let mut own = model.clone();
+        let applied = own.apply(&GraphPath::main(), patch.clone());
+        applied.map_err(|e| PassError::Precondition(e.to_string()))?;
+        let facts = infer::infer(&own, &infer::Bindings::new());
+        let mut changes = self.prune(&own, &Context { facts: &facts, ..*cx })?;
+        if !changes.patches.is_empty() {
+            changes.patches.insert(0, (GraphPath::main(), patch));
+        }
+        Ok(changes)
+    }
+}
+
+impl Prune {
+    fn prune(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let budget = self.budget()?;
         let calibration = cx.calibration;
         let bindings = match calibration {

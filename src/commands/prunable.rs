@@ -1,13 +1,13 @@
 //! `planish inspect --prunable` and `--axes`: sets of coupled channels, what they carry, and what blocks the others.
 
 use planish_ir::{
-    Model,
+    GraphPath, Model,
     axes::{Class, Classes, classes},
     infer,
 };
 use planish_passes::{
     Driver, InMemory, NoObserver, StepConfig, Target,
-    prune::{Unit, prunable},
+    prune::{Unit, prunable, unshare},
 };
 use serde::Serialize;
 
@@ -74,6 +74,10 @@ fn with_initializers(model: &Model) -> Result<Model> {
     };
     let mut model = model.clone();
     driver.run(&mut model, &[step]).or_fail(Kind::Internal)?;
+    // As the pass does.
+    if let Some(patch) = unshare(&model) {
+        model.apply(&GraphPath::main(), patch).or_fail(Kind::Internal)?;
+    }
     Ok(model)
 }
 
