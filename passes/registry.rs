@@ -58,8 +58,10 @@ pub static PASSES: &[Entry] = &[
     entry!("casts", "clean/casts.rs", clean::Casts),
     entry!("codebook-weights", "quantize/codebook_weights.rs", quantize::CodebookWeights),
     entry!("constants-to-initializers", "clean/constants.rs", clean::ConstantsToInitializers),
+    entry!("cp", "factorize/cp.rs", factorize::Cp),
     entry!("cse", "clean/cse.rs", clean::Cse),
     entry!("dead-code", "clean/dead_code.rs", clean::DeadCode),
+    entry!("decompose", "factorize/decompose.rs", factorize::Decompose),
     entry!("dedup-initializers", "clean/dedup.rs", clean::DedupInitializers),
     entry!("drop-layers", "prune/drop_layers.rs", prune::DropLayers),
     entry!("equalize", "quantize/equalize.rs", quantize::Equalize),
@@ -96,8 +98,10 @@ pub static PASSES: &[Entry] = &[
     entry!("slices", "clean/slices.rs", clean::Slices),
     entry!("smooth-quant", "quantize/smooth_quant.rs", quantize::SmoothQuant),
     entry!("sparsify", "prune/sparsify.rs", prune::Sparsify),
+    entry!("spatial-svd", "factorize/spatial_svd.rs", factorize::SpatialSvd),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
     entry!("trim-subgraphs", "structure/trim_subgraphs.rs", structure::TrimSubgraphs),
+    entry!("tucker", "factorize/tucker.rs", factorize::Tucker),
 ];
 
 /// The line of a pass.

@@ -1,0 +1,304 @@
+//! Kernels whose inputs go through a projection: the first factor of Tucker-2 and of a spatial split, and what is best behind it.
+//!
+//! The columns of a layer's matrix come in blocks that the projection treats alike: one block for each tap, if it sees one tap at a time. `Σ_b W_b x_b ≈ Σ_b M_b Aᵀ x_b`. Without samples, `A` are the leading eigenvectors of `Σ W_bᵀ W_b`, or those that HOOI finds.
+//! With second moments `G` of the rows, the inputs are whitened by the mean of the blocks on its diagonal before that, and `M` is what is
+//! best behind `A` by least squares; a lower rank of the outputs is then reduced-rank regression, whose optimum are the leading
+//! eigenvectors of `M Z Mᵀ`, where `Z` are the moments behind the projection (Izenman: Reduced-rank regression for the multivariate
+//! linear model, Journal of Multivariate Analysis 1975).
+
+use faer::{
+    Mat, MatRef, Side,
+    linalg::{solvers::Solve, triangular_solve::solve_upper_triangular_in_place},
+};
+
+use super::{
+    hooi::{self, Kernel},
+    svd,
+};
+
+/// Sweeps over projection and outputs at most, and the part of the error that one must take off for there to be another.
+const SWEEPS: usize = 8;
+const STALLED: f64 = 1e-3;
+/// Ridge of regressions whose inputs may depend on each other, as a share of the mean of the diagonal.
+const DEPENDENT: f64 = 1e-9;
+
+/// A layer's matrix in blocks.
+pub(super) struct Blocks {
+    /// A block for each place behind the projection, `outputs x inputs of the projection`.
+    pub(super) kernel: Kernel,
+    known: Option<Known>,
+    /// Sum of squares of the weights, or of what the layer computes.
+    pub(super) power: f64,
+}
+
+struct Known {
+    /// Second moments of the rows, block by block.
+    moments: Mat<f64>,
+    /// `W G`.
+    cross: Mat<f64>,
+    /// Upper triangular, with `Rᵀ R` the mean of the diagonal blocks.
+    root: Mat<f64>,
+}
+
+/// What is behind a projection.
+#[derive(Debug, Clone)]
+pub(super) struct Behind {
+    /// `inputs x rank`.
+    pub(super) projection: Mat<f64>,
+    /// `outputs x rank` for each block.
+    pub(super) weights: Kernel,
+    /// Orthonormal, the most important first; no more than were asked for.
+    pub(super) outputs: Mat<f64>,
+    /// What each of them keeps.
+    pub(super) squares: Vec<f64>,
+}
+
+impl Blocks {
+    /// Columns that are `blocks` apart are of one block. `None` if numbers are not finite.
+    pub(super) fn new(rows: MatRef<'_, f64>, blocks: usize, moments: Option<&Mat<f64>>) -> Option<Blocks> {
+        let kernel = Kernel::of_rows(rows, blocks);
+        let inner = kernel.shape().1;
+        let Some(given) = moments else {
+            let power = kernel.power();
+            return power.is_finite().then_some(Blocks { kernel, known: None, power });
+        };
+        let place = |k: usize| k % inner * blocks + k / inner;
+        let n = rows.ncols();
+        let moments = Mat::from_fn(n, n, |i, j| given[(place(i), place(j))]);
+        let mut cross = Mat::zeros(rows.nrows(), n);
+        for (b, w) in kernel.taps.iter().enumerate() {
+            cross += w * moments.get(b * inner..(b + 1) * inner, ..);
+        }
+        let mean = Mat::from_fn(inner, inner, |i, j| {
+            (0..blocks).map(|b| moments[(b * inner + i, b * inner + j)]).sum::<f64>() / blocks as f64
+        });
+        let root = mean.llt(Side::Lower).ok()?.L().transpose().to_owned();
+        let power: f64 = kernel
+            .taps
+            .iter()
+            .enumerate()
+            .map(|(b, w)| svd::dot(w.as_ref(), cross.get(.., b * inner..(b + 1) * inner)))
+            .sum();
+        power.is_finite().then_some(Blocks { kernel, known: Some(Known { moments, cross, root }), power })
+    }
+
+    /// Outputs, and inputs of the projection.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        self.kernel.shape()
+    }
+
+    /// Squared singular values along the outputs, the largest first.
+    pub(super) fn output_squares(&self) -> Option<Vec<f64>> {
+        let products = match &self.known {
+            None => self.kernel.output_gram(),
+            Some(known) => {
+                let (outputs, inner) = self.shape();
+                let mut sum = Mat::zeros(outputs, outputs);
+                for (b, w) in self.kernel.taps.iter().enumerate() {
+                    sum += known.cross.get(.., b * inner..(b + 1) * inner) * w.transpose();
+                }
+                sum
+            }
+        };
+        Some(svd::eigen(&products, 0)?.1)
+    }
+
+    /// True if second moments are known.
+    pub(super) const fn is_whitened(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// The best weights behind features, `rank x inputs` for each block, and their error as a share of the power. Nothing without second
+    /// moments.
+    pub(super) fn regress(&self, features: &[Mat<f64>]) -> Option<(Mat<f64>, f64)> {
+        let known = self.known.as_ref()?;
+        let (outputs, inner) = self.shape();
+        let rank = features.first()?.nrows();
+        let (mut half, mut cross) = (Mat::<f64>::zeros(known.moments.nrows(), rank), Mat::<f64>::zeros(outputs, rank));
+        for (b, f) in features.iter().enumerate() {
+            half += known.moments.get(.., b * inner..(b + 1) * inner) * f.transpose();
+            cross += known.cross.get(.., b * inner..(b + 1) * inner) * f.transpose();
+        }
+        let mut behind = Mat::<f64>::zeros(rank, rank);
+        for (b, f) in features.iter().enumerate() {
+            behind += f * half.get(b * inner..(b + 1) * inner, ..);
+        }
+        // Features may depend on each other.
+        let lambda = DEPENDENT * (0..rank).map(|r| behind[(r, r)]).sum::<f64>() / rank.max(1) as f64;
+        let damped = Mat::from_fn(rank, rank, |i, j| behind[(i, j)] + if i == j { lambda } else { 0.0 });
+        let weights = damped.llt(Side::Lower).ok()?.solve(cross.transpose()).transpose().to_owned();
+        let made = svd::dot((&weights * &behind).as_ref(), weights.as_ref());
+        let lost = self.power - 2.0 * svd::dot(weights.as_ref(), cross.as_ref()) + made;
+        Some((weights, if self.power > 0.0 { (lost / self.power).max(0.0) } else { 0.0 }))
+    }
+
+    /// The kernel with whitened inputs.
+    pub(super) fn whitened(&self) -> Kernel {
+        self.known.as_ref().map_or_else(|| self.kernel.clone(), |k| self.kernel.times(k.root.transpose()))
+    }
+
+    /// A projection of whitened inputs, for the inputs as they are.
+    pub(super) fn unwhitened(&self, projection: Mat<f64>) -> Mat<f64> {
+        let Some(known) = &self.known else { return projection };
+        let mut result = projection;
+        solve_upper_triangular_in_place(known.root.as_ref(), result.as_mut(), faer::Par::Seq);
+        result
+    }
+
+    /// All projections of the start, the first columns being those of each rank, and the squared singular values along the inputs.
+    pub(super) fn projections(&self) -> Option<(Mat<f64>, Vec<f64>)> {
+        let (vectors, squares) = svd::eigen(&self.whitened().input_gram(), self.shape().1)?;
+        Some((svd::orthonormal(&self.unwhitened(vectors)), squares))
+    }
+
+    /// The best weights behind a projection.
+    pub(super) fn behind(&self, projection: Mat<f64>) -> Option<Behind> {
+        let a = projection.as_ref();
+        let Some(known) = &self.known else {
+            // The columns are orthonormal.
+            let weights = self.kernel.times(a);
+            let (outputs, squares) = svd::eigen(&weights.output_gram(), self.shape().0)?;
+            return Some(Behind { projection, weights, outputs, squares });
+        };
+        let (outputs, inner) = self.shape();
+        let (rank, blocks) = (a.ncols(), self.kernel.taps.len());
+        let span = |b: usize| b * inner..(b + 1) * inner;
+        let mut behind = Mat::<f64>::zeros(rank * blocks, rank * blocks);
+        let mut cross = Mat::<f64>::zeros(outputs, rank * blocks);
+        for b in 0..blocks {
+            let half = known.moments.get(.., span(b)) * a;
+            for c in b..blocks {
+                let product = a.transpose() * half.get(span(c), ..);
+                behind.get_mut(c * rank..(c + 1) * rank, b * rank..(b + 1) * rank).copy_from(&product);
+            }
+            cross.get_mut(.., b * rank..(b + 1) * rank).copy_from(known.cross.get(.., span(b)) * a);
+        }
+        let weights = behind.llt(Side::Lower).ok()?.solve(cross.transpose()).transpose().to_owned();
+        let (vectors, squares) = svd::eigen(&(&weights * cross.transpose()), outputs)?;
+        let taps = (0..blocks).map(|b| weights.get(.., b * rank..(b + 1) * rank).to_owned()).collect();
+        Some(Behind { projection, weights: Kernel { taps }, outputs: vectors, squares })
+    }
+
+    /// Projection and outputs of these ranks, each in turn the best for the other. Of whitened inputs each sweep minimizes the error as if
+    /// blocks were not correlated; it is taken if the true error falls.
+    pub(super) fn fitted(&self, rank: usize, output_rank: usize) -> Option<Behind> {
+        let (outputs, inner) = self.shape();
+        if self.known.is_none() {
+            let found = hooi::tucker(&self.kernel, (output_rank, rank))?;
+            let weights = self.kernel.times(found.inputs.as_ref());
+            return Some(Behind { projection: found.inputs, weights, outputs: found.outputs, squares: found.squares });
+        }
+        let mut now = self.behind(self.projections()?.0.get(.., ..rank).to_owned())?;
+        if output_rank >= outputs || rank >= inner {
+            return Some(now);
+        }
+        let whitened = self.whitened();
+        for _ in 0..SWEEPS {
+            let along = whitened.after(now.outputs.get(.., ..output_rank).transpose());
+            let (vectors, _) = svd::eigen(&along.input_gram(), rank)?;
+            let next = self.behind(svd::orthonormal(&self.unwhitened(vectors)))?;
+            let (old, new) = (self.error(&now, output_rank), self.error(&next, output_rank));
+            if new >= old {
+                break;
+            }
+            now = next;
+            if old - new < STALLED * old {
+                break;
+            }
+        }
+        Some(now)
+    }
+
+    /// Squared error as a share of the power, with this rank of outputs.
+    pub(super) fn error(&self, behind: &Behind, rank: usize) -> f64 {
+        let kept: f64 = behind.squares.iter().take(rank).sum();
+        if self.power > 0.0 { (1.0 - kept / self.power).max(0.0) } else { 0.0 }
+    }
+}
+
+impl Behind {
+    /// The weights between the projection and the first outputs, and those outputs; nothing for the latter if there is no lower rank.
+    pub(super) fn split(&self, rank: usize) -> (Kernel, Option<Mat<f64>>) {
+        if rank >= self.outputs.nrows() {
+            return (self.weights.clone(), None);
+        }
+        let outputs = self.outputs.get(.., ..rank).to_owned();
+        (self.weights.after(outputs.transpose()), Some(outputs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::svd::Random, *};
+
+    fn random(rows: usize, columns: usize, seed: u64) -> Mat<f64> {
+        let mut random = Random(seed);
+        Mat::from_fn(rows, columns, |_, _| random.normal())
+    }
+
+    fn moments(width: usize, seed: u64) -> Mat<f64> {
+        let x = random(width, width, seed) * random(width, 3 * width, seed + 1);
+        &x * x.transpose()
+    }
+
+    /// The matrix that a projection and what is behind it stand for, in the order of the original columns.
+    fn matrix(behind: &Behind, rank: usize) -> Mat<f64> {
+        let (core, outputs) = behind.split(rank);
+        let blocks = core.taps.len();
+        let taps: Vec<Mat<f64>> = core
+            .taps
+            .iter()
+            .map(|c| outputs.as_ref().map_or_else(|| c.clone(), |u| u * c) * behind.projection.transpose())
+            .collect();
+        let (rows, inner) = taps[0].shape();
+        Mat::from_fn(rows, inner * blocks, |o, k| taps[k % blocks][(o, k / blocks)])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn the_error_is_what_it_says_and_full_rank_has_none(
+            outputs in 1usize..6, inputs in 1usize..9, blocks in 1usize..4, rank in 1usize..8, below in 1usize..6,
+            seed in 0u64..1000,
+        ) {
+            let width = inputs * blocks;
+            let w = random(outputs, width, seed);
+            let g = moments(width, seed + 5);
+            for known in [None, Some(&g)] {
+                let all = Blocks::new(w.as_ref(), blocks, known).unwrap();
+                let rank = rank.min(inputs);
+                let found = all.fitted(rank, below).unwrap();
+                let lost = &w - matrix(&found, below);
+                let unit = Mat::identity(width, width);
+                let moments = known.unwrap_or(&unit);
+                let actual = svd::dot((&lost * moments).as_ref(), lost.as_ref()) / all.power;
+                prop_assert!((actual - all.error(&found, below)).abs() < 1e-7, "{actual} {}", all.error(&found, below));
+                let full = all.fitted(inputs, outputs).unwrap();
+                let lost = &w - matrix(&full, outputs);
+                prop_assert!(lost.norm_l2() < 1e-6 * w.norm_l2());
+            }
+        }
+
+        #[test]
+        fn errors_fall_with_the_rank(outputs in 2usize..8, inputs in 2usize..6, blocks in 1usize..4, seed in 0u64..1000) {
+            let w = random(outputs, inputs * blocks, seed);
+            let all = Blocks::new(w.as_ref(), blocks, Some(&moments(inputs * blocks, seed + 5))).unwrap();
+            let starts = all.projections().unwrap().0;
+            let error = |r: usize| all.error(&all.behind(starts.get(.., ..r).to_owned()).unwrap(), outputs.div_ceil(2));
+            let errors: Vec<f64> = (1..=inputs).map(error).collect();
+            prop_assert!(errors.is_sorted_by(|a, b| *b <= a + 1e-9), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn one_block_is_the_optimum_of_a_whitened_svd() {
+        let (w, g) = (random(6, 9, 1), moments(9, 2));
+        let all = Blocks::new(w.as_ref(), 1, Some(&g)).unwrap();
+        let found = all.behind(all.projections().unwrap().0.get(.., ..3).to_owned()).unwrap();
+        let best = svd::principal(w.as_ref(), Some(&g), 3).unwrap();
+        assert!((all.error(&found, 6) - (1.0 - best.energy(3))).abs() < 1e-9);
+    }
+}

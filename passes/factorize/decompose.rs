@@ -1,0 +1,53 @@
+//! Split layers in the way that loses least for what it saves: into two matrices, along the axes of the window, or around a core.
+//!
+//! Before     y = Conv (x, w, b);  z = MatMul (y, u)
+//! After      the first as `tucker`, `spatial-svd` or `low-rank` would, the second as `low-rank` would, or as it was
+//! When       what one of these passes takes
+//! Refuses    what all of them refuse
+//! Numerics   Lossy: the report gives the error of each layer, and with calibration data that of the model's outputs on samples that the
+//!            fit has not seen
+//! Reference  those of `low-rank`, `tucker` and `spatial-svd`; the choice between them: Idelbayev, Carreira-Perpiñán: Low-rank compression
+//!            of neural nets: learning the rank of each layer, CVPR 2020
+//!
+//! `cp` is not among them: at equal cost it loses less of the weights, but runtimes are slow on its depthwise convolutions.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{low_rank::Matrices, rank::Factorization, spatial_svd::Axes, split::factorize, tucker::Cores};
+use crate::{Changes, Context, Pass, PassError, Shape, Transform};
+
+/// Configuration.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Decompose(pub Factorization);
+
+impl Pass for Decompose {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Transform(self)
+    }
+}
+
+impl Transform for Decompose {
+    fn transform(&self, model: &planish_ir::Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        factorize(model, cx, &self.0, &[&Matrices, &Axes, &Cores])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::check_with;
+
+    #[test]
+    fn each_layer_in_its_way() {
+        let decompose = Decompose(Factorization { rank: Some(8), ..Factorization::default() });
+        insta::assert_snapshot!(check_with(
+            decompose,
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,64,16,16] x) => (float[1,256,16,16] z) <float[64,64,3,3] w, float[256,64,1,1] u> {
+                y = Conv <pads = [1, 1, 1, 1]> (x, w)
+                z = Conv (y, u)
+            }"
+        ));
+    }
+}
