@@ -364,7 +364,8 @@ impl Splitting<'_> {
 
     fn sequence(&self, compressed: &mut Model, calibration: &Calibration<'_>) -> Result<Vec<Patch>, PassError> {
         let masks = Masks::new();
-        let sequence = Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration };
+        let sequence =
+            Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration, reach: usize::MAX };
         sequence.refit(compressed)
     }
 

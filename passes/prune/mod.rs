@@ -17,8 +17,8 @@ mod unshare;
 
 pub use criterion::Criterion;
 pub use cut::{CutError, Refit, cut};
-pub use groups::Kind;
 pub use drop_layers::DropLayers;
+pub use groups::Kind;
 pub use prune::Prune;
 pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use faer::Mat;
-use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor, ValueId, infer, infer::Inferred};
+use planish_ir::{GraphPath, Model, NodeId, Numerics, Patch, Tensor, ValueId, infer, infer::Inferred};
 use rayon::prelude::*;
 
 use super::{
