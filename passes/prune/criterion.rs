@@ -67,12 +67,12 @@ impl Criterion {
     ) -> Option<Vec<f64>> {
         let scales = || {
             let is_scale = |m: &&Member| {
-                let users = model.graph.users(m.value);
+                let mut users = model.graph.users(m.value);
                 let is_second = |u: Use| {
                     matches!(u, Use::Node(n, planish_ir::Operand::Input(1)) if
                     model.graph.node(n).is_some_and(|n| n.op.is("BatchNormalization")))
                 };
-                m.graph.is_main() && users.map(is_second).any(|is| is)
+                m.graph.is_main() && users.any(is_second)
             };
             let scale = class.members.iter().find(is_scale)?;
             slices(scale, model.graph.constant(scale.value)?, channels)

@@ -11,6 +11,11 @@ use faer::{Mat, MatRef, Side, linalg::solvers::Solve};
 
 use crate::reconstruct::ridge;
 
+/// Squared partial correlation above which two channels do not go in the same step.
+const TIE: f64 = 0.02;
+/// How many times as many channels as go in a step are looked at.
+const CHOICE: usize = 4;
+
 /// A layer that sums over the channels.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
@@ -103,12 +108,22 @@ pub(super) fn eliminate(
     Some(curve)
 }
 
-/// The channels whose going alone costs least.
+/// The channels whose going alone costs least, but of those that stand for each other one at a time, as long as there are others.
 fn cheapest(states: &[State], left: &[usize], count: usize) -> Option<Vec<usize>> {
     let cost = |&c: &usize| Some((states.iter().map(|s| s.cost(&[c])).sum::<Option<f64>>()?, c));
     let mut scored: Vec<(f64, usize)> = left.iter().map(cost).collect::<Option<_>>()?;
     scored.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-    Some(scored.into_iter().take(count).map(|s| s.1).collect())
+    let (mut going, mut passed): (Vec<usize>, Vec<usize>) = Default::default();
+    for (_, c) in scored.into_iter().take(CHOICE * count) {
+        if going.len() == count {
+            break;
+        }
+        let is_tied = going.iter().any(|&g| states.iter().any(|s| s.tie(c, g) > TIE));
+        if is_tied { passed.push(c) } else { going.push(c) }
+    }
+    let missing = count - going.len();
+    going.extend(passed.into_iter().take(missing));
+    Some(going)
 }
 
 impl State {
@@ -126,6 +141,16 @@ impl State {
         let mut columns: Vec<usize> = channels.iter().filter_map(|&c| self.columns.get(c)).flatten().copied().collect();
         columns.sort_unstable();
         columns
+    }
+
+    /// How much of one channel the other could make up for once all others stay: the largest squared partial correlation of their columns.
+    fn tie(&self, a: usize, b: usize) -> f64 {
+        let columns = |c: usize| self.columns.get(c).map_or(&[][..], Vec::as_slice);
+        let pairs = columns(a).iter().flat_map(|&i| columns(b).iter().map(move |&j| (i, j)));
+        let squared = |(i, j)| {
+            self.inverse[(i, j)].powi(2) / (self.inverse[(i, i)] * self.inverse[(j, j)]).max(f64::MIN_POSITIVE)
+        };
+        pairs.map(squared).fold(0.0, f64::max)
     }
 
     /// What it costs to take channels out together.

@@ -83,7 +83,7 @@ impl<'a> Fitting<'a> {
                     Want::of(graph.name_of(linear.input), Halves::new(linear.rows.clone(), weights.ncols()))
                 };
                 let seen = calibration.collect(&[model], linears.iter().map(want).collect())?;
-                seen.into_iter().map(Moments::Seen).collect()
+                seen.into_iter().map(|halves| Moments::Seen(Box::new(halves))).collect()
             }
             None => linears.iter().map(|(l, w)| guessed(model, classes, groups, l.node, w.ncols())).collect(),
         };

@@ -92,7 +92,7 @@ fn kind(model: &Model, class: &Class) -> Kind {
         graph.constant(m.value)?;
         let reads = |u: planish_ir::Use| match u {
             planish_ir::Use::Node(node, _) => graph.node(node),
-            _ => None,
+            planish_ir::Use::Output(_) => None,
         };
         Some(graph.users(m.value).filter_map(reads).any(|n| n.op.is("Conv") || n.op.is("ConvTranspose")))
     };

@@ -16,7 +16,7 @@ pub(super) enum Fit {
 /// Second moments of the rows that a layer reads.
 pub(super) enum Moments {
     /// On samples.
-    Seen(Halves),
+    Seen(Box<Halves>),
     /// By how alike the weights are that make the channels.
     Guessed(Mat<f64>),
 }

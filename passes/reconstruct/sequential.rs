@@ -39,6 +39,9 @@ struct Layer {
     stage: usize,
 }
 
+/// The weights that a layer has, and what is accumulated for others.
+type Seen = (Vec<Mat<f64>>, Joint);
+
 impl Sequence<'_> {
     /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order.
     pub(crate) fn refit(&self, compressed: &mut Model) -> Result<Vec<Patch>, PassError> {
@@ -218,8 +221,8 @@ impl Sequence<'_> {
         run(self.calibration, &wanted, before, &mut take)
     }
 
-    /// The weights that a layer has, and what is to be accumulated for others. None if it cannot be fitted.
-    fn joint(&self, compressed: &Model, layer: &Layer) -> Result<Option<(Vec<Mat<f64>>, Joint)>, PassError> {
+    /// What a layer is fitted with. None if it cannot be.
+    fn joint(&self, compressed: &Model, layer: &Layer) -> Result<Option<Seen>, PassError> {
         let graph = &compressed.graph;
         let linear = &layer.linear;
         let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
