@@ -51,6 +51,9 @@ pub struct Prune {
     pub probes: u64,
 }
 
+/// What readers lose below this is rounding, and says nothing of what more channels cost.
+const ROUNDING: f64 = 1e-8;
+
 impl Default for Prune {
     fn default() -> Prune {
         Prune { macs: None, params: None, round_to: 8, min_keep: 0.1, protect: Vec::new(), probes: 32 }
@@ -197,12 +200,18 @@ impl Prune {
     ) -> Result<Option<Candidate>, String> {
         let curve = curve.ok_or("what its readers read is singular or not finite")?;
         let steps = self.allowed(group, curve);
-        let few = steps.iter().copied().filter(|&k| k > 0).min_by_key(|k| k.abs_diff(group.size / 4));
-        let Some(probe) = few else { return Ok(None) };
-        let error =
-            fitting.probe(&BTreeMap::from([(group.class, curve.first(probe))]), held).map_err(|e| e.to_string())?;
-        let local = curve.error_at(probe);
-        let gain = if local > 0.0 { error / local } else { 0.0 };
+        if steps.iter().all(|&k| k == 0) {
+            return Ok(None);
+        }
+        let costs = steps.iter().copied().filter(|&k| curve.error_at(k) > ROUNDING);
+        let gain = match costs.min_by_key(|k| k.abs_diff(group.size / 4)) {
+            Some(probe) => {
+                let removed = BTreeMap::from([(group.class, curve.first(probe))]);
+                fitting.probe(&removed, held).map_err(|e| e.to_string())? / curve.error_at(probe)
+            }
+            // All that may go is free.
+            None => 0.0,
+        };
         let steps = steps.iter().map(|&k| (k, gain * curve.error_at(k))).collect();
         Ok(Some(Candidate { class: group.class, size: group.size, steps }))
     }
