@@ -229,11 +229,8 @@ impl Decomposed for Split<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
-        Target,
-        testing::{check_with, refusals_for},
-    };
+    use super::{super::testing::check_with, *};
+    use crate::{Target, testing::refusals_for};
 
     fn model(rows: u64, attributes: &str) -> String {
         format!(

@@ -36,8 +36,8 @@ impl Transform for Decompose {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::check_with;
     use super::*;
-    use crate::testing::check_with;
 
     #[test]
     fn each_layer_in_its_way() {

@@ -285,10 +285,13 @@ fn take_up(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::testing::{check_calibrated, check_with},
+        *,
+    };
     use crate::{
         Target, Tensors,
-        testing::{check_calibrated, check_with, drawn, refusals_for},
+        testing::{drawn, refusals_for},
     };
 
     fn at_rank(rank: u64) -> LowRank {

@@ -16,6 +16,8 @@ mod rank;
 mod spatial_svd;
 mod split;
 mod svd;
+#[cfg(test)]
+mod testing;
 mod tucker;
 
 pub use cp::Cp;

@@ -62,11 +62,8 @@ impl Method for Axes {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
-        Target,
-        testing::{check_with, refusals_for},
-    };
+    use super::{super::testing::check_with, *};
+    use crate::{Target, testing::refusals_for};
 
     fn at_rank(rank: u64) -> SpatialSvd {
         SpatialSvd(Factorization { rank: Some(rank), ..Factorization::default() })

@@ -61,10 +61,13 @@ impl Method for Cores {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::testing::{check_calibrated, check_with},
+        *,
+    };
     use crate::{
         Target, Tensors,
-        testing::{check_calibrated, check_with, drawn, refusals_for},
+        testing::{drawn, refusals_for},
     };
 
     fn at_rank(rank: u64) -> Tucker {

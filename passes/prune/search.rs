@@ -13,6 +13,9 @@ use super::{
 };
 use crate::{PassError, reconstruct::Held};
 
+/// What readers lose below this is rounding, and says nothing of what more channels cost.
+const ROUNDING: f64 = 1e-8;
+
 /// How often factors are measured at what the last ones led to.
 const ROUNDS: usize = 2;
 /// By how much a factor may change at once.
@@ -81,13 +84,21 @@ impl<'a> Search<'a> {
     fn alone(&self, group: &'a Group, curve: Option<&'a Curve>, round_to: u64) -> Result<Option<Open<'a>>, String> {
         let curve = curve.ok_or("what its readers read is singular or not finite")?;
         let counts = group.allowed(curve.order.len() as u64, round_to);
-        let quarter = counts.iter().copied().filter(|&k| k > 0).min_by_key(|k| k.abs_diff(group.size / 4));
-        let Some(count) = quarter else { return Ok(None) };
+        if counts.iter().all(|&k| k == 0) {
+            return Ok(None);
+        }
         let Some(held) = self.held else { return Ok(Some(Open { group, curve, counts, factor: 1.0 })) };
-        let removed = BTreeMap::from([(group.class, curve.first(count))]);
-        let (error, _) = self.fitting.probe(&removed, held, &Fits::new()).map_err(|e| e.to_string())?;
-        let local = curve.error_at(count);
-        Ok(Some(Open { group, curve, counts, factor: if local > 0.0 { error / local } else { 0.0 } }))
+        let costly = counts.iter().copied().filter(|&k| curve.error_at(k) > ROUNDING);
+        let factor = match costly.min_by_key(|k| k.abs_diff(group.size / 4)) {
+            Some(count) => {
+                let removed = BTreeMap::from([(group.class, curve.first(count))]);
+                let (error, _) = self.fitting.probe(&removed, held, &Fits::new()).map_err(|e| e.to_string())?;
+                error / curve.error_at(count)
+            }
+            // All that may go is free.
+            None => 0.0,
+        };
+        Ok(Some(Open { group, curve, counts, factor }))
     }
 
     fn allocate(&self, open: &[Open<'_>]) -> Vec<usize> {
