@@ -8,6 +8,7 @@ mod fitting;
 mod prune;
 mod units;
 
+pub(crate) use cut::masks;
 pub use cut::{CutError, Refit, cut};
 pub use prune::Prune;
 pub use units::{Prunable, Unit, prunable};
