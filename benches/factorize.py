@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Seconds to decompose every layer of a model, beside numpy and scipy decomposing the same weights.
 
-    python factorize.py PLANISH MODEL.onnx [--ratio 0.5] [--threads 2] [--pass low-rank]
+    benches/factorize.py PLANISH MODEL.onnx [--ratio 0.5] [--threads 2] [--pass low-rank]
 
 planish reads the model, decomposes its matrices at the given share of their full rank, and writes the result, all of which is in its
 time. The others get the weights in memory; only their singular value decompositions and the two factors count. Convolutions are

@@ -92,7 +92,7 @@ impl<'a> Shrinking<'a> {
             return Ok(());
         }
         let first_half = Selected::first_half(self.calibration.samples);
-        let (_, mut trial, rotated) = self.shrink(&first, &kept)?;
+        let Shrunk { model: mut trial, rotated, .. } = self.shrink(&first, &kept)?;
         let shrunk = held.error(&trial, self.calibration)?;
         let mut errors = format!(
             "relative squared error of the outputs on {} samples {}: {shrunk:.2e} with heads made smaller",
@@ -107,7 +107,7 @@ impl<'a> Shrinking<'a> {
             errors.push_str(&format!(", {refitted:.2e} with what is behind refitted; the better one is taken"));
         }
         changes.notes.insert(0, errors);
-        let (mut patches, mut model, rotated) = self.shrink(&self.bases(true)?, &kept)?;
+        let Shrunk { mut patches, mut model, rotated } = self.shrink(&self.bases(true)?, &kept)?;
         if in_turn {
             let refits = self.sequence(&rotated, &kept, &mut model, self.calibration.samples)?;
             patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
@@ -140,7 +140,7 @@ impl<'a> Shrinking<'a> {
                     (Allocation::Global, Some(probe)) => {
                         let all = self.units.iter().enumerate();
                         let alone: Vec<usize> = all.map(|(j, u)| if i == j { probe } else { u.size }).collect();
-                        let error = held.error(&self.shrink(bases, &alone)?.1, self.calibration)?;
+                        let error = held.error(&self.shrink(bases, &alone)?.model, self.calibration)?;
                         let own = lost(b, probe);
                         if own > 0.0 { error / own } else { 0.0 }
                     }
@@ -211,12 +211,8 @@ impl<'a> Shrinking<'a> {
         Ok(Some(Layer { weights, bias, covariance: halves.matrix(all, true), mean: halves.mean(all) }))
     }
 
-    /// The patches that keep so many channels of each unit, the model that they make, and the model in other bases of the same sizes.
-    fn shrink(
-        &self,
-        bases: &[Option<Bases>],
-        kept: &[usize],
-    ) -> Result<(Vec<(GraphPath, Patch)>, Model, Model), PassError> {
+    /// Keeps so many channels of each unit.
+    fn shrink(&self, bases: &[Option<Bases>], kept: &[usize]) -> Result<Shrunk, PassError> {
         let precondition = |e: String| PassError::Precondition(e);
         let constants = self.rotated(bases, kept)?;
         let removed = self.removed(kept);
@@ -231,7 +227,7 @@ impl<'a> Shrinking<'a> {
         constants.into_iter().for_each(|(v, t)| change.set_tensor(v, t));
         let mut rotated = self.model.clone();
         rotated.apply(&GraphPath::main(), change).map_err(|e| precondition(e.to_string()))?;
-        Ok((patches, shrunk, rotated))
+        Ok(Shrunk { patches, model: shrunk, rotated })
     }
 
     fn removed(&self, kept: &[usize]) -> BTreeMap<usize, BTreeSet<u64>> {
@@ -303,6 +299,15 @@ impl<'a> Shrinking<'a> {
         // What layers inside attention computed they computed in the new bases.
         Sequence { original: rotated, facts: self.cx.facts, masks: &masks, calibration: &calibration }.refit(shrunk)
     }
+}
+
+/// A model with smaller heads.
+struct Shrunk {
+    /// That make it.
+    patches: Vec<(GraphPath, Patch)>,
+    model: Model,
+    /// The model in the bases of the smaller one, with all channels.
+    rotated: Model,
 }
 
 /// A layer, and what is known of what it reads.
