@@ -78,6 +78,7 @@ pub static PASSES: &[Entry] = &[
     entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
     entry!("low-float-weights", "quantize/low_float_weights.rs", quantize::LowFloatWeights),
     entry!("low-rank", "factorize/low_rank.rs", factorize::LowRank),
+    entry!("low-rank-attention", "factorize/attention.rs", factorize::LowRankAttention),
     entry!("matmul-add", "fuse/matmul_add.rs", fuse::MatMulAdd),
     entry!("merge-parallel", "fuse/merge_parallel.rs", fuse::MergeParallel),
     entry!("no-ops", "clean/no_ops.rs", clean::NoOps),

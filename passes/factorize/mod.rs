@@ -9,11 +9,15 @@ mod decompose;
 #[cfg(test)]
 mod equivalence;
 mod hooi;
+mod attention;
+mod heads;
 mod low_rank;
 mod method;
 mod projection;
 mod rank;
 mod spatial_svd;
+mod rotate;
+mod shrink;
 mod split;
 mod svd;
 #[cfg(test)]
@@ -22,6 +26,7 @@ mod tucker;
 
 pub use cp::Cp;
 pub use decompose::Decompose;
+pub use attention::LowRankAttention;
 pub use low_rank::LowRank;
 pub use rank::{Allocation, Factorization};
 pub use spatial_svd::SpatialSvd;

@@ -126,7 +126,7 @@ pub fn cut(
 }
 
 /// Marks what stays of the axes that the classes are on.
-pub(super) fn masks(
+pub(crate) fn masks(
     model: &Model,
     facts: &Inferred,
     classes: &Classes,

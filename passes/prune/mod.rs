@@ -16,6 +16,7 @@ mod units;
 mod unshare;
 
 pub use criterion::Criterion;
+pub(crate) use cut::masks;
 pub use cut::{CutError, Refit, cut};
 pub use drop_layers::DropLayers;
 pub use groups::Kind;

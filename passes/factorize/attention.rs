@@ -1,0 +1,359 @@
+//! Make the heads of attention smaller: queries and keys, values and what reads them, each in the basis in which least is lost.
+//!
+//! Before     scores = MatMul (q, k)                     q is N x 12 x S x 64, k is N x 12 x 64 x S
+//! After      scores = MatMul (q', k')                   q' is N x 12 x S x 40, k' is N x 12 x 40 x S; the weights of both are smaller
+//! When       products of heads that layers with constant weights make, in any form of views: separate or packed, legacy or dynamo
+//! Refuses    what does more with channels than to move them, such as rotary embeddings and normalized queries · keys that several queries
+//!            share · weights that others read too · fused attention operators · without calibration data
+//! Numerics   Lossy: the report gives the error of the outputs on samples that the fits, of which it takes the better, have not seen
+//! Reference  Eckart, Young: The approximation of one matrix by another of lower rank, Psychometrika 1936
+//!
+//! The basis of each head is changed, which keeps what the model computes, such that its last channels matter least to the scores or to
+//! the layer behind; then these channels go, from all heads of a layer alike, as the views ask for. How many is decided for all layers
+//! together, by what it does to the model's outputs. There is no break-even: both sides become smaller. The scale of the scores stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planish_ir::{
+    GraphPath, Model, NodeId, Use, ValueId,
+    axes::{Class, Classes, classes},
+    infer::{self, Bindings},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    heads::{Heads, Kind, Product, Side},
+    rank::{Allocation, Factorization},
+    shrink::{Shrinking, Unit},
+};
+use crate::{Bias, Changes, Context, Pass, PassError, Shape, Skip, Transform, calibration::bindings, prune::prunable};
+
+/// Configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LowRankAttention {
+    /// Share of the multiply-accumulates to keep, of the layers and products that heads are made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub macs: Option<f64>,
+    /// Share of the parameters to keep, of the layers that heads are made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub params: Option<f64>,
+    /// Share of the channels of every head to keep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
+    /// Share of the variance of scores, and of what is behind values, to keep in every layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy: Option<f64>,
+    /// Make queries and keys smaller.
+    pub query_key: bool,
+    /// Make values smaller.
+    pub value_output: bool,
+    /// How a budget (`macs`, `params`) is spread over the layers.
+    pub allocation: Allocation,
+    /// Refit what is behind, layer after layer, to what the original computes, if that is better on samples held out.
+    pub refit: bool,
+    /// Heads keep a multiple of this many channels, if they have enough.
+    pub round_to: u64,
+    /// Weights that stay as they are, by name.
+    pub protect: Vec<String>,
+    /// Samples on which the effect of each layer is measured.
+    pub probes: u64,
+}
+
+impl Default for LowRankAttention {
+    fn default() -> LowRankAttention {
+        LowRankAttention {
+            macs: None,
+            params: None,
+            ratio: None,
+            energy: None,
+            query_key: true,
+            value_output: true,
+            allocation: Allocation::Global,
+            refit: true,
+            round_to: 8,
+            protect: Vec::new(),
+            probes: 32,
+        }
+    }
+}
+
+impl Pass for LowRankAttention {
+    fn shape(&self) -> Shape<'_> {
+        Shape::Transform(self)
+    }
+}
+
+impl LowRankAttention {
+    pub(super) fn settings(&self) -> Factorization {
+        Factorization {
+            macs: self.macs,
+            params: self.params,
+            ratio: self.ratio,
+            energy: self.energy,
+            round_to: self.round_to,
+            ..Factorization::default()
+        }
+    }
+}
+
+impl Transform for LowRankAttention {
+    fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        let rule = self.settings().rule()?;
+        let calibration = cx.calibrated()?;
+        let mut changes = Changes::default();
+        let sizes = bindings(model, &*calibration.samples.get(0)?);
+        let classes = classes(model, cx.facts);
+        let units = self.units(model, cx, &classes, &sizes, &mut changes);
+        if units.is_empty() {
+            changes.notes.push("there is no attention whose heads can be made smaller".to_owned());
+            return Ok(changes);
+        }
+        let shrinking = Shrinking::new(self, model, cx, calibration, &classes, units)?;
+        shrinking.run(rule, &mut changes)?;
+        Ok(changes)
+    }
+}
+
+impl LowRankAttention {
+    /// What can be made smaller; what cannot is noted.
+    fn units(
+        &self,
+        model: &Model,
+        cx: &Context<'_>,
+        classes: &Classes,
+        sizes: &Bindings,
+        changes: &mut Changes,
+    ) -> Vec<Unit> {
+        let bound = infer::infer(model, sizes);
+        let heads = Heads { model, facts: bound.graph() };
+        let mut found: BTreeMap<usize, Vec<Product>> = BTreeMap::new();
+        let refuse = |changes: &mut Changes, node: NodeId, why: String| {
+            changes.skipped.push((GraphPath::main(), node, Skip::because(why)));
+        };
+        for id in model.graph.topological_order().unwrap_or_default() {
+            match heads.product(id) {
+                None => {}
+                Some(Err(why)) => refuse(changes, id, why),
+                Some(Ok(product)) => match classes.indices_along(&GraphPath::main(), product.axis.0, product.axis.1) {
+                    &[class] => found.entry(class).or_default().push(product),
+                    _ => refuse(changes, id, "the channels of its heads are not alike".to_owned()),
+                },
+            }
+        }
+        let costs = prunable(model, cx.facts, classes, sizes);
+        let mut units = Vec::new();
+        for (index, products) in found {
+            let Some(class) = classes.all().get(index) else { continue };
+            let wanted = |p: &Product| match p.kind {
+                Kind::QueryKey { .. } => self.query_key,
+                Kind::ValueOutput => self.value_output,
+            };
+            if !products.iter().all(wanted) {
+                continue;
+            }
+            let node = products.first().map(|p| p.node);
+            let checked = self.check(model, &heads, class, &products);
+            match (checked, costs.free.iter().chain(&costs.blocked).find(|u| u.class == index)) {
+                (Ok(size), Some(cost)) => units.push(Unit {
+                    class: index,
+                    size,
+                    name: name(model, &products),
+                    products,
+                    macs: cost.macs,
+                    parameters: cost.parameters,
+                }),
+                (Ok(_), None) => {}
+                (Err(why), _) => node.into_iter().for_each(|n| refuse(changes, n, why.clone())),
+            }
+        }
+        units
+    }
+
+    /// The number of channels, if nothing but the products knows of them.
+    fn check(&self, model: &Model, heads: &Heads<'_>, class: &Class, products: &[Product]) -> Result<usize, String> {
+        let graph = &model.graph;
+        let main = GraphPath::main();
+        let size = class.size.known().and_then(|n| usize::try_from(n).ok()).ok_or("the size of its heads is open")?;
+        if !class.blocks.is_empty() {
+            return Err(
+                "the channels of its heads are an input or output of the model, or have to stay for another reason"
+                    .to_owned(),
+            );
+        }
+        if !class.mixed.is_empty() {
+            return Err("a normalization or the like mixes the channels of its heads".to_owned());
+        }
+        let sides: Vec<&Side> = products.iter().flat_map(|p| &p.sides).collect();
+        if sides.iter().any(|s| s.heads.iter().any(|h| h.len() != size)) {
+            return Err("its heads have not the size of their channels".to_owned());
+        }
+        let mut known: BTreeSet<ValueId> = sides.iter().map(|s| s.linear.weight).collect();
+        for side in &sides {
+            let linear = &side.linear;
+            let is_gemm = graph.node(linear.node).is_some_and(|n| n.op.is("Gemm"));
+            if is_gemm && linear.bias == Bias::None {
+                return Err("a Gemm scales its product or its bias".to_owned());
+            }
+            if graph.only_user(linear.weight).is_none() {
+                return Err("others read the weights of its heads too".to_owned());
+            }
+            if self.protect.contains(&graph.name_of(linear.weight)) {
+                return Err("its weights are protected".to_owned());
+            }
+            if let Bias::Constant(bias) = linear.bias {
+                known.insert(bias);
+            }
+        }
+        let mut nodes: BTreeSet<NodeId> = products.iter().flat_map(|p| p.path.iter().copied()).collect();
+        nodes.extend(sides.iter().map(|s| s.linear.node));
+        if class.summed.iter().any(|p| p.graph != main || !nodes.contains(&p.node)) {
+            return Err("something else sums over the channels of its heads".to_owned());
+        }
+        let reads = |u: Use| match u {
+            Use::Node(id, _) => nodes.contains(&id) || heads.reads_shape(id),
+            Use::Output(_) => false,
+        };
+        for member in &class.members {
+            let is_constant = graph.constant(member.value).is_some();
+            let fits = match is_constant {
+                true => known.contains(&member.value),
+                false => graph.users(member.value).all(reads),
+            };
+            if member.graph != main || !fits {
+                return Err("something else computes with the channels of its heads".to_owned());
+            }
+        }
+        // Channel `c` of the class is channel `c` of each head.
+        for &weight in &known {
+            for channel in 0..size {
+                let mut expected: BTreeSet<u64> = BTreeSet::new();
+                let here = |s: &&&Side| s.linear.weight == weight || s.linear.bias == Bias::Constant(weight);
+                for side in sides.iter().filter(here) {
+                    // The bias of a layer that reads the channels has none of them.
+                    if side.linear.weight == weight || !is_reader(products, side) {
+                        expected.extend(side.heads.iter().filter_map(|h| h.get(channel)).map(|&c| c as u64));
+                    }
+                }
+                let members = class.members.iter().filter(|m| m.value == weight);
+                let actual: BTreeSet<u64> = members.filter_map(|m| m.places(channel as u64)).flatten().collect();
+                if actual != expected {
+                    return Err("where its weights have the channels of its heads is not clear".to_owned());
+                }
+            }
+        }
+        Ok(size)
+    }
+}
+
+/// True for the layer that reads the values of heads.
+fn is_reader(products: &[Product], side: &Side) -> bool {
+    let reads = |p: &Product| p.kind == Kind::ValueOutput && p.sides.get(1).is_some_and(|s| std::ptr::eq(s, side));
+    products.iter().any(reads)
+}
+
+fn name(model: &Model, products: &[Product]) -> String {
+    let weight = |s: &Side| model.graph.name_of(s.linear.weight);
+    let mut names: Vec<String> = products.iter().flat_map(|p| p.sides.iter().map(weight)).collect();
+    names.dedup();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Target, Tensors,
+        testing::{check_calibrated, drawn, refusals_calibrated},
+    };
+
+    fn half() -> LowRankAttention {
+        LowRankAttention { ratio: Some(0.5), ..LowRankAttention::default() }
+    }
+
+    fn samples() -> Vec<Tensors> {
+        (0..4).map(|i| Tensors::from([("x".to_owned(), drawn(&format!("x{i}"), &[2, 5, 16]))])).collect()
+    }
+
+    fn model(body: &str) -> String {
+        format!("<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,S,16] x) => (float[N,S,16] y) {body}")
+    }
+
+    fn separate(queries: &str) -> String {
+        model(&format!(
+            "<float[16,16] wq, float[16] bq, float[16,16] wk, float[16,16] wv, float[16] bv, float[16,16] wo, float[8] odd,
+              int64[4] split = {{0, 0, 2, 8}}, int64[3] merge = {{0, 0, 16}}, float scale = {{0.35}}> {{
+                q = MatMul (x, wq)
+                qb = Add (q, bq)
+                k = MatMul (x, wk)
+                v = MatMul (x, wv)
+                vb = Add (bv, v)
+                q1 = Reshape (qb, split)
+                k1 = Reshape (k, split)
+                v1 = Reshape (vb, split)
+                q2 = Transpose <perm = [0, 2, 1, 3]> (q1)
+                {queries}
+                k2 = Transpose <perm = [0, 2, 3, 1]> (k1)
+                v2 = Transpose <perm = [0, 2, 1, 3]> (v1)
+                s = MatMul (q3, k2)
+                ss = Mul (s, scale)
+                p = Softmax <axis = -1> (ss)
+                o = MatMul (p, v2)
+                o1 = Transpose <perm = [0, 2, 1, 3]> (o)
+                o2 = Reshape (o1, merge)
+                y = MatMul (o2, wo)
+            }}"
+        ))
+    }
+
+    fn packed(parts: &str) -> String {
+        model(&format!(
+            "<float[16,48] w, float[48] b, float[16,16] wo, int64[5] split = {{0, 0, 3, 2, 8}}, int64[3] merge = {{0, 0, 16}},
+              int64 i0 = {{0}}, int64 i1 = {{1}}, int64 i2 = {{2}}, int64[3] ones = {{1, 1, 1}}, int64[1] first = {{0}}> {{
+                a = MatMul (x, w)
+                c = Add (a, b)
+                r = Reshape (c, split)
+                t = Transpose <perm = [2, 0, 3, 1, 4]> (r)
+                {parts}
+                kt = Transpose <perm = [0, 1, 3, 2]> (k)
+                s = MatMul (q, kt)
+                p = Softmax <axis = -1> (s)
+                o = MatMul (p, v)
+                o1 = Transpose <perm = [0, 2, 1, 3]> (o)
+                o2 = Reshape (o1, merge)
+                y = MatMul (o2, wo)
+            }}"
+        ))
+    }
+
+    #[test]
+    fn separate_layers() {
+        let text = separate("q3 = Identity (q2)");
+        insta::assert_snapshot!(check_calibrated(half(), Target::Generic, &samples(), &text));
+    }
+
+    #[test]
+    fn one_layer_for_all_is_cut_for_all() {
+        let legacy = "q0, k0, v0 = Split <axis = 0> (t, ones)
+                q = Squeeze (q0, first)
+                k = Squeeze (k0, first)
+                v = Squeeze (v0, first)";
+        let dynamo = "q = Gather <axis = 0> (t, i0)
+                k = Gather <axis = 0> (t, i1)
+                v = Gather <axis = 0> (t, i2)";
+        insta::assert_snapshot!(check_calibrated(half(), Target::Generic, &samples(), &packed(legacy)));
+        let after = check_calibrated(half(), Target::Generic, &samples(), &packed(dynamo));
+        assert!(after.contains("float[16,24] w"), "{after}");
+    }
+
+    #[test]
+    fn what_does_more_than_move_channels_is_refused() {
+        let alone = LowRankAttention { value_output: false, ..half() };
+        let reasons = |text: &str| refusals_calibrated(alone.clone(), Target::Generic, &samples(), text);
+        insta::assert_debug_snapshot!(reasons(&separate("q3 = Mul (q2, odd)")));
+        insta::assert_debug_snapshot!(reasons(&separate("q3 = Relu (q2)")));
+        let shared = separate("q3 = Identity (q2)").replace("float[N,S,16] y)", "float[N,S,16] y, float[N,2,S,8] q2)");
+        insta::assert_debug_snapshot!(reasons(&shared));
+    }
+}
