@@ -29,6 +29,7 @@ pub mod clean;
 pub mod convert;
 pub mod fuse;
 pub mod lint;
+pub mod metrics;
 pub mod prune;
 pub mod quantize;
 pub mod rules;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use planish_ir::{GraphPath, ValueId};
 
-pub(crate) use halves::{Halves, Held};
+pub(crate) use halves::{Halves, Held, computed_outputs};
 pub(crate) use sequential::Sequence;
 
 /// What of each axis of a value a compressed model still has.
