@@ -30,6 +30,7 @@ pub mod convert;
 pub mod factorize;
 pub mod fuse;
 pub mod lint;
+pub mod metrics;
 pub mod prune;
 pub mod quantize;
 pub mod rules;

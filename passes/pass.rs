@@ -168,10 +168,15 @@ pub struct Layer {
     pub kernel: Option<String>,
     /// Multiply-accumulates on a sample.
     pub macs: u64,
+    /// Share of the model's multiply-accumulates.
+    pub share: f64,
     /// Power of the weight over that of its rounding, in dB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_sqnr_db: Option<f64>,
-    /// Why it stays in floats.
+    /// Power of the model's outputs over that of their error with nothing else in codes but this and what reads the same, in dB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_sqnr_db: Option<f64>,
+    /// Why it stays in floats, or is not as all others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

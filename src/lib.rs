@@ -17,7 +17,7 @@ pub mod explain;
 pub mod failure;
 pub mod kept;
 pub mod memory;
-pub mod metrics;
+pub use planish_passes::metrics;
 pub mod model_file;
 pub mod pipeline;
 pub mod progress;

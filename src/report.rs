@@ -208,6 +208,7 @@ impl Report {
         for note in &self.notes {
             text += &format!("note: {note}\n");
         }
+        self.passes.iter().filter_map(|p| sensitivity(&p.layers)).for_each(|t| text += &format!("\n{t}\n"));
         text += "\n";
         match (&self.verification, &self.not_verified) {
             (Some(v), _) => text += &v.render(),
@@ -227,6 +228,25 @@ impl Report {
         }
         text
     }
+}
+
+/// What was measured of layers one by one, and decided; `None` if nothing was.
+fn sensitivity(layers: &[Layer]) -> Option<Table> {
+    let mut t = table(&["layer", "operator", "computes in", "MACs %", "alone, SQNR dB", ""]);
+    if let Some(column) = t.column_mut(5) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+    for layer in layers.iter().filter(|l| l.output_sqnr_db.is_some()) {
+        t.add_row(vec![
+            layer.node.clone(),
+            layer.op.clone(),
+            layer.precision.to_owned(),
+            format!("{:.1}", 100.0 * layer.share),
+            layer.output_sqnr_db.map_or_else(String::new, |db| format!("{db:.1}")),
+            layer.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    (!t.is_empty()).then_some(t)
 }
 
 impl Verdict {

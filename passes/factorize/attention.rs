@@ -262,10 +262,10 @@ fn name(model: &Model, products: &[Product]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::testing::check_calibrated, *};
     use crate::{
         Target, Tensors,
-        testing::{check_calibrated, drawn, refusals_calibrated},
+        testing::{drawn, refusals_calibrated},
     };
 
     fn half() -> LowRankAttention {

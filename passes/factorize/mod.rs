@@ -2,31 +2,31 @@
 
 mod allocate;
 mod als;
+mod attention;
 mod blocks;
 mod convolution;
 mod cp;
 mod decompose;
 #[cfg(test)]
 mod equivalence;
-mod hooi;
-mod attention;
 mod heads;
+mod hooi;
 mod low_rank;
 mod method;
 mod projection;
 mod rank;
-mod spatial_svd;
 mod rotate;
 mod shrink;
+mod spatial_svd;
 mod split;
 mod svd;
 #[cfg(test)]
 mod testing;
 mod tucker;
 
+pub use attention::LowRankAttention;
 pub use cp::Cp;
 pub use decompose::Decompose;
-pub use attention::LowRankAttention;
 pub use low_rank::LowRank;
 pub use rank::{Allocation, Factorization};
 pub use spatial_svd::SpatialSvd;

@@ -17,7 +17,7 @@ use super::grid::{Codes, Grid};
 use crate::calibration::Histogram;
 
 /// How a range is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Observer {
     /// `minmax` for what a matrix product reads, since the outliers of transformers carry meaning; `mse` for everything else.
@@ -31,6 +31,19 @@ pub enum Observer {
     Entropy,
     /// Smallest squared error.
     Mse,
+}
+
+impl Observer {
+    /// Its name in a pipeline.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Observer::Auto => "auto",
+            Observer::MinMax => "minmax",
+            Observer::Percentile => "percentile",
+            Observer::Entropy => "entropy",
+            Observer::Mse => "mse",
+        }
+    }
 }
 
 /// Bins with numbers in them.

@@ -19,10 +19,16 @@
 //!
 //! `observer` says how much of a range is kept: `auto`, `minmax`, `percentile`, `entropy` or `mse`. `reduce_range: auto` lets no
 //! channel of a weight saturate the 16-bit sums of x86 processors without VNNI; `never` is for those with it, and for ARM.
+//!
+//! `sensitivity: auto` compares the outputs on `samples` calibration samples (from all over them; ranges have seen them too)
+//! with those of the model before, and holds them to `min_cosine`, `min_sqnr_db` and `top1_agreement`. Where all in codes does
+//! not keep these, it measures on `probes` samples what each product alone does to the outputs, changes observers, and leaves
+//! products in 16-bit codes, where the target has them, or in float32: as few multiply-accumulates as hold the bound. It fails
+//! if less than `least_share` of them would be left in codes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use planish_ir::{GraphPath, Model, NodeId, cost, infer};
+use planish_ir::{GraphPath, Model, Node, NodeId, cost, infer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +36,14 @@ use super::{
     clipping::Observer,
     grid::Codes,
     static_::{
-        emit::{self, Style, Writer},
-        grids::{self, Fit},
-        place::{self, Placement},
-        predict,
+        auto::{self, Asked},
+        bound::Bound,
+        draft::Draft,
+        emit::{self, Style},
+        grids::Fit,
+        place::Placement,
+        predict::{self, Listed},
+        sensitivity::{Level, Options},
         unit::{self, Place, Role, Unit},
         weights::{ReduceRange, Rounding},
     },
@@ -62,6 +72,24 @@ pub struct Quantize {
     pub reduce_range: ReduceRange,
     /// Type of biases.
     pub bias: BiasType,
+    /// Whether it is measured what codes do to the outputs, and products stay in higher precision where that is too much.
+    pub sensitivity: Sensitivity,
+    /// With `sensitivity: auto`, least cosine of each output with that of the model before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_cosine: Option<f64>,
+    /// With `sensitivity: auto`, least signal to quantization noise ratio of each output, in dB; measured before a Softmax,
+    /// LogSoftmax, Sigmoid or Tanh that the output ends with. 18 if no bound is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_sqnr_db: Option<f64>,
+    /// With `sensitivity: auto`, least share of rows with the same largest element, of each output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top1_agreement: Option<f64>,
+    /// With `sensitivity: auto`, least share of multiply-accumulates in codes.
+    pub least_share: f64,
+    /// With `sensitivity: auto`, how many calibration samples outputs are compared on, at most.
+    pub samples: u64,
+    /// With `sensitivity: auto`, on how many of them single products are measured, at most.
+    pub probes: u64,
 }
 
 /// Type of the codes of activations.
@@ -75,6 +103,17 @@ pub enum Scheme {
     Int16,
     /// Floats of 8 bits (E4M3), for activations and weights.
     Fp8,
+}
+
+/// Who decides which products compute with codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Sensitivity {
+    /// All that can.
+    #[default]
+    Off,
+    /// As many as the outputs allow.
+    Auto,
 }
 
 /// Yes, no, or what the target wants.
@@ -103,6 +142,9 @@ pub enum BiasType {
     Float,
 }
 
+/// The bound if none is given: an error of an eighth of the output's norm.
+const MIN_SQNR_DB: f64 = 18.0;
+
 impl Default for Quantize {
     fn default() -> Quantize {
         Quantize {
@@ -115,6 +157,13 @@ impl Default for Quantize {
             symmetric: Choice::Auto,
             reduce_range: ReduceRange::Auto,
             bias: BiasType::Auto,
+            sensitivity: Sensitivity::Off,
+            min_cosine: None,
+            min_sqnr_db: None,
+            top1_agreement: None,
+            least_share: 0.0,
+            samples: 16,
+            probes: 4,
         }
     }
 }
@@ -150,24 +199,37 @@ impl Transform for Quantize {
         let at = self.at(model, cx, &sized);
         let candidates = self.candidates(at);
         let sites = candidates.sites(at);
-        let chosen: BTreeSet<NodeId> = sites.iter().flat_map(|s| s.nodes.iter().copied()).collect();
-        let placement = place::place(at, &candidates.units, &chosen);
         let mut changes = Changes::default();
         let skipped = |(id, skip): &(NodeId, Skip)| (GraphPath::main(), *id, skip.clone());
         changes.skipped = candidates.refused.iter().map(skipped).collect();
-        if placement.units.is_empty() {
+        if sites.is_empty() {
             return Ok(changes);
         }
-        let fit = self.fit(cx.target);
-        let sources = grids::sources(at, &placement);
-        let seen: BTreeSet<_> = sources.values().map(|(source, _)| *source).collect();
-        let histograms = grids::histograms(at, model, calibration, seen.into_iter())?;
-        let grids = grids::grids(at, &placement, &sources, &histograms, fit);
-        let (patch, noise) = Writer::new(at, &placement, &grids, self.style(cx.target)).write()?;
-        changes.patches.push((GraphPath::main(), patch));
-        changes.layers = predict::layers(at, &placement, &candidates.refused, &noise, self.precision());
+        let (fit, style) = (self.fit(cx.target), self.style(cx.target));
+        let histograms = BTreeMap::new();
+        let mut draft = Draft { at, model, calibration, units: &candidates.units, fit, style, histograms };
         let total = cost::cost_of(model, &sized, &sizes);
-        changes.notes.push(summary(&placement, &total));
+        let (written, decisions) = match self.sensitivity {
+            Sensitivity::Off => {
+                let all = sites.iter().flat_map(|s| s.nodes.iter().map(|n| (*n, Level::Codes))).collect();
+                (draft.write(&all)?, BTreeMap::new())
+            }
+            Sensitivity::Auto => {
+                auto::assign(&mut draft, &sites, &total, &self.asked(cx.target, at), &mut changes.notes)?
+            }
+        };
+        let macs = |node: &Node| cost::node_macs(model, node, sized.graph(), &sizes).unwrap_or(0);
+        changes.layers = predict::layers(&Listed {
+            at,
+            written: &written,
+            refused: &candidates.refused,
+            decisions: &decisions,
+            precision: self.precision(),
+            macs: &macs,
+            total: total.macs,
+        });
+        changes.notes.push(summary(&written.placement, &total));
+        changes.patches.push((GraphPath::main(), written.patch));
         Ok(changes)
     }
 }
@@ -252,6 +314,22 @@ impl Quantize {
             BiasType::Float => false,
         };
         Style { rounding: Rounding { codes, per_channel: self.per_channel, reduce }, integer_bias }
+    }
+
+    /// What the outputs are held to, and what may be done for it.
+    fn asked(&self, target: Target, at: Place<'_>) -> Asked {
+        let Quantize { min_cosine, min_sqnr_db, top1_agreement, least_share, samples, probes, .. } = *self;
+        let observers = match (self.observer, self.scheme) {
+            (Observer::Auto, Scheme::Int8) => vec![Observer::MinMax, Observer::Mse, Observer::Percentile],
+            _ => Vec::new(),
+        };
+        // TensorRT has no 16-bit integers, and onnxruntime no kernels for them.
+        let has_wide = target == Target::Generic && self.scheme == Scheme::Int8 && at.opset >= 21;
+        let steps = has_wide.then_some(Level::Wide).into_iter().chain([Level::Float]).collect();
+        let is_bounded = min_cosine.is_some() || min_sqnr_db.is_some() || top1_agreement.is_some();
+        let min_sqnr_db = min_sqnr_db.or((!is_bounded).then_some(MIN_SQNR_DB));
+        let bound = Bound { min_cosine, min_sqnr_db, top1_agreement };
+        Asked { bound, least_share, samples, probes, options: Options { observers, steps } }
     }
 
     /// What the graph offers.

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::{
     Calibration, PassError, Samples,
     calibration::{Gram, Rows, Selected, Statistic},
+    metrics::Comparison,
 };
 
 /// Second moments of the first, third, … and of the second, fourth, … sample.
@@ -103,24 +104,50 @@ impl Statistic for Halves {
     }
 }
 
+/// Names of the outputs that a node computes.
+pub(crate) fn computed_outputs(model: &Model) -> Vec<String> {
+    let graph = &model.graph;
+    let computed = |v: &planish_ir::ValueId| graph.value(*v).is_some_and(|v| matches!(v.def(), Def::Node { .. }));
+    graph.outputs().iter().copied().filter(computed).map(|v| graph.name_of(v)).collect()
+}
+
 /// Samples that a fit to the first half has not seen, and what the model computes on them.
 pub(crate) struct Held {
-    /// Where the first of them is, and how many there are.
-    samples: (usize, usize),
+    /// Where the first of them is, how far apart they are, and how many there are at most.
+    samples: (usize, usize, usize),
     outputs: Vec<String>,
     expected: Vec<Vec<Tensor>>,
 }
 
 impl Held {
-    /// At most so many.
+    /// The second, the fourth and so on, at most so many; and of them the outputs.
     pub(crate) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
+        Held::every(2, model, calibration, limit, computed_outputs(model))
+    }
+
+    /// So many, with an even distance so that they come from all over the samples; and of them some values.
+    pub(crate) fn spread(
+        model: &Model,
+        calibration: &Calibration<'_>,
+        limit: u64,
+        values: Vec<String>,
+    ) -> Result<Held, PassError> {
+        let limited = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        let step = (calibration.samples.len() / limited).max(1);
+        Held::every((step / 2 * 2).max(2), model, calibration, limit, values)
+    }
+
+    fn every(
+        step: usize,
+        model: &Model,
+        calibration: &Calibration<'_>,
+        limit: u64,
+        outputs: Vec<String>,
+    ) -> Result<Held, PassError> {
         let count = calibration.samples.len();
         let first = usize::from(count > 1);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        let graph = &model.graph;
-        let computed = |v: &planish_ir::ValueId| graph.value(*v).is_some_and(|v| matches!(v.def(), Def::Node { .. }));
-        let outputs: Vec<String> = graph.outputs().iter().copied().filter(computed).map(|v| graph.name_of(v)).collect();
-        let mut held = Held { samples: (first, limit), outputs, expected: Vec::new() };
+        let mut held = Held { samples: (first, step, limit), outputs, expected: Vec::new() };
         held.expected = held.run(model, calibration)?;
         Ok(held)
     }
@@ -137,10 +164,28 @@ impl Held {
 
     fn run(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Vec<Vec<Tensor>>, PassError> {
         let runnable = calibration.engine.load(model, &self.outputs)?;
-        let (first, limit) = self.samples;
-        let samples = Selected { samples: calibration.samples, first, step: 2, limit };
+        let (first, step, limit) = self.samples;
+        let samples = Selected { samples: calibration.samples, first, step, limit };
         let run = |i: usize| Ok(runnable.run(&*samples.get(i)?)?);
         (0..samples.len()).into_par_iter().map(run).collect()
+    }
+
+    /// What a model computes beside the original, by name. `view` may put something else in the place of a value.
+    pub(crate) fn compare(
+        &self,
+        model: &Model,
+        calibration: &Calibration<'_>,
+        view: impl Fn(&str, &Tensor) -> Option<Tensor>,
+    ) -> Result<Vec<(&String, Comparison)>, PassError> {
+        let mut compared: Vec<_> = self.outputs.iter().map(|name| (name, Comparison::new())).collect();
+        for (e, a) in self.expected.iter().zip(&self.run(model, calibration)?) {
+            for ((name, c), (e, a)) in compared.iter_mut().zip(e.iter().zip(a)) {
+                let (e, a) = (view(name, e).unwrap_or_else(|| e.clone()), view(name, a).unwrap_or_else(|| a.clone()));
+                c.add(&e, &a)
+                    .map_err(|m| PassError::Precondition(format!("the output {name:?} cannot be compared: {m}")))?;
+            }
+        }
+        Ok(compared)
     }
 
     /// Squared difference of the float outputs of a model to those of the original, as a share of their power.

@@ -15,6 +15,7 @@ use faer::Mat;
 use planish_ir::{GraphPath, ValueId};
 
 pub(crate) use halves::{Halves, Held};
+pub(crate) use halves::{Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::Sequence;
 

@@ -27,6 +27,15 @@ pub(crate) struct Fit {
     pub(crate) percentile: f64,
 }
 
+/// What is different for one value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Override {
+    /// Another observer.
+    Observer(Observer),
+    /// 16 bits.
+    Wide,
+}
+
 /// Where the codes of values come from: the value that was rounded, and the factor since.
 pub(crate) fn sources(at: Place<'_>, placement: &Placement) -> BTreeMap<ValueId, (ValueId, f32)> {
     let mut sources: BTreeMap<ValueId, (ValueId, f32)> = BTreeMap::new();
@@ -69,6 +78,7 @@ pub(crate) fn grids(
     sources: &BTreeMap<ValueId, (ValueId, f32)>,
     histograms: &BTreeMap<ValueId, Histogram>,
     fit: Fit,
+    overrides: &BTreeMap<ValueId, Override>,
 ) -> BTreeMap<ValueId, Grid> {
     let makers: BTreeMap<ValueId, _> = placement.units.values().map(|u| (u.result, u)).collect();
     // Sources that a matrix product reads, on whatever way.
@@ -84,6 +94,11 @@ pub(crate) fn grids(
             return super::emit::GATE;
         }
         let bounds = maker.and_then(|u| u.bounds);
+        let fit = match overrides.get(&source) {
+            Some(Override::Observer(observer)) => Fit { observer: *observer, ..fit },
+            Some(Override::Wide) => Fit { codes: super::draft::wide(fit.codes), ..fit },
+            None => fit,
+        };
         let observer = match fit.observer {
             Observer::Auto if at_products.contains(&source) => Observer::MinMax,
             other => other,

@@ -1,0 +1,208 @@
+//! `sensitivity: auto`: runs assignments on samples, and says what was decided.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planish_ir::{Model, NodeId, Tensor, cost};
+
+use super::{
+    bound::{Bound, Compared, Figures},
+    draft::{Draft, Written},
+    emit,
+    predict::{self, Decision},
+    sensitivity::{self, Found, Level, Measure, Options},
+};
+use crate::{
+    PassError,
+    quantize::Site,
+    reconstruct::{Held, computed_outputs},
+};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) bound: Bound,
+    /// Least share of the multiply-accumulates in codes.
+    pub(crate) least_share: f64,
+    pub(crate) samples: u64,
+    pub(crate) probes: u64,
+    pub(crate) options: Options,
+}
+
+/// Runs assignments.
+struct Runs<'d, 'a> {
+    draft: &'d mut Draft<'a>,
+    sites: &'d [Site],
+    bound: Bound,
+    outputs: &'d [Output],
+    all: Held,
+    few: Held,
+}
+
+impl<'d> Runs<'d, '_> {
+    fn model(&mut self, levels: &[Level]) -> Result<Model, PassError> {
+        let written = self.draft.write(&by_node(self.sites, levels))?;
+        let mut model = self.draft.model.clone();
+        let applied = written.patch.apply(&mut model.graph);
+        applied.map_err(|e| PassError::Precondition(format!("an assignment cannot be written: {e}")))?;
+        Ok(model)
+    }
+
+    fn figures(&mut self, levels: &[Level], all: bool) -> Result<Figures, PassError> {
+        let model = self.model(levels)?;
+        let held = if all { &self.all } else { &self.few };
+        let is_centred = |name: &str| self.outputs.iter().any(|o| o.is_centred && o.before.as_deref() == Some(name));
+        let view = |name: &str, t: &Tensor| if is_centred(name) { centred(t) } else { None };
+        let compared: BTreeMap<_, _> = held.compare(&model, self.draft.calibration, view)?.into_iter().collect();
+        let output = |o: &'d Output| {
+            let before = o.before.as_ref().and_then(|b| compared.get(b));
+            Some(Compared { name: &o.name, output: compared.get(&o.name)?, before })
+        };
+        Ok(self.bound.judge(self.outputs.iter().filter_map(output)))
+    }
+}
+
+impl Measure<PassError> for Runs<'_, '_> {
+    fn all(&mut self, levels: &[Level]) -> Result<Figures, PassError> {
+        let figures = self.figures(levels, true)?;
+        let floats = levels.iter().filter(|l| **l == Level::Float).count();
+        log::debug!("{floats} of {} sites in floats: {}", levels.len(), figures.summary);
+        Ok(figures)
+    }
+
+    fn few(&mut self, levels: &[Level]) -> Result<f64, PassError> {
+        let error = self.figures(levels, false)?.error;
+        let site = levels.iter().position(|l| *l != Level::Float).and_then(|at| self.sites.get(at));
+        let name = site.and_then(|s| s.nodes.first()).map(|n| emit::label(self.draft.at.graph, *n));
+        log::debug!("only {} in codes: {:.1} dB", name.unwrap_or_default(), -10.0 * error.log10());
+        Ok(error)
+    }
+}
+
+/// An output, and what it was before a squashing function at its end.
+struct Output {
+    name: String,
+    before: Option<String>,
+    /// The function does not depend on the mean of a row.
+    is_centred: bool,
+}
+
+/// The outputs that are computed. A squashing function hides most errors, and what it lets through are few and large ones: so a
+/// few samples tell more of what is before it.
+fn outputs(model: &Model) -> Vec<Output> {
+    let graph = &model.graph;
+    let squashed = |name: &String| {
+        let node = graph.value_named(name).and_then(|v| graph.producer(v))?.1;
+        let is = |ops: &[&str]| !node.is_local() && ops.iter().any(|op| node.op.is(op));
+        let is_softmax = is(&["Softmax", "LogSoftmax"]);
+        let input = node.input(0).filter(|_| is_softmax || is(&["Sigmoid", "Tanh"]))?;
+        let is_last = node.attrs.int("axis").is_none_or(|axis| axis == -1);
+        graph.producer(input).map(|_| (graph.name_of(input), is_softmax && is_last))
+    };
+    let output = |name: String| {
+        let (before, is_centred) = squashed(&name).unzip();
+        Output { name, before, is_centred: is_centred.unwrap_or(false) }
+    };
+    computed_outputs(model).into_iter().map(output).collect()
+}
+
+/// Rows along the last axis, each without its mean.
+fn centred(tensor: &Tensor) -> Option<Tensor> {
+    let width = tensor.dims().last().and_then(|&w| usize::try_from(w).ok()).filter(|&w| w > 0)?;
+    let mut values: Vec<f32> = tensor.iter_f32().ok()?.collect();
+    for row in values.chunks_mut(width) {
+        let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
+        row.iter_mut().for_each(|v| *v -= mean as f32);
+    }
+    Tensor::from_f32(tensor.dims(), &values).ok()
+}
+
+fn by_node(sites: &[Site], levels: &[Level]) -> BTreeMap<NodeId, Level> {
+    sites.iter().zip(levels).flat_map(|(site, level)| site.nodes.iter().map(|n| (*n, *level))).collect()
+}
+
+/// The cheapest assignment that was found to keep the bound, written. Fails if there is none, and says how near it came.
+pub(crate) fn assign(
+    draft: &mut Draft<'_>,
+    sites: &[Site],
+    total: &cost::ModelCost,
+    asked: &Asked,
+    notes: &mut Vec<String>,
+) -> Result<(Written, BTreeMap<NodeId, Decision>), PassError> {
+    let (model, calibration) = (draft.model, draft.calibration);
+    let outputs = outputs(model);
+    let names: BTreeSet<String> = outputs.iter().flat_map(|o| o.before.iter().chain([&o.name]).cloned()).collect();
+    let names: Vec<String> = names.into_iter().collect();
+    let all = Held::spread(model, calibration, asked.samples, names.clone())?;
+    let few = Held::spread(model, calibration, asked.probes, names)?;
+    let (samples, probes) = (all.len(), few.len());
+    let macs: Vec<u64> = sites
+        .iter()
+        .map(|s| s.nodes.iter().filter_map(|n| draft.units.get(n)).fold(0, |sum, u| u.macs.saturating_add(sum)))
+        .collect();
+    let mut runs = Runs { draft, sites, bound: asked.bound, outputs: &outputs, all, few };
+    let found = sensitivity::search(&macs, &asked.options, &mut runs)?;
+    notes.push(format!("everything in codes, on {samples} samples: {}", found.plain.summary));
+    let written = draft.write(&by_node(sites, &found.levels))?;
+    let (in_codes, of) = predict::share(&written.placement, total);
+    let share = in_codes as f64 / of.max(1) as f64;
+    let is_empty = found.levels.iter().all(|l| *l == Level::Float);
+    if is_empty || share < asked.least_share || !found.figures.holds() {
+        return Err(missed(asked, &found, share));
+    }
+    if !found.alone.is_empty() {
+        let raised = |level: Level| found.levels.iter().filter(|l| **l == level).count();
+        notes.push(format!(
+            "{} sites measured one by one on {probes} samples, {} assignments on {samples}",
+            sites.len(),
+            found.runs
+        ));
+        let observed = found.levels.iter().filter(|l| matches!(l, Level::Observed(_))).count();
+        notes.push(format!(
+            "{observed} sites have another observer, {} have 16 bits and {} stay in floats: {}",
+            raised(Level::Wide),
+            raised(Level::Float),
+            found.figures.summary
+        ));
+    }
+    let decisions = decisions(sites, &found);
+    Ok((written, decisions))
+}
+
+fn missed(asked: &Asked, found: &Found, share: f64) -> PassError {
+    let mut message = format!("with everything in codes, {}. ", found.plain.failures.join("; "));
+    message += &match found.figures.holds() && share > 0.0 {
+        true => format!(
+            "The bound holds with {:.1} % of the multiply-accumulates in codes, below `least_share: {}` ({})",
+            100.0 * share,
+            asked.least_share,
+            found.figures.summary
+        ),
+        false => "No assignment that leaves a product in codes was found to keep the bound".to_owned(),
+    };
+    PassError::Precondition(message + "; lower the bound, or choose another scheme")
+}
+
+fn decisions(sites: &[Site], found: &Found) -> BTreeMap<NodeId, Decision> {
+    let total: f64 = found.alone.iter().sum();
+    let mut decisions = BTreeMap::new();
+    for (at, (site, level)) in sites.iter().zip(&found.levels).enumerate() {
+        let error = found.alone.get(at).copied();
+        let share = 100.0 * error.unwrap_or(0.0) / total.max(f64::MIN_POSITIVE);
+        let (precision, reason) = match level {
+            Level::Codes => (None, None),
+            Level::Observed(observer) => {
+                (None, Some(format!("its range is found by the observer `{}`", observer.name())))
+            }
+            Level::Wide => (Some("int16"), Some(format!("in 8 bits it makes {share:.1} % of the error of all"))),
+            Level::Float => (None, Some(format!("in codes it makes {share:.1} % of the error of all"))),
+        };
+        for node in &site.nodes {
+            decisions.insert(*node, Decision { precision, error, reason: reason.clone() });
+        }
+    }
+    decisions
+}
+
+#[cfg(test)]
+#[path = "auto_tests.rs"]
+mod tests;
