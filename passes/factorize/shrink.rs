@@ -297,7 +297,14 @@ impl<'a> Shrinking<'a> {
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
         let calibration = Calibration { samples, ..*self.calibration };
         // What layers inside attention computed they computed in the new bases.
-        Sequence { original: rotated, facts: self.cx.facts, masks: &masks, calibration: &calibration }.refit(shrunk)
+        let sequence = Sequence {
+            original: rotated,
+            facts: self.cx.facts,
+            masks: &masks,
+            calibration: &calibration,
+            reach: usize::MAX,
+        };
+        sequence.refit(shrunk)
     }
 }
 

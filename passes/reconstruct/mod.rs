@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use planish_ir::{GraphPath, ValueId};
 
-pub(crate) use halves::{Halves, Held};
 pub(crate) use halves::{Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::Sequence;

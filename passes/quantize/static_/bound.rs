@@ -45,7 +45,7 @@ impl Bound {
             let signal = before.unwrap_or(output);
             let sqnr = if signal.non_finite_mismatches() == 0 { signal.sqnr_db() } else { f64::NEG_INFINITY };
             figures.error += 10f64.powf(-sqnr / 10.0);
-            let missed = self.min_sqnr_db.filter(|&bound| !(sqnr >= bound));
+            let missed = self.min_sqnr_db.filter(|&bound| sqnr.is_nan() || sqnr < bound);
             let missed = missed.map(|bound| format!("the SQNR is {sqnr:.2} dB, below {bound}"));
             let failed = tolerance.check(output).err().into_iter().chain(missed);
             figures.failures.extend(failed.map(|f| format!("output {name:?}: {f}")));
