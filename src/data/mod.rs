@@ -70,7 +70,7 @@ pub struct Options {
     /// Never empty.
     pub sizes: BTreeMap<String, Vec<u64>>,
     /// How many times these default sizes were found too small: [`Samples::wider`].
-    pub(crate) widened: usize,
+    pub widened: usize,
     /// Range of the numbers drawn for an integer input, by its name; the upper end is exclusive.
     pub ranges: BTreeMap<String, (i64, i64)>,
 }
