@@ -399,30 +399,6 @@ fn open_sizes_take_two_values_and_that_is_said() {
 }
 
 #[test]
-fn sizes_with_which_a_model_cannot_run_are_not_insisted_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let (model, out) = (folder.path().join("m.onnxtxt"), folder.path().join("out.onnx"));
-    fs::write(
-        &model,
-        r#"<ir_version: 8, opset_import: ["" : 17]>
-        g (float[N,1,H,W] x) => (float[N,1,P,Q] y) {
-            i = Identity (x)
-            y = AveragePool <kernel_shape = [24, 24]> (i)
-        }"#,
-    )
-    .unwrap();
-    let compile = |what: &[&str]| {
-        let mut command = planish();
-        command.arg("compile").arg(&model).args(["--preset", "simplify", "-o"]).arg(&out).args(what);
-        command
-    };
-    let text = stdout(&mut compile(&[]));
-    assert!(text.contains("H is open and was taken as 32 and 64 in turn") && text.contains("verified"), "{text}");
-    // Sizes that the user chose are kept to.
-    assert!(failure(&mut compile(&["--dim", "H=8", "--dim", "W=8"]), 4).contains("--dim"));
-}
-
-#[test]
 fn explain_tells_what_happened_to_a_node() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.onnx");
