@@ -131,15 +131,24 @@ impl Linear {
 
     /// Adds a number to each output. The layer must have a place for it.
     pub(crate) fn shift_bias(&self, graph: &Graph, patch: &mut Patch, shift: &[f64]) -> Result<(), TensorError> {
+        let old = match self.bias {
+            Bias::Constant(bias) => graph.constant(bias).map(Tensor::to_f64).transpose()?.unwrap_or_default(),
+            Bias::Absent(_) | Bias::None => Vec::new(),
+        };
+        let at = |o: usize| old.get(o).copied().unwrap_or(0.0);
+        self.set_bias(graph, patch, &shift.iter().enumerate().map(|(o, s)| at(o) + s).collect::<Vec<f64>>())
+    }
+
+    /// Gives the layer these biases, if it has a place for them.
+    pub(crate) fn set_bias(&self, graph: &Graph, patch: &mut Patch, values: &[f64]) -> Result<(), TensorError> {
         match self.bias {
             Bias::Constant(bias) => {
                 let Some(old) = graph.constant(bias) else { return Ok(()) };
-                let values: Vec<f64> = old.to_f64()?.iter().zip(shift).map(|(b, s)| b + s).collect();
-                patch.set_tensor(bias, Tensor::from_f64_as(old.dtype(), old.dims(), &values)?);
+                patch.set_tensor(bias, Tensor::from_f64_as(old.dtype(), old.dims(), values)?);
             }
             Bias::Absent(slot) => {
                 let Some(weight) = graph.constant(self.weight) else { return Ok(()) };
-                let tensor = Tensor::from_f64_as(weight.dtype(), [shift.len() as u64].as_slice(), shift)?;
+                let tensor = Tensor::from_f64_as(weight.dtype(), [values.len() as u64].as_slice(), values)?;
                 let constant = patch.constant(format!("{}_bias", graph.name_of(self.weight)), tensor);
                 patch.set_input(self.node, slot, Some(constant));
             }

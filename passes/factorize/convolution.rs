@@ -90,7 +90,8 @@ impl<'a> Convolution<'a> {
             values: self.linears.iter().map(|l| l.input).collect(),
             rows: first.rows.clone(),
             width: self.inputs * self.taps(),
-            centred: self.linears.iter().all(|l| l.bias != Bias::None),
+            // Nodes that share a weight read rows of different means.
+            centred: matches!(self.linears.as_slice(), [l] if l.bias != Bias::None),
         })
     }
 
@@ -159,7 +160,9 @@ impl<'a> Convolution<'a> {
             }
             patch.set_input(linear.node, 0, Some(value));
             patch.set_attrs(linear.node, self.attrs(node, &last.stage));
-            self.add_to_bias(linear, lost, patch).map_err(|e| e.to_string())?;
+            if let Some(lost) = lost {
+                linear.shift_bias(&self.scene.model.graph, patch, lost).map_err(|e| e.to_string())?;
+            }
         }
         patch.set_tensor(self.weight, self.tensor(last).map_err(|e| e.to_string())?);
         Ok(())
@@ -170,26 +173,6 @@ impl<'a> Convolution<'a> {
         let mut dims = vec![s.outputs as u64, s.inputs as u64];
         dims.extend(self.window.iter().enumerate().map(|(a, &k)| if s.axes.contains(&a) { k as u64 } else { 1 }));
         Tensor::from_f64_as(self.like.dtype(), dims.as_slice(), &filled.values)
-    }
-
-    fn add_to_bias(&self, linear: &Linear, lost: Option<&[f64]>, patch: &mut Patch) -> Result<(), TensorError> {
-        let Some(lost) = lost else { return Ok(()) };
-        let graph = &self.scene.model.graph;
-        match linear.bias {
-            Bias::Constant(v) => {
-                if let Some(b) = graph.constant(v) {
-                    let sum: Vec<f64> = b.to_f64()?.iter().zip(lost).map(|(b, l)| b + l).collect();
-                    patch.set_tensor(v, Tensor::from_f64_as(b.dtype(), b.dims(), &sum)?);
-                }
-            }
-            Bias::Absent(slot) => {
-                let tensor = Tensor::from_f64_as(self.like.dtype(), [lost.len() as u64].as_slice(), lost)?;
-                let constant = patch.constant(format!("{}_bias", graph.name_of(self.weight)), tensor);
-                patch.set_input(linear.node, slot, Some(constant));
-            }
-            Bias::None => {}
-        }
-        Ok(())
     }
 
     /// Attributes of a node, along the axes of a stage.

@@ -16,42 +16,23 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use faer::Mat;
-use planish_ir::{NodeId, Patch, ValueId};
-use rayon::prelude::*;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::{
     als::{self, Cp as Terms},
     blocks::Blocks,
     convolution::{Convolution, Filled, Stage},
     method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene},
     projection::row_major,
-    rank::{Factorization, Own, Rule, Spectrum},
-    split::factorize,
+    rank::{Own, Rule, Spectrum},
 };
-use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
+use crate::Skip;
+use faer::Mat;
+use planish_ir::{NodeId, Patch, ValueId};
+use rayon::prelude::*;
 
 /// Ranks that are tried for a budget, or for an energy.
 const RANKS: usize = 6;
 
-/// Configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Cp(pub Factorization);
-
-impl Pass for Cp {
-    fn shape(&self) -> Shape<'_> {
-        Shape::Transform(self)
-    }
-}
-
-impl Transform for Cp {
-    fn transform(&self, model: &planish_ir::Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        factorize(model, cx, &self.0, &[&Products])
-    }
-}
+splitting_pass!(Cp, Products);
 
 /// Sums of products of one factor for each mode.
 pub(super) struct Products;
@@ -153,7 +134,7 @@ impl Layer for Sum<'_> {
         let one = |m: &Mat<f64>| Blocks::new(m.as_ref(), self.convolution.taps(), moments.map(|m| &m.matrix));
         let blocks: Vec<Blocks> = matrices.iter().map(one).collect::<Option<_>>().ok_or(BROKEN)?;
         let power: f64 = blocks.iter().map(|b| b.power).sum();
-        let ranks = self.candidates(self.most(known.places));
+        let ranks = known.ranks.map_or_else(|| self.candidates(self.most(known.places)), <[usize]>::to_vec);
         let fit = |&rank: &usize| blocks.par_iter().map(|b| self.fit(b, rank)).collect::<Option<Vec<_>>>();
         let fitted: Vec<Vec<(Terms, f64)>> = ranks.par_iter().map(fit).collect::<Option<_>>().ok_or(BROKEN)?;
         let choice = |(&rank, groups): (&usize, &Vec<(Terms, f64)>)| {
@@ -167,7 +148,7 @@ impl Layer for Sum<'_> {
             }
         };
         let mut options: Vec<Choice> = ranks.iter().zip(&fitted).map(choice).collect();
-        if let Rule::Own(Own::Energy(share)) = self.convolution.scene.rule {
+        if let (None, Rule::Own(Own::Energy(share))) = (known.ranks, self.convolution.scene.rule) {
             let enough = options.iter().position(|c| c.energy >= share);
             options = enough.map(|at| options.swap_remove(at)).into_iter().collect();
         }
@@ -229,6 +210,7 @@ impl Decomposed for Split<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rank::Factorization;
     use super::{super::testing::check_with, *};
     use crate::{Target, testing::refusals_for};
 

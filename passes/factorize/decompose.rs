@@ -9,41 +9,29 @@
 //! Reference  those of `low-rank`, `tucker` and `spatial-svd`; the choice between them: Idelbayev, Carreira-Perpiñán: Low-rank compression
 //!            of neural nets: learning the rank of each layer, CVPR 2020
 //!
-//! `cp` is not among them: at equal cost it loses less of the weights, but runtimes are slow on its depthwise convolutions.
+//! `cp` is not among them: its stages are depthwise, for which the cost model, which counts all MACs alike, has no measure.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use super::{low_rank::Matrices, spatial_svd::Axes, tucker::Cores};
 
-use super::{low_rank::Matrices, rank::Factorization, spatial_svd::Axes, split::factorize, tucker::Cores};
-use crate::{Changes, Context, Pass, PassError, Shape, Transform};
-
-/// Configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Decompose(pub Factorization);
-
-impl Pass for Decompose {
-    fn shape(&self) -> Shape<'_> {
-        Shape::Transform(self)
-    }
-}
-
-impl Transform for Decompose {
-    fn transform(&self, model: &planish_ir::Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        factorize(model, cx, &self.0, &[&Matrices, &Axes, &Cores])
-    }
-}
+splitting_pass!(Decompose, Matrices, Axes, Cores);
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::check_with;
-    use super::*;
+    use super::{
+        super::{rank::Factorization, testing::check_calibrated},
+        *,
+    };
+    use crate::{Target, Tensors, testing::drawn};
 
     #[test]
     fn each_layer_in_its_way() {
-        let decompose = Decompose(Factorization { rank: Some(8), ..Factorization::default() });
-        insta::assert_snapshot!(check_with(
+        let decompose = Decompose(Factorization { rank: Some(8), refit: false, ..Factorization::default() });
+        let samples: Vec<Tensors> =
+            (0..4).map(|i| [("x".to_owned(), drawn(&format!("x{i}"), &[1, 64, 16, 16]))].into()).collect();
+        insta::assert_snapshot!(check_calibrated(
             decompose,
+            Target::Generic,
+            &samples,
             "<ir_version: 8, opset_import: [\"\" : 17]> g (float[1,64,16,16] x) => (float[1,256,16,16] z) <float[64,64,3,3] w, float[256,64,1,1] u> {
                 y = Conv <pads = [1, 1, 1, 1]> (x, w)
                 z = Conv (y, u)

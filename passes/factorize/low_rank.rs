@@ -12,35 +12,16 @@
 //! With calibration data the factors lose least of what the layer computes (`whiten: false` for the weights), and its bias takes up the
 //! mean of what is lost. The bias stays with the second factor; strides and pads go to the first.
 
-use faer::{Mat, MatRef};
-use planish_ir::{DType, Dim, Graph, NodeId, Patch, Tensor, TensorError, TensorType, Type, ValueId};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::{
     method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, elements},
-    rank::{Factorization, Rule, Spectrum},
-    split::factorize,
+    rank::{Rule, Spectrum},
     svd::principal,
 };
-use crate::{Bias, Changes, Context, Linear, Pass, PassError, Shape, Skip, Transform};
+use crate::{Bias, Linear, Skip};
+use faer::{Mat, MatRef};
+use planish_ir::{Dim, NodeId, Patch, Tensor, TensorError, TensorType, Type, ValueId};
 
-/// Configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct LowRank(pub Factorization);
-
-impl Pass for LowRank {
-    fn shape(&self) -> Shape<'_> {
-        Shape::Transform(self)
-    }
-}
-
-impl Transform for LowRank {
-    fn transform(&self, model: &planish_ir::Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        factorize(model, cx, &self.0, &[&Matrices])
-    }
-}
+splitting_pass!(LowRank, Matrices);
 
 /// Two factors of a matrix.
 pub(super) struct Matrices;
@@ -63,8 +44,13 @@ impl Method for Matrices {
         if first.groups() != 1 {
             return Err(Skip::because("a convolution in groups has no one matrix"));
         }
-        let form = |l: &Linear| graph.node(l.node).map(|n| (n.op.clone(), n.attrs.int("transB").unwrap_or(0)));
-        if linears.iter().any(|l| form(l) != form(first) || l.rows != first.rows) {
+        // The first factor is a Gemm without a bias.
+        let is_gemm = graph.node(first.node).is_some_and(|n| n.op.is("Gemm"));
+        if is_gemm && scene.model.opsets.get("").is_none_or(|&v| v < 11) {
+            return Err(Skip::because("Gemm needs a bias up to opset 10; raise-opset raises it"));
+        }
+        let op = |l: &Linear| graph.node(l.node).map(|n| n.op.clone());
+        if linears.iter().any(|l| op(l) != op(first) || !l.has_layout_of(first) || l.rows != first.rows) {
             return Err(Skip::because("the nodes that read its weights do not read them in the same way"));
         }
         let width = first.width(like).unwrap_or(0).max(1);
@@ -76,7 +62,8 @@ impl Method for Matrices {
 impl Matrix<'_> {
     /// The mean of the rows can be taken up by a bias.
     fn is_centred(&self) -> bool {
-        self.linears.iter().all(|l| l.bias != Bias::None)
+        // Nodes that share a weight read rows of different means.
+        matches!(self.linears.as_slice(), [l] if l.bias != Bias::None)
     }
 
     fn split_cost(&self, places: &[Place], rank: usize) -> Cost {
@@ -116,15 +103,18 @@ impl Layer for Matrix<'_> {
         // Above this rank the factors have more elements than the matrix.
         let even = (outputs * width).saturating_sub(1) / (outputs + width).max(1);
         let settings = self.scene.settings;
-        let most = match self.scene.rule {
-            Rule::Budget(_) => even,
-            Rule::Own(own) => settings.rounded(own.most(self.shape), outputs.min(width)),
+        let wanted = known.ranks.and_then(|r| r.first().copied());
+        let most = match (wanted, self.scene.rule) {
+            (Some(rank), _) => rank,
+            (None, Rule::Budget(_)) => even,
+            (None, Rule::Own(own)) => settings.rounded(own.most(self.shape), outputs.min(width)),
         };
         let moments = known.moments.map(|m| &m.matrix);
         let found = principal(weights.as_ref(), moments, most).ok_or("its weights or what it reads are not finite")?;
-        let ranks = match self.scene.rule {
-            Rule::Budget(_) => settings.grid(even),
-            Rule::Own(own) => {
+        let ranks = match (wanted, self.scene.rule) {
+            (Some(rank), _) => vec![rank],
+            (None, Rule::Budget(_)) => settings.grid(even),
+            (None, Rule::Own(own)) => {
                 let spectrum = Spectrum { squares: &found.squares, power: found.power, shape: self.shape };
                 vec![settings.rounded(own.rank(spectrum), outputs.min(width))]
             }
@@ -238,7 +228,7 @@ impl Matrix<'_> {
                 patch.set_attrs(linear.node, behind);
             }
             if let Some(lost) = lost {
-                take_up(graph, linear, lost, dtype, &place, patch)?;
+                linear.shift_bias(graph, patch, lost)?;
             }
         }
         Ok(())
@@ -257,35 +247,10 @@ impl Matrix<'_> {
     }
 }
 
-/// Adds to the bias of a layer.
-fn take_up(
-    graph: &Graph,
-    linear: &Linear,
-    lost: &[f64],
-    dtype: DType,
-    place: &str,
-    patch: &mut Patch,
-) -> Result<(), TensorError> {
-    match linear.bias {
-        Bias::Constant(bias) => {
-            if let Some(old) = graph.constant(bias) {
-                let sum: Vec<f64> = old.to_f64()?.iter().zip(lost).map(|(b, l)| b + l).collect();
-                patch.set_tensor(bias, Tensor::from_f64_as(old.dtype(), old.dims(), &sum)?);
-            }
-        }
-        Bias::Absent(slot) => {
-            let tensor = Tensor::from_f64_as(dtype, [lost.len() as u64].as_slice(), lost)?;
-            let bias = patch.constant(format!("{place}_bias"), tensor);
-            patch.set_input(linear.node, slot, Some(bias));
-        }
-        Bias::None => {}
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
+        super::rank::Factorization,
         super::testing::{check_calibrated, check_with},
         *,
     };

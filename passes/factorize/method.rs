@@ -72,6 +72,8 @@ pub(super) struct Known<'a> {
     pub(super) places: &'a [Place],
     /// Of the rows that it [reads](Layer::reads), if there are samples.
     pub(super) moments: Option<&'a Moments>,
+    /// Only the option with these ranks is wanted.
+    pub(super) ranks: Option<&'a [usize]>,
 }
 
 /// Second moments of rows.

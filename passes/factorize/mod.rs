@@ -1,5 +1,31 @@
 //! Factorization: a layer as several smaller ones, chosen by what it does to the outputs.
 
+/// A pass that splits layers by some methods, configured as all of them are.
+macro_rules! splitting_pass {
+    ($name:ident, $($method:expr),+) => {
+        /// Configuration.
+        #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(transparent)]
+        pub struct $name(pub super::rank::Factorization);
+
+        impl crate::Pass for $name {
+            fn shape(&self) -> crate::Shape<'_> {
+                crate::Shape::Transform(self)
+            }
+        }
+
+        impl crate::Transform for $name {
+            fn transform(
+                &self,
+                model: &planish_ir::Model,
+                cx: &crate::Context<'_>,
+            ) -> Result<crate::Changes, crate::PassError> {
+                super::split::factorize(model, cx, &self.0, &[$(&$method),+])
+            }
+        }
+    };
+}
+
 mod allocate;
 mod als;
 mod attention;

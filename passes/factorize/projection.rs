@@ -68,6 +68,14 @@ impl Projection<'_> {
         if self.maps_outputs { vec![inputs, outputs] } else { vec![inputs] }
     }
 
+    fn pair(&self, ranks: &[usize]) -> Result<Pair, String> {
+        match *ranks {
+            [inputs, outputs] if self.maps_outputs => Ok((inputs, outputs)),
+            [inputs] if !self.maps_outputs => Ok((inputs, self.convolution.outputs)),
+            _ => Err(format!("it has no ranks {ranks:?}")),
+        }
+    }
+
     /// Pairs that are tried for a budget.
     fn grid(&self) -> Vec<Pair> {
         let c = &self.convolution;
@@ -133,9 +141,13 @@ impl Layer for Projection<'_> {
             error,
         };
         let saves = |c: &Choice| c.cost.macs < whole.macs || c.cost.parameters < whole.parameters;
-        let (options, source) = match (self.convolution.scene.rule, moments) {
-            (Rule::Own(own), _) => {
-                let pair = self.own(own, &blocks).ok_or(BROKEN)?;
+        let own = match (known.ranks, self.convolution.scene.rule) {
+            (Some(ranks), _) => Some(self.pair(ranks)?),
+            (None, Rule::Own(own)) => Some(self.own(own, &blocks).ok_or(BROKEN)?),
+            (None, Rule::Budget(_)) => None,
+        };
+        let (options, source) = match (own, moments) {
+            (Some(pair), _) => {
                 let fitted: Vec<Behind> =
                     blocks.par_iter().map(|b| b.fitted(pair.0, pair.1)).collect::<Option<_>>().ok_or(BROKEN)?;
                 let lost: f64 = blocks.iter().zip(&fitted).map(|(b, f)| b.power * b.error(f, pair.1)).sum();
@@ -143,12 +155,12 @@ impl Layer for Projection<'_> {
                 let error = if power > 0.0 { lost / power } else { 0.0 };
                 (vec![choice(pair, error)], Source::Ready(BTreeMap::from([(pair.0, fitted)])))
             }
-            (Rule::Budget(_), None) => {
+            (None, None) => {
                 let table = Table::new(&blocks).ok_or(BROKEN)?;
                 let options = self.grid().into_iter().map(|p| choice(p, table.error(p))).filter(saves).collect();
                 (options, Source::Weights(blocks))
             }
-            (Rule::Budget(_), Some(_)) => {
+            (None, Some(_)) => {
                 let grid = self.grid();
                 let ranks: BTreeSet<usize> = grid.iter().map(|p| p.0).collect();
                 let ranks: Vec<usize> = ranks.into_iter().collect();
@@ -246,11 +258,7 @@ impl Decomposed for Split<'_> {
     fn emit(&self, ranks: &[usize], patch: &mut Patch) -> Result<(), String> {
         let layer = self.layer;
         let c = &layer.convolution;
-        let pair = match *ranks {
-            [inputs, outputs] if layer.maps_outputs => (inputs, outputs),
-            [inputs] if !layer.maps_outputs => (inputs, c.outputs),
-            _ => return Err(format!("it has no ranks {ranks:?}")),
-        };
+        let pair = layer.pair(ranks)?;
         let missing = || format!("ranks of {ranks:?} were not decomposed");
         let found;
         let groups: &[Behind] = match &self.source {

@@ -21,11 +21,10 @@ pub struct Factorization {
     /// Rank of every layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<u64>,
-    /// Rank of every layer, as a share of its full rank.
+    /// Rank of every layer, as a share of its full rank; for CP, of the largest that saves anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
-    /// Rank of every layer by empirical variational Bayes, which takes what is no signal for noise, and far too much for that without
-    /// training.
+    /// Rank of every layer by empirical variational Bayes, which takes away all that looks like noise.
     pub evbmf: bool,
     /// How a budget (`params`, `macs`) is spread over the layers.
     pub allocation: Allocation,
@@ -35,7 +34,7 @@ pub struct Factorization {
     pub refit: bool,
     /// Ranks are multiples of this: runtimes are slow on odd sizes.
     pub round_to: u64,
-    /// Weights that stay as they are, by name.
+    /// Weights that are not split, by name. Those behind a split layer are refitted all the same, unless `refit` is false.
     pub protect: Vec<String>,
     /// Samples on which the effect of each layer is measured.
     pub probes: u64,

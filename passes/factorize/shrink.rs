@@ -30,6 +30,9 @@ pub(super) struct Unit {
     pub(super) parameters: u64,
 }
 
+/// Relative squared error that float32 arithmetic may leave of a change of basis.
+const ROUNDING: f64 = 1e-6;
+
 /// The bases of a unit: for each product those of its heads.
 type Bases = Vec<Vec<Basis>>;
 
@@ -83,7 +86,7 @@ impl<'a> Shrinking<'a> {
                     unit.size,
                     1.0 - lost(b, kept),
                     unit.macs,
-                    unit.macs * kept as u64 / unit.size.max(1) as u64,
+                    unit.macs / unit.size.max(1) as u64 * kept as u64,
                 ),
             };
             changes.notes.push(format!("{}: {decision}", unit.name));
@@ -93,6 +96,15 @@ impl<'a> Shrinking<'a> {
         }
         let first_half = Selected::first_half(self.calibration.samples);
         let Shrunk { model: mut trial, rotated, .. } = self.shrink(&first, &kept)?;
+        // A channel on two sides of a product, for example, would be turned twice.
+        let turned = held.error(&rotated, self.calibration)?;
+        if turned > ROUNDING {
+            let why = format!(
+                "nothing is made smaller: the change of basis alone changes the outputs by {turned:.2e}, which it must not"
+            );
+            changes.notes.push(why);
+            return Ok(());
+        }
         let shrunk = held.error(&trial, self.calibration)?;
         let mut errors = format!(
             "relative squared error of the outputs on {} samples {}: {shrunk:.2e} with heads made smaller",
@@ -101,15 +113,15 @@ impl<'a> Shrinking<'a> {
         );
         let mut in_turn = false;
         if self.settings.refit {
-            self.sequence(&rotated, &kept, &mut trial, &first_half)?;
+            self.sequence(&rotated, &kept, &mut trial, &first_half, &mut changes.notes)?;
             let refitted = held.error(&trial, self.calibration)?;
-            in_turn = refitted < shrunk;
+            in_turn = refitted < shrunk && !held.is_seen();
             errors.push_str(&format!(", {refitted:.2e} with what is behind refitted; the better one is taken"));
         }
         changes.notes.insert(0, errors);
         let Shrunk { mut patches, mut model, rotated } = self.shrink(&self.bases(true)?, &kept)?;
         if in_turn {
-            let refits = self.sequence(&rotated, &kept, &mut model, self.calibration.samples)?;
+            let refits = self.sequence(&rotated, &kept, &mut model, self.calibration.samples, &mut Vec::new())?;
             patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
         }
         changes.patches = patches;
@@ -292,6 +304,7 @@ impl<'a> Shrinking<'a> {
         kept: &[usize],
         shrunk: &mut Model,
         samples: &dyn Samples,
+        notes: &mut Vec<String>,
     ) -> Result<Vec<Patch>, PassError> {
         let masks = masks(self.model, self.cx.facts, self.classes, &self.removed(kept));
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
@@ -304,7 +317,7 @@ impl<'a> Shrinking<'a> {
             calibration: &calibration,
             reach: usize::MAX,
         };
-        sequence.refit(shrunk)
+        sequence.refit(shrunk, notes)
     }
 }
 

@@ -14,35 +14,15 @@
 //! Without calibration data this is the SVD of `(inputs, first axis) x (outputs, other axes)`. With it, inputs are whitened by their
 //! second moments, and the second convolution is the best behind the first one; not for convolutions in groups.
 
-use planish_ir::{NodeId, ValueId};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::{
     convolution::Convolution,
     method::{Layer, Method, Scene},
     projection::Projection,
-    rank::Factorization,
-    split::factorize,
 };
-use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
+use crate::Skip;
+use planish_ir::{NodeId, ValueId};
 
-/// Configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct SpatialSvd(pub Factorization);
-
-impl Pass for SpatialSvd {
-    fn shape(&self) -> Shape<'_> {
-        Shape::Transform(self)
-    }
-}
-
-impl Transform for SpatialSvd {
-    fn transform(&self, model: &planish_ir::Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        factorize(model, cx, &self.0, &[&Axes])
-    }
-}
+splitting_pass!(SpatialSvd, Axes);
 
 /// Along the first axis, then along the others.
 pub(super) struct Axes;
@@ -62,6 +42,7 @@ impl Method for Axes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rank::Factorization;
     use super::{super::testing::check_with, *};
     use crate::{Target, testing::refusals_for};
 

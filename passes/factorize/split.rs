@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::{
     allocate::{Ladder, Step, allocate, uniform},
     method::{Choice, Cost, Decomposed, Known, Layer, Method, Moments, Place, Reads, Scene},
-    rank::{Allocation, Budget, Factorization, Rule},
+    rank::{Allocation, Budget, Factorization, Own, Rule},
 };
 use crate::{
     Calibration, Changes, Context, PassError, Skip,
@@ -114,8 +114,8 @@ fn site<'a>(
 ) -> Result<Site<'a>, Skip> {
     let graph = &scene.model.graph;
     let reader = |u: Use| match u {
-        Use::Node(id, Operand::Input(_)) => Some(id),
-        Use::Node(_, Operand::Capture(_)) | Use::Output(_) => None,
+        Use::Node(id, Operand::Input(1)) => Some(id),
+        Use::Node(..) | Use::Output(_) => None,
     };
     let users: Option<Vec<NodeId>> = graph.users(weight).map(reader).collect();
     let mut layers = Vec::new();
@@ -132,8 +132,15 @@ fn site<'a>(
     }
     let name = graph.name_of(weight);
     let Some(users) = users else {
-        return Err(Skip::because("its weights are read by a subgraph, or an output of the model"));
+        let why =
+            "its weights are read by a subgraph, or where nothing is multiplied with them, or an output of the model";
+        return Err(Skip::because(why));
     };
+    let is_constant =
+        |id: &NodeId| graph.node(*id).and_then(|n| n.input(0)).is_some_and(|v| graph.constant(v).is_some());
+    if users.iter().any(is_constant) {
+        return Err(Skip::because("it is multiplied with a constant; `fold-constants` may compute the product"));
+    }
     if scene.settings.protect.contains(&name) {
         return Err(Skip::because("its weights are protected"));
     }
@@ -181,11 +188,11 @@ struct Statistics {
 impl Splitting<'_> {
     fn run(&self, changes: &mut Changes) -> Result<(), PassError> {
         let statistics = self.collect()?;
-        let decomposed = self.decompose(statistics.as_ref(), false, &vec![true; self.sites.len()]);
+        let decomposed = self.decompose(statistics.as_ref(), false, None);
         let options: Vec<Vec<Pick>> = self.sites.iter().zip(&decomposed).map(|(s, d)| s.options(d)).collect();
         let held = self.calibration.map(|c| Held::new(self.model, c, self.settings.probes)).transpose()?;
         let chosen = match self.rule {
-            Rule::Own(_) => options.iter().map(|o| o.iter().min_by_key(|p| p.choice.cost.time()).cloned()).collect(),
+            Rule::Own(own) => options.iter().map(|o| best(own, o).cloned()).collect(),
             Rule::Budget(budget) => self.allocate(budget, &options, &decomposed, held.as_ref(), changes)?,
         };
         self.report(&options, &decomposed, &chosen, statistics.is_some(), changes);
@@ -203,9 +210,9 @@ impl Splitting<'_> {
             );
             if self.settings.refit {
                 let first = Selected::first_half(calibration.samples);
-                self.sequence(&mut trial, &Calibration { samples: &first, ..*calibration })?;
+                self.sequence(&mut trial, &Calibration { samples: &first, ..*calibration }, &mut changes.notes)?;
                 let refitted = held.error(&trial, calibration)?;
-                in_turn = refitted < split;
+                in_turn = refitted < split && !held.is_seen();
                 errors.push_str(&format!(
                     ", {refitted:.2e} with what is behind refitted; {} taken",
                     if in_turn { "the refit is" } else { "the former is" }
@@ -213,19 +220,17 @@ impl Splitting<'_> {
             }
             changes.notes.insert(0, errors);
         }
-        let wanted: Vec<bool> = chosen.iter().map(Option::is_some).collect();
         // Without samples, and with only one, there is nothing more to fit to.
-        let patches = match &statistics {
+        let mut patches = match &statistics {
             Some(s) if s.halves.iter().any(Halves::are_two) => {
                 drop(decomposed);
-                self.patches(&chosen, &self.decompose(Some(s), true, &wanted))?
+                self.patches(&chosen, &self.decompose(Some(s), true, Some(&chosen)))?
             }
             _ => self.patches(&chosen, &decomposed)?,
         };
-        let mut patches = patches;
         if let (true, Some(calibration)) = (in_turn, self.calibration) {
             let mut model = self.apply(&patches)?;
-            patches.extend(self.sequence(&mut model, calibration)?);
+            patches.extend(self.sequence(&mut model, calibration, &mut Vec::new())?);
         }
         changes.patches.extend(patches.into_iter().map(|p| (GraphPath::main(), p)));
         Ok(())
@@ -249,20 +254,25 @@ impl Splitting<'_> {
         Ok(Some(Statistics { index, halves }))
     }
 
-    /// Decomposes the wanted sites, fitted to all samples or to the first half; nothing for the others.
-    fn decompose(&self, statistics: Option<&Statistics>, all: bool, wanted: &[bool]) -> Vec<Decompositions<'_>> {
-        let jobs: Vec<(usize, usize)> = self
-            .sites
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| wanted.get(*i).copied().unwrap_or(false))
-            .flat_map(|(i, s)| (0..s.layers.len()).map(move |l| (i, l)))
-            .collect();
+    /// Decomposes all sites in all ways, or only as it was chosen; fitted to all samples or to the first half.
+    fn decompose(
+        &self,
+        statistics: Option<&Statistics>,
+        all: bool,
+        chosen: Option<&[Option<Pick>]>,
+    ) -> Vec<Decompositions<'_>> {
+        let layers = |(i, s): (usize, &Site<'_>)| (0..s.layers.len()).map(move |l| (i, l)).collect::<Vec<_>>();
+        let jobs: Vec<(usize, usize)> = self.sites.iter().enumerate().flat_map(layers).collect();
         let run = |&(i, l): &(usize, usize)| {
             let site = self.sites.get(i)?;
             let layer = site.layers.get(l)?;
+            let pick = chosen.map(|c| c.get(i).and_then(Option::as_ref).filter(|p| p.layer == l));
+            if matches!(pick, Some(None)) {
+                return Some((i, Err("it was not chosen".to_owned())));
+            }
+            let ranks = pick.flatten().map(|p| p.choice.ranks.as_slice());
             let moments = statistics.zip(layer.reads()).and_then(|(s, reads)| s.moments(&reads, all));
-            Some((i, layer.decompose(&Known { places: &site.places, moments: moments.as_ref() })))
+            Some((i, layer.decompose(&Known { places: &site.places, moments: moments.as_ref(), ranks })))
         };
         let done: Vec<Option<_>> = jobs.par_iter().map(run).collect();
         let mut sorted: Vec<Decompositions<'_>> = self.sites.iter().map(|_| Vec::new()).collect();
@@ -362,11 +372,16 @@ impl Splitting<'_> {
         Ok(model)
     }
 
-    fn sequence(&self, compressed: &mut Model, calibration: &Calibration<'_>) -> Result<Vec<Patch>, PassError> {
+    fn sequence(
+        &self,
+        compressed: &mut Model,
+        calibration: &Calibration<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Patch>, PassError> {
         let masks = Masks::new();
         let sequence =
             Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration, reach: usize::MAX };
-        sequence.refit(compressed)
+        sequence.refit(compressed, notes)
     }
 
     /// The table: what was decided of each layer, and why.
@@ -406,6 +421,15 @@ impl Splitting<'_> {
             };
             changes.notes.push(format!("{} ({}): {decision}", site.name, site.form));
         }
+    }
+}
+
+/// The option to take where ranks are chosen for each layer by itself: of those at a given rank the one that loses least, of those that keep
+/// as much the fastest.
+fn best(own: Own, options: &[Pick]) -> Option<&Pick> {
+    match own {
+        Own::Rank(_) | Own::Ratio(_) => options.iter().min_by(|a, b| a.choice.error.total_cmp(&b.choice.error)),
+        Own::Energy(_) | Own::Evbmf => options.iter().min_by_key(|p| p.choice.cost.time()),
     }
 }
 

@@ -16,35 +16,15 @@
 //! second moments, and core and outputs are the best behind the projection (reduced-rank regression); not for convolutions in groups,
 //! which are split by their weights.
 
-use planish_ir::{NodeId, ValueId};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::{
     convolution::Convolution,
     method::{Layer, Method, Scene},
     projection::Projection,
-    rank::Factorization,
-    split::factorize,
 };
-use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
+use crate::Skip;
+use planish_ir::{NodeId, ValueId};
 
-/// Configuration.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct Tucker(pub Factorization);
-
-impl Pass for Tucker {
-    fn shape(&self) -> Shape<'_> {
-        Shape::Transform(self)
-    }
-}
-
-impl Transform for Tucker {
-    fn transform(&self, model: &planish_ir::Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        factorize(model, cx, &self.0, &[&Cores])
-    }
-}
+splitting_pass!(Tucker, Cores);
 
 /// Projection, core, map.
 pub(super) struct Cores;
@@ -62,6 +42,7 @@ impl Method for Cores {
 #[cfg(test)]
 mod tests {
     use super::{
+        super::rank::Factorization,
         super::testing::{check_calibrated, check_with},
         *,
     };

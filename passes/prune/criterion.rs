@@ -8,6 +8,8 @@ use planish_ir::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Linear;
+
 /// In which order channels go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -79,7 +81,12 @@ impl Criterion {
         };
         let sum = |of: fn(f64) -> f64| {
             let mut sums = vec![0.0; channels];
-            for (member, tensor) in makers(model, class, readers) {
+            let makers = makers(model, class, readers);
+            // Computed, or packed: their readers have to tell.
+            if makers.is_empty() {
+                return None;
+            }
+            for (member, tensor) in makers {
                 let slices = slices(member, tensor, channels)?;
                 sums.iter_mut().zip(slices).for_each(|(s, slice)| *s += slice.into_iter().map(of).sum::<f64>());
             }
@@ -107,9 +114,10 @@ pub(super) fn likeness(model: &Model, class: &Class, channels: usize, readers: &
         let width = slices.iter().map(Vec::len).max()?;
         let rows = Mat::from_fn(channels, width, |c, i| slices.get(c).and_then(|s| s.get(i)).copied().unwrap_or(0.0));
         let products = &rows * rows.transpose();
+        // Each output reads one channel: a depthwise convolution.
         let is_separate = model.graph.users(member.value).any(|u| {
-            matches!(u, Use::Node(n, _) if
-            model.graph.node(n).and_then(|n| n.attrs.int("group")).is_some_and(|g| g > 1))
+            let linear = |n| Linear::of(&model.graph, n).filter(|l| l.weight == member.value);
+            matches!(u, Use::Node(n, _) if linear(n).is_some_and(|l| l.groups() > 1 && l.groups() == channels))
         });
         match is_separate {
             true => factor = Mat::from_fn(channels, channels, |i, j| factor[(i, j)] * products[(i, j)]),

@@ -20,7 +20,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use planish_ir::{GraphPath, Model, NodeId, Patch, ValueId, cost::cost_of, infer::Bindings};
+use planish_ir::{GraphPath, Model, NodeId, Patch, PatchError, ValueId, cost::cost_of, infer::Bindings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -106,10 +106,25 @@ impl Transform for DropLayers {
         let sample = calibration.samples.get(0)?;
         let bindings = bindings(model, &sample);
         let held = Held::new(model, calibration, self.probes)?;
-        let mut search =
-            Search { config: self, cx, calibration, bindings, budget, held, scores: BTreeMap::new(), round: 0 };
+        let mut search = Search {
+            config: self,
+            cx,
+            calibration,
+            bindings,
+            budget,
+            held,
+            start: 0.0,
+            scores: BTreeMap::new(),
+            round: 0,
+        };
         let mut changes = Changes::default();
         let start = search.size(model);
+        if start == 0.0 {
+            let why = format!("nothing goes: the {} of the model are not known, or there are none", search.unit());
+            changes.notes.push(why);
+            return Ok(changes);
+        }
+        search.start = start;
         let mut current = State { model: model.clone(), error: 0.0, size: start };
         let mut patches = Vec::new();
         while !search.is_enough(current.size / start.max(1.0)) {
@@ -177,6 +192,8 @@ struct Search<'a> {
     bindings: Bindings,
     budget: Budget,
     held: Held,
+    /// Size of the model as it came.
+    start: f64,
     /// Of the sums, and of what they end with: which of [`blocks::Block::ends`].
     scores: BTreeMap<(NodeId, usize), Score>,
     round: usize,
@@ -259,9 +276,11 @@ impl Search<'_> {
     fn measure(&self, current: &State, candidate: &Candidate) -> Result<(f64, Option<State>), PassError> {
         let mut model = current.model.clone();
         let patch = patch(&model.graph, candidate.stays, candidate.end);
-        // A value that has the name of an output and cannot lose it stays.
-        if model.apply(&GraphPath::main(), patch).is_err() {
-            return Ok((f64::INFINITY, None));
+        match model.apply(&GraphPath::main(), patch) {
+            Ok(_) => {}
+            // A value that has the name of an output and cannot lose it stays.
+            Err(PatchError::Interface { .. }) => return Ok((f64::INFINITY, None)),
+            Err(e) => return Err(PassError::Precondition(e.to_string())),
         }
         let size = self.size(&model);
         if size >= current.size {
@@ -270,7 +289,8 @@ impl Search<'_> {
         let error = self.held.error(&model, self.calibration)?;
         let saved = match self.budget {
             Budget::Count(_) => 1.0,
-            Budget::Macs(_) | Budget::Parameters(_) => 1.0 - size / current.size,
+            // Of the whole, so that what earlier rounds found can be compared.
+            Budget::Macs(_) | Budget::Parameters(_) => (current.size - size) / self.start,
         };
         let slope = if error.is_finite() { (error - current.error) / saved } else { f64::INFINITY };
         Ok((slope, Some(State { model, error, size })))
@@ -279,13 +299,13 @@ impl Search<'_> {
     /// Fits the layers behind the blocks that went, if it is better on samples that the fit has not seen.
     fn refit(&self, original: &Model, dropped: &State, notes: &mut Vec<String>) -> Result<Vec<Patch>, PassError> {
         let nothing = Masks::new();
-        let fit = |model: &mut Model, samples: &dyn Samples| {
+        let fit = |model: &mut Model, samples: &dyn Samples, notes: &mut Vec<String>| {
             let calibration = Calibration { samples, ..*self.calibration };
             let (facts, masks) = (self.cx.facts, &nothing);
-            Sequence { original, facts, masks, calibration: &calibration, reach: REACH }.refit(model)
+            Sequence { original, facts, masks, calibration: &calibration, reach: REACH }.refit(model, notes)
         };
         let mut trial = dropped.model.clone();
-        let tried = fit(&mut trial, &Selected::first_half(self.calibration.samples))?;
+        let tried = fit(&mut trial, &Selected::first_half(self.calibration.samples), notes)?;
         let error = self.held.error(&trial, self.calibration)?;
         let is_better = error < dropped.error && !self.held.is_seen();
         notes.push(format!(
@@ -299,6 +319,6 @@ impl Search<'_> {
         if !is_better {
             return Ok(Vec::new());
         }
-        fit(&mut dropped.model.clone(), self.calibration.samples)
+        fit(&mut dropped.model.clone(), self.calibration.samples, &mut Vec::new())
     }
 }

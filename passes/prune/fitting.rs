@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Bias, Calibration, Context, Linear, PassError, Samples,
     calibration::{Selected, Want},
-    reconstruct::{Halves, Held, Sequence},
+    reconstruct::{Halves, Held, Sequence, Shift, products},
 };
 
 /// Channels of classes, by the index of the class.
@@ -209,11 +209,16 @@ impl<'a> Fitting<'a> {
             };
             result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&**new), old).map_err(tensor)?);
             let mean = layer.moments.mean(fit);
-            let shift = (0..new.nrows()).map(|o| {
-                (0..new.ncols())
-                    .map(|i| (layer.weights[(o, i)] - new[(o, i)]) * mean.get(i).copied().unwrap_or(0.0))
-                    .sum::<f64>()
-            });
+            let shift: Vec<Shift> = (0..new.nrows())
+                .map(|o| {
+                    let (before, after) = (products(&layer.weights, o, &mean), products(new, o, &mean));
+                    Shift::of(before.chain(after.map(|p| -p)))
+                })
+                .collect();
+            if !Shift::are_worth_adding(&shift, linear.bias) {
+                continue;
+            }
+            let shift = shift.iter().map(|s| s.value);
             match linear.bias {
                 Bias::Constant(bias) => {
                     let Some(old) = graph.constant(bias) else { continue };
@@ -275,7 +280,7 @@ impl<'a> Fitting<'a> {
             let errors = "what that does to the outputs is not known".to_owned();
             return Ok(Finished { patches, errors, notes });
         };
-        let sequence = |model: &mut Model, samples: &dyn Samples| {
+        let sequence = |model: &mut Model, samples: &dyn Samples, notes: &mut Vec<String>| {
             let calibration = Calibration { samples, ..*calibration };
             let sequence = Sequence {
                 original: self.model,
@@ -284,26 +289,28 @@ impl<'a> Fitting<'a> {
                 calibration: &calibration,
                 reach: usize::MAX,
             };
-            sequence.refit(model)
+            sequence.refit(model, notes)
         };
         let (refit, _) = self.refit(&self.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
         let mut trial = self.apply(&self.patches(removed, &refit)?)?;
         let at_once = held.error(&trial, calibration)?;
-        sequence(&mut trial, &Selected::first_half(calibration.samples))?;
+        sequence(&mut trial, &Selected::first_half(calibration.samples), &mut notes)?;
         let in_turn = held.error(&trial, calibration)?;
         drop(trial);
-        if in_turn < at_once {
+        // With one sample nothing tells whether the larger change is the better one.
+        if in_turn < at_once && !held.is_seen() {
             let mut model = self.apply(&patches)?;
-            let refits = sequence(&mut model, calibration.samples)?;
+            let refits = sequence(&mut model, calibration.samples, &mut Vec::new())?;
             patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
         } else {
             notes.extend(unfitted());
         }
         let errors = format!(
             "relative squared error of the outputs on {} samples {}: {at_once:.2e} with all layers fitted at once, {in_turn:.2e} one after \
-             the other; the better one was then fitted to all samples",
+             the other; {}",
             held.len(),
             if held.is_seen() { "that the fits had seen, as there is only one" } else { "that the fits had not seen" },
+            if held.is_seen() { "the former was taken" } else { "the better one was then fitted to all samples" },
         );
         Ok(Finished { patches, errors, notes })
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{PassError, reconstruct::Held};
 
-/// What readers lose below this is rounding, and says nothing of what more channels cost.
+/// What the outputs lose below this is rounding, and says nothing of what more channels cost.
 const ROUNDING: f64 = 1e-8;
 
 /// How often factors are measured at what the last ones led to.
@@ -42,7 +42,9 @@ struct Open<'a> {
     curve: &'a Curve,
     /// Numbers of channels that may go, ascending from 0.
     counts: Vec<u64>,
-    /// Error of the outputs per error of the readers.
+    /// So many go for nothing.
+    free: u64,
+    /// Error of the outputs per error of the readers, behind what goes for nothing.
     factor: f64,
 }
 
@@ -53,7 +55,11 @@ impl<'a> Search<'a> {
         for (group, curve) in self.groups.iter().zip(self.curves) {
             match self.alone(group, curve.as_ref(), round_to) {
                 Ok(found) => open.extend(found),
-                Err(why) => notes.push(format!("{}: {} channels stay: {why}", group.name, group.size)),
+                // A class that cannot be cut; an engine that fails is no reason of a class.
+                Err(PassError::Precondition(why)) => {
+                    notes.push(format!("{}: {} channels stay: {why}", group.name, group.size));
+                }
+                Err(error) => return Err(error),
             }
         }
         let Some(held) = self.held else {
@@ -79,33 +85,46 @@ impl<'a> Search<'a> {
         Ok(taken(&open, &best.map(|b| b.1).unwrap_or_default()))
     }
 
-    /// A group with the factor that taking about a quarter out of it alone shows. None if nothing may go; fails with the reason if it
-    /// cannot be found out.
-    fn alone(&self, group: &'a Group, curve: Option<&'a Curve>, round_to: u64) -> Result<Option<Open<'a>>, String> {
-        let curve = curve.ok_or("what its readers read is singular or not finite")?;
+    /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
+    /// go; fails with the reason if it cannot be found out.
+    fn alone(&self, group: &'a Group, curve: Option<&'a Curve>, round_to: u64) -> Result<Option<Open<'a>>, PassError> {
+        let stays = |why: &str| PassError::Precondition(why.to_owned());
+        let curve = curve.ok_or_else(|| stays("what its readers read is singular or not finite"))?;
         let counts = group.allowed(curve.order.len() as u64, round_to);
-        if counts.iter().all(|&k| k == 0) {
-            return Ok(None);
-        }
-        let Some(held) = self.held else { return Ok(Some(Open { group, curve, counts, factor: 1.0 })) };
-        let costly = counts.iter().copied().filter(|&k| curve.error_at(k) > ROUNDING);
-        let factor = match costly.min_by_key(|k| k.abs_diff(group.size / 4)) {
-            Some(count) => {
-                let removed = BTreeMap::from([(group.class, curve.first(count))]);
-                let (error, _) = self.fitting.probe(&removed, held, &Fits::new()).map_err(|e| e.to_string())?;
-                error / curve.error_at(count)
-            }
-            // All that may go is free.
-            None => 0.0,
+        let mut open = Open { group, curve, counts, free: 0, factor: 1.0 };
+        let Some(&last) = open.counts.last().filter(|&&k| k > 0) else { return Ok(None) };
+        let Some(held) = self.held else { return Ok(Some(open)) };
+        let nearest = |aim: u64| {
+            let more = open.counts.iter().copied().filter(|&k| k > 0);
+            more.min_by_key(|k| k.abs_diff(aim)).unwrap_or(last)
         };
-        Ok(Some(Open { group, curve, counts, factor }))
+        let mut count = nearest(group.size / 4);
+        loop {
+            let removed = BTreeMap::from([(group.class, curve.first(count))]);
+            let (error, _) = self.fitting.probe(&removed, held, &Fits::new())?;
+            if error > ROUNDING {
+                open.factor = error / open.local(count);
+                break;
+            }
+            open.free = count;
+            if count == last {
+                open.factor = 0.0;
+                break;
+            }
+            let further = open.counts.iter().copied().find(|&k| k >= 2 * count);
+            count = further.unwrap_or(last);
+        }
+        match open.factor.is_finite() {
+            true => Ok(Some(open)),
+            false => Err(stays("what their going does to the outputs is not finite")),
+        }
     }
 
     fn allocate(&self, open: &[Open<'_>]) -> Vec<usize> {
         let candidate = |o: &Open<'_>| Candidate {
             class: o.group.class,
             size: o.group.size,
-            steps: o.counts.iter().map(|&k| (k, o.factor * o.curve.error_at(k))).collect(),
+            steps: o.counts.iter().map(|&k| (k, o.factor * o.local(k))).collect(),
         };
         allocate(&open.iter().map(candidate).collect::<Vec<_>>(), self.costs, self.budget)
     }
@@ -128,7 +147,7 @@ impl<'a> Search<'a> {
             let mut moved = chosen.to_vec();
             moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
             let (changed, _) = self.fitting.probe(&removed(open, &moved), held, fits)?;
-            let local = o.curve.error_at(o.count(at)) - o.curve.error_at(o.count(other));
+            let local = o.local(o.count(at)) - o.local(o.count(other));
             let factor = (error - changed) / local;
             if factor.is_finite() && o.factor > 0.0 {
                 factors.push((i, factor.clamp(o.factor / CHANGE, o.factor * CHANGE)));
@@ -142,6 +161,11 @@ impl<'a> Search<'a> {
 }
 
 impl Open<'_> {
+    /// What the readers lose, without what goes for nothing.
+    fn local(&self, count: u64) -> f64 {
+        (self.curve.error_at(count) - self.curve.error_at(self.free)).max(0.0)
+    }
+
     fn count(&self, step: usize) -> u64 {
         self.counts.get(step).copied().unwrap_or(0)
     }

@@ -188,15 +188,29 @@ impl Held {
         Ok(compared)
     }
 
-    /// Squared difference of the float outputs of a model to those of the original, as a share of their power.
+    /// Squared difference of the float outputs of a model to those of the original, as a share of their power; the mean over the
+    /// outputs. Infinite if shapes differ, or numbers are not finite where the original has others.
     pub(crate) fn error(&self, model: &Model, calibration: &Calibration<'_>) -> Result<f64, PassError> {
-        let actual = self.run(model, calibration)?;
-        let (mut difference, mut power) = (0.0, 0.0);
-        for (e, a) in self.expected.iter().flatten().zip(actual.iter().flatten()) {
-            let (Ok(e), Ok(a)) = (e.to_f64(), a.to_f64()) else { continue };
-            difference += e.iter().zip(&a).map(|(e, a)| (e - a).powi(2)).sum::<f64>();
-            power += e.iter().map(|e| e.powi(2)).sum::<f64>();
+        let mut sums: Vec<Option<(f64, f64)>> = vec![None; self.outputs.len()];
+        for (expected, actual) in self.expected.iter().zip(&self.run(model, calibration)?) {
+            for (sum, (e, a)) in sums.iter_mut().zip(expected.iter().zip(actual)) {
+                if !e.dtype().is_float() {
+                    continue;
+                }
+                let (Ok(e), Ok(a)) = (e.to_f64(), a.to_f64()) else { continue };
+                if e.len() != a.len() {
+                    return Ok(f64::INFINITY);
+                }
+                let (difference, power) = sum.get_or_insert((0.0, 0.0));
+                for (e, a) in e.iter().zip(&a).filter(|(e, a)| e.to_bits() != a.to_bits() || e.is_finite()) {
+                    *difference += (e - a).powi(2);
+                    *power += e.powi(2);
+                }
+            }
         }
-        Ok(if power > 0.0 { difference / power } else { difference })
+        let share = |(difference, power): (f64, f64)| if power > 0.0 { difference / power } else { difference };
+        let shares: Vec<f64> = sums.into_iter().flatten().map(share).collect();
+        let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
+        Ok(if mean.is_finite() { mean } else { f64::INFINITY })
     }
 }

@@ -3,7 +3,7 @@
 use faer::{Mat, Side, linalg::solvers::Solve};
 use planish_ir::Tensor;
 
-use super::{Halves, ridge};
+use super::{Halves, Shift, products, ridge};
 use crate::calibration::{CHUNK, Rows};
 
 /// Ridges that are tried, as a share of the mean of the diagonal.
@@ -22,6 +22,12 @@ pub(super) struct Joint {
     outputs: usize,
 }
 
+/// Bytes of two halves of second moments for each group, of so many inputs and outputs.
+pub(super) fn bytes(groups: usize, side: usize) -> u64 {
+    let square = (side as u64).saturating_mul(side as u64);
+    (groups as u64).saturating_mul(square).saturating_mul(2 * 8)
+}
+
 impl Joint {
     /// None if the outputs that are kept do not divide into the groups.
     pub(super) fn new(rows: Rows, width: usize, groups: usize, axis: usize, kept: Vec<bool>) -> Option<Joint> {
@@ -32,8 +38,7 @@ impl Joint {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let side = (self.width + self.outputs) as u64;
-        (self.groups.len() as u64).saturating_mul(side.saturating_mul(side)).saturating_mul(2 * 8)
+        bytes(self.groups.len(), self.width + self.outputs)
     }
 
     /// Adds a sample: what the layer reads, what it is to compute, and what is taken off that.
@@ -80,15 +85,16 @@ impl Joint {
 
     /// Weights of the groups with the ridge that generalizes best from one half to the other. None if there is nothing to fit to.
     pub(super) fn fit(&self, old: &[Mat<f64>], centred: bool) -> Option<Vec<Mat<f64>>> {
+        let both: Vec<[Moments; 2]> = self.groups.iter().map(|h| h.both(centred).map(|h| self.moments(&h))).collect();
         let lost = |damping: f64| -> f64 {
-            let of = |(halves, old): (&Halves, &Mat<f64>)| {
-                let [a, b] = halves.both(centred).map(|h| self.moments(&h));
+            let of = |([a, b], old): (&[Moments; 2], &Mat<f64>)| {
                 let on = |fitted: &Moments, other: &Moments| {
-                    fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w))
+                    let lost = fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w));
+                    if lost.is_nan() { f64::INFINITY } else { lost }
                 };
-                on(&a, &b) + on(&b, &a)
+                on(a, b) + on(b, a)
             };
-            self.groups.iter().zip(old).map(of).sum()
+            both.iter().zip(old).map(of).sum()
         };
         let damping = match self.groups.iter().all(Halves::are_two) {
             true => DAMPINGS.map(|d| (lost(d), d)).into_iter().min_by(|x, y| x.0.total_cmp(&y.0))?.1,
@@ -99,12 +105,13 @@ impl Joint {
     }
 
     /// The biases that make the means agree.
-    pub(super) fn biases(&self, weights: &[Mat<f64>]) -> Vec<f64> {
-        let of = |(halves, weights): (&Halves, &Mat<f64>)| -> Vec<f64> {
+    pub(super) fn biases(&self, weights: &[Mat<f64>]) -> Vec<Shift> {
+        let of = |(halves, weights): (&Halves, &Mat<f64>)| -> Vec<Shift> {
             let mean = halves.mean(true);
-            let at = |i: usize| mean.get(i).copied().unwrap_or(0.0);
-            let made = |o: usize| (0..weights.ncols()).map(|i| weights[(o, i)] * at(i)).sum::<f64>();
-            (0..weights.nrows()).map(|o| at(self.width + o) - made(o)).collect()
+            let (of_inputs, of_outputs) = mean.split_at(self.width.min(mean.len()));
+            let target = |o: usize| of_outputs.get(o).copied().unwrap_or(0.0);
+            let bias = |o: usize| Shift::of([target(o)].into_iter().chain(products(weights, o, of_inputs).map(|p| -p)));
+            (0..weights.nrows()).map(bias).collect()
         };
         self.groups.iter().zip(weights).flat_map(of).collect()
     }

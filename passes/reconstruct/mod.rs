@@ -7,6 +7,7 @@ mod halves;
 mod joint;
 mod second;
 mod sequential;
+mod shift;
 mod stages;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use planish_ir::{GraphPath, ValueId};
 pub(crate) use halves::{Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::Sequence;
+pub(crate) use shift::{Shift, products};
 
 /// What of each axis of a value a compressed model still has.
 pub(crate) type Masks = BTreeMap<GraphPath, BTreeMap<ValueId, BTreeMap<usize, Vec<bool>>>>;

@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 
 use faer::Mat;
-use planish_ir::{GraphPath, Model, NodeId, Numerics, Patch, Tensor, ValueId, infer, infer::Inferred};
+use planish_ir::{Graph, GraphPath, Model, NodeId, Numerics, Patch, Tensor, ValueId, infer, infer::Inferred};
 use rayon::prelude::*;
 
 use super::{
-    Masks,
-    joint::Joint,
+    Masks, Shift,
+    joint::{Joint, bytes},
     stages::{Border, Stages, Wanted, run},
 };
 use crate::{Bias, Calibration, Linear, PassError, calibration::Rows};
@@ -43,9 +43,13 @@ struct Layer {
 type Seen = (Vec<Mat<f64>>, Joint);
 
 impl Sequence<'_> {
-    /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order.
-    pub(crate) fn refit(&self, compressed: &mut Model) -> Result<Vec<Patch>, PassError> {
-        let (layers, stages) = self.layers(compressed);
+    /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order. What is left out
+    /// is noted.
+    pub(crate) fn refit(&self, compressed: &mut Model, notes: &mut Vec<String>) -> Result<Vec<Patch>, PassError> {
+        let (layers, stages, large) = self.layers(compressed);
+        if !large.is_empty() {
+            notes.push(format!("not refitted, as that takes more than `memory`: {}", large.join(", ")));
+        }
         let last = layers.iter().map(|l| l.stage).max().unwrap_or(0);
         // The pieces that are run need the types of their inputs.
         let (mut original, mut model) = (self.original.clone(), compressed.clone());
@@ -59,7 +63,7 @@ impl Sequence<'_> {
             let later: Vec<&Layer> = layers.iter().filter(|l| l.stage > stage).collect();
             let made = match self.stage(&original, &model, &both, &now, &later, &borders) {
                 // What an engine cannot run from the middle, it may run from the beginning.
-                Err(PassError::Engine(_)) if stage > 0 => {
+                Err(PassError::Engine(_)) if borders.iter().any(Border::is_known) => {
                     self.stage(&original, &model, &both, &now, &later, &Default::default())
                 }
                 made => made,
@@ -77,9 +81,10 @@ impl Sequence<'_> {
         Ok(patches)
     }
 
-    /// The layers that are fitted. One that reads what another makes, or makes up for its error, comes a stage later.
-    fn layers(&self, compressed: &Model) -> (Vec<Layer>, Stages) {
-        let (mut layers, mut stages) = (Vec::new(), Stages::default());
+    /// The layers that are fitted, and the weights of those that memory does not allow. One that reads what another makes, or makes up for
+    /// its error, comes a stage later.
+    fn layers(&self, compressed: &Model) -> (Vec<Layer>, Stages, Vec<String>) {
+        let (mut layers, mut stages, mut large) = (Vec::new(), Stages::default(), Vec::new());
         let mut changed: BTreeSet<ValueId> = BTreeSet::new();
         let mut computed: BTreeSet<ValueId> = BTreeSet::new();
         let mut left = 0;
@@ -98,7 +103,10 @@ impl Sequence<'_> {
                 changed.extend(outputs);
             }
             let linear = Linear::of(&compressed.graph, id).filter(|_| differs && left > 0);
-            let linear = linear.filter(|l| compressed.graph.only_user(l.weight).is_some());
+            let mut linear = linear.filter(|l| compressed.graph.only_user(l.weight).is_some());
+            if let Some(l) = linear.take_if(|l| bytes_of(&compressed.graph, l) > self.calibration.memory) {
+                large.push(compressed.graph.name_of(l.weight));
+            }
             match linear.and_then(|l| self.layer(compressed, l)) {
                 Some(mut layer) => {
                     let other = layer.other.filter(|v| computed.contains(v)).map_or(0, |v| stages.of(v));
@@ -110,7 +118,7 @@ impl Sequence<'_> {
                 None => stages.enter(compressed, id, before),
             }
         }
-        (layers, stages)
+        (layers, stages, large)
     }
 
     /// True if a node is new or reads other values than in the original.
@@ -128,6 +136,10 @@ impl Sequence<'_> {
         let graph = &compressed.graph;
         let mut value = graph.node(linear.node)?.output(0)?;
         let is_matmul = graph.node(linear.node).is_some_and(|n| n.op.is("MatMul"));
+        // A scale, or a bias that others read or that is computed, is in what is to be computed, and not in the weights.
+        if linear.bias == Bias::None && !is_matmul {
+            return None;
+        }
         if let (true, Bias::Constant(_)) = (is_matmul, linear.bias) {
             value = graph.only_user(value)?.1.output(0)?;
         }
@@ -235,6 +247,14 @@ impl Sequence<'_> {
     }
 }
 
+/// Bytes of the statistics that a layer is fitted with.
+fn bytes_of(graph: &Graph, linear: &Linear) -> u64 {
+    let Some(weight) = graph.constant(linear.weight) else { return 0 };
+    let (width, groups) = (linear.width(weight).unwrap_or(1).max(1), linear.groups().max(1));
+    let outputs = usize::try_from(weight.elements()).unwrap_or(usize::MAX) / width / groups;
+    bytes(groups, width.saturating_add(outputs))
+}
+
 /// The patch that gives a layer the weights that fit best.
 fn fitted(model: &Model, layer: &Layer, old: &[Mat<f64>], joint: &Joint) -> Result<Option<Patch>, PassError> {
     let graph = &model.graph;
@@ -245,18 +265,9 @@ fn fitted(model: &Model, layer: &Layer, old: &[Mat<f64>], joint: &Joint) -> Resu
     let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
     patch.set_tensor(linear.weight, linear.tensor(&new, weight).map_err(error)?);
     let bias = joint.biases(&new);
-    match linear.bias {
-        Bias::Constant(v) => {
-            if let Some(b) = graph.constant(v) {
-                patch.set_tensor(v, Tensor::from_f64_as(b.dtype(), b.dims(), &bias).map_err(error)?);
-            }
-        }
-        Bias::Absent(slot) => {
-            let tensor = Tensor::from_f64_as(weight.dtype(), [bias.len() as u64].as_slice(), &bias).map_err(error)?;
-            let constant = patch.constant(format!("{}_bias", graph.name_of(linear.weight)), tensor);
-            patch.set_input(linear.node, slot, Some(constant));
-        }
-        Bias::None => {}
+    if Shift::are_worth_adding(&bias, linear.bias) {
+        let values: Vec<f64> = bias.iter().map(|b| b.value).collect();
+        linear.set_bias(graph, &mut patch, &values).map_err(error)?;
     }
     Ok(Some(patch))
 }

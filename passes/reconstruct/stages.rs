@@ -65,6 +65,13 @@ pub(super) struct Border {
     tensors: Vec<Tensors>,
 }
 
+impl Border {
+    /// True if models can be run from here.
+    pub(super) fn is_known(&self) -> bool {
+        !self.values.is_empty()
+    }
+}
+
 /// What a run of a stage hands out of one model.
 pub(super) struct Wanted<'a> {
     pub(super) model: &'a Model,

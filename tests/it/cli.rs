@@ -399,6 +399,31 @@ fn open_sizes_take_two_values_and_that_is_said() {
 }
 
 #[test]
+fn sizes_with_which_a_model_cannot_run_are_not_insisted_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (folder.path().join("m.onnxtxt"), folder.path().join("out.onnx"));
+    fs::write(
+        &model,
+        r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,W] x) => (float[P,32] y) <int64[2] rows = {-1, 32}> {
+            i = Identity (x)
+            r = Relu (i)
+            y = Reshape (r, rows)
+        }"#,
+    )
+    .unwrap();
+    let compile = |what: &[&str]| {
+        let mut command = planish();
+        command.arg("compile").arg(&model).args(["--preset", "simplify", "-o"]).arg(&out).args(what);
+        command
+    };
+    let text = stdout(&mut compile(&[]));
+    assert!(text.contains("W is open and was taken as 32 and 64 in turn") && text.contains("verified"), "{text}");
+    // Sizes that the user chose are kept to.
+    assert!(failure(&mut compile(&["--dim", "W=8"]), 4).contains("--dim"));
+}
+
+#[test]
 fn explain_tells_what_happened_to_a_node() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.onnx");

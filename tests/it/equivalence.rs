@@ -92,7 +92,21 @@ fn assert_close(verdict: &Verdict, what: &str) {
 }
 
 /// Passes that need a newer operator set than some models have, another target, or a budget, and say so.
-const DEMANDING: &[&str] = &["bfloat16", "low-float-weights", "prune", "quantize", "quantize-dynamic"];
+const DEMANDING: &[&str] = &[
+    "bfloat16",
+    "cp",
+    "decompose",
+    "drop-layers",
+    "low-float-weights",
+    "low-rank",
+    "low-rank-attention",
+    "prune",
+    "quantize",
+    "quantize-dynamic",
+    "spatial-svd",
+    "sparsify",
+    "tucker",
+];
 
 #[test]
 fn every_pass_keeps_its_promise_on_every_fixture() {

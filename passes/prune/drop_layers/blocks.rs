@@ -73,11 +73,14 @@ fn may_be_same(facts: &GraphFacts, a: ValueId, b: ValueId) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || a.known().is_none() || b.known().is_none())
 }
 
-/// True for a node that reads one value and constants, and makes one value: an activation or a normalization.
+/// True for a node that reads one value and constants, makes one value, and neither multiplies matrices nor moves elements: an activation or
+/// a normalization.
 fn is_elementwise(graph: &Graph, node: &Node, read: ValueId) -> bool {
     let others = node.inputs().iter().flatten().filter(|&&v| v != read);
     let is_one = node.outputs().iter().flatten().count() == 1;
-    op::of(node).is_some()
+    let computes =
+        |s: &op::OpSpec| s.macs.is_none() && (s.traits.elementwise || s.traits.folding == op::Folding::Rounding);
+    op::of(node).is_some_and(computes)
         && is_one
         && node.captures().is_empty()
         && others.clone().all(|&v| graph.constant(v).is_some())

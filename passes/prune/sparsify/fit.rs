@@ -83,11 +83,12 @@ struct Inputs {
 
 impl Inputs {
     /// Of one site, and what tells it from others.
-    fn of(at: usize, site: &Site<'_>) -> (String, Inputs) {
+    fn of(at: usize, site: &Site<'_>, method: Method) -> (String, Inputs) {
         let mut reads: Vec<_> = site.linears.iter().map(|l| (site.graph.name_of(l.input), l.rows.clone())).collect();
         reads.sort_by_key(|(name, rows)| format!("{name:?} {rows:?}"));
         reads.dedup();
-        let centred = site.own_bias().is_some();
+        // Wanda leaves the biases as they are.
+        let centred = site.own_bias().is_some() && method != Method::Wanda;
         let key = format!("{reads:?} {} {centred}", site.width);
         let want = |(name, rows)| Want::of(name, Halves::new(rows, site.width));
         (key, Inputs { wants: reads.into_iter().map(want).collect(), centred, sites: vec![at] })
@@ -95,11 +96,11 @@ impl Inputs {
 }
 
 /// Divides the sites into parts whose statistics fit into memory together; in each, sites by what they read.
-fn batches(sites: &[Site<'_>], calibration: &Calibration<'_>) -> Vec<BTreeMap<String, Inputs>> {
+fn batches(sites: &[Site<'_>], method: Method, calibration: &Calibration<'_>) -> Vec<BTreeMap<String, Inputs>> {
     let mut batches: Vec<BTreeMap<String, Inputs>> = Vec::new();
     let mut taken = 0u64;
     for (at, site) in sites.iter().enumerate() {
-        let (key, inputs) = Inputs::of(at, site);
+        let (key, inputs) = Inputs::of(at, site, method);
         if let Some(known) = batches.last_mut().and_then(|b| b.get_mut(&key)) {
             known.sites.push(at);
             continue;
@@ -127,7 +128,7 @@ pub(super) fn fit(
     goal: Goal,
     mut done: impl FnMut(&Site<'_>, Fitted) -> Result<(), PassError>,
 ) -> Result<(), PassError> {
-    for batch in batches(sites, calibration) {
+    for batch in batches(sites, config.method, calibration) {
         let (mut groups, mut wants) = (Vec::new(), Vec::new());
         for Inputs { wants: more, centred, sites } in batch.into_values() {
             groups.push((more.len(), centred, sites));
