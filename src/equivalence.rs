@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use planish_ir::{Model, Numerics};
+use planish_ir::{Model, Numerics, Tensor};
 use planish_passes::{Engine, EngineError};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -68,8 +68,7 @@ pub fn compare(
     Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
 }
 
-/// Compares on samples that the reference can run: if they are drawn and it cannot run with their sizes, larger ones take their place.
-/// Fails with what the engine said of the first ones.
+/// The same, on samples that the reference can run: see [`Expected::fitting`].
 pub fn compare_drawn(
     engine: &dyn Engine,
     reference: &Model,
@@ -78,22 +77,13 @@ pub fn compare_drawn(
     class: Numerics,
     verify: &Verify,
 ) -> Result<Verdict, EngineError> {
-    let mut first = None;
-    loop {
-        let start = Instant::now();
-        let error = match Expected::of(engine, reference, samples.first(verify.samples)) {
-            Ok(expected) => {
-                let verdict = expected.compare(model, class, verify)?;
-                return Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict });
-            }
-            Err(error) => first.take().unwrap_or(error),
-        };
-        match samples.wider(reference) {
-            Some(Ok(wider)) => (*samples, first) = (wider, Some(error)),
-            Some(Err(_)) | None => return Err(error),
-        }
-    }
+    let start = Instant::now();
+    let verdict = Expected::fitting(engine, reference, samples, verify.samples)?.compare(model, class, verify)?;
+    Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
 }
+
+/// Of each run, the outputs.
+type Outputs = Vec<Vec<Tensor>>;
 
 /// What a model computes on some samples, to compare others with.
 pub struct Expected<'a> {
@@ -101,8 +91,7 @@ pub struct Expected<'a> {
     runs: Runs<'a>,
     /// Of the outputs.
     names: Vec<String>,
-    /// Of each run, the outputs.
-    outputs: Vec<Vec<planish_ir::Tensor>>,
+    outputs: Outputs,
 }
 
 impl<'a> Expected<'a> {
@@ -111,6 +100,50 @@ impl<'a> Expected<'a> {
         let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
         let outputs = run(engine, reference, &names, runs)?;
         Ok(Expected { engine, runs, names, outputs })
+    }
+
+    /// Runs the reference. If the samples are drawn, and it fails with the sizes of their open axes or computes no number, larger ones
+    /// take their place, and a note says so. If none is large enough, the first ones stay, and so does what the engine said of them.
+    pub fn fitting(
+        engine: &'a dyn Engine,
+        reference: &Model,
+        samples: &'a mut Samples,
+        wanted: u64,
+    ) -> Result<Expected<'a>, EngineError> {
+        let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
+        let mut first: Option<(Samples, Result<Outputs, EngineError>)> = None;
+        let outputs = loop {
+            let result = run(engine, reference, &names, samples.first(wanted));
+            match &result {
+                Ok(outputs) if !is_vacuous(outputs) => break result,
+                // No size helps here.
+                Err(EngineError::Unsupported { .. } | EngineError::Refused { .. }) => break result,
+                Ok(_) | Err(EngineError::Failed { .. }) => {}
+            }
+            match samples.wider(reference) {
+                Some(Ok(wider)) => {
+                    let smaller = std::mem::replace(samples, wider);
+                    first.get_or_insert((smaller, result));
+                }
+                Some(Err(_)) | None => match first.take() {
+                    Some((smaller, result)) => {
+                        *samples = smaller;
+                        break result;
+                    }
+                    None => break result,
+                },
+            }
+        }?;
+        if let Some((_, result)) = first {
+            let why = result.err().map_or_else(|| "it computes no number".to_owned(), |e| e.to_string());
+            samples.notes.push(format!("with smaller sizes the original does not run: {why}"));
+        }
+        if is_vacuous(&outputs) {
+            samples
+                .notes
+                .push("the original computes no finite number on these samples, so little was compared".to_owned());
+        }
+        Ok(Expected { engine, runs: samples.first(wanted), names, outputs })
     }
 
     /// Runs a model and compares each output with what `verify` and the passes' class ask for.
@@ -147,12 +180,14 @@ impl<'a> Expected<'a> {
     }
 }
 
-fn run(
-    engine: &dyn Engine,
-    model: &Model,
-    outputs: &[String],
-    runs: Runs<'_>,
-) -> Result<Vec<Vec<planish_ir::Tensor>>, EngineError> {
+/// True if there are float outputs and no finite number in them.
+fn is_vacuous(outputs: &Outputs) -> bool {
+    let mut floats = outputs.iter().flatten().filter(|t| t.dtype().is_float()).peekable();
+    let is_empty = |t: &Tensor| t.to_f64().is_ok_and(|v| !v.iter().any(|x| x.is_finite()));
+    floats.peek().is_some() && floats.all(is_empty)
+}
+
+fn run(engine: &dyn Engine, model: &Model, outputs: &[String], runs: Runs<'_>) -> Result<Outputs, EngineError> {
     let runnable = engine.load(model, outputs)?;
     // Inputs are made where they are used, so that only those of the runs that take place are in memory.
     let one = |i: usize| {
@@ -213,7 +248,6 @@ fn figures(name: &str, c: &Comparison) -> OutputFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use planish_ir::Tensor;
 
     fn compared(reference: &[f32], actual: &[f32]) -> Comparison {
         let t = |v: &[f32]| Tensor::from_f32([v.len() as u64].as_slice(), v).unwrap();

@@ -9,7 +9,7 @@ mod dedup;
 mod fold;
 mod hoists;
 mod no_ops;
-mod operands;
+pub(crate) mod operands;
 mod requantize;
 mod reshape_chains;
 mod shape_values;

@@ -5,18 +5,21 @@
 //! When       the target is onnxruntime-cpu; type float; z has the shape of c; the activation is Relu, Clip with constant bounds,
 //!            HardSigmoid, LeakyRelu, Sigmoid or Tanh; either of the two may be missing
 //! Refuses    what is between has other readers or is a graph output · z is broadcast, or its shape is not proven · the convolution
-//!            has a summand or an activation already
+//!            has a summand or an activation already · a sum without a constant bias, or of what no convolution or pool makes
 //! Numerics   Reassociated
 //! Reference  ONNX Runtime contrib operators, FusedConv
 //!
-//! onnxruntime fuses activations itself when it loads a model, and sums only if it also finds the blocked layout worth while; what is in
-//! the file it need not find, and executes as one node in any layout.
+//! onnxruntime makes the same of it when it loads a model, if it finds it; so what is gained are nodes. It computes convolutions in a blocked
+//! layout, but a fused one only if it has a constant bias and adds what is in that layout too; else the fused node is the slower one.
 
 use planish_ir::{Attr, Attrs, DType, Node, NodeId, Numerics, OpName, Patch, Ref, Tensor, ValueId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Pass, Rule, RuleContext, Shape, Skip, Target};
+use crate::{
+    Pass, Rule, RuleContext, Shape, Skip, Target,
+    clean::operands::{dims, same_dims},
+};
 
 /// Configuration: none.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +27,8 @@ use crate::{Pass, Rule, RuleContext, Shape, Skip, Target};
 pub struct FusedConv {}
 
 const DOMAIN: &str = "com.microsoft";
-/// Input of the fused operator for the summand.
+/// Inputs of the fused operator.
+const BIAS: usize = 2;
 const SUMMAND: usize = 3;
 
 impl Pass for FusedConv {
@@ -67,12 +71,22 @@ impl Rule for FusedConv {
         let mut attrs = conv.attrs.clone();
         if sum {
             let other = node.input(1 - slot).ok_or(Skip::NoMatch)?;
-            let (shape, wanted) = (cx.facts.fact(other).shape(), cx.facts.fact(value).shape());
-            if wanted.is_none() || shape != wanted {
+            if !dims(cx, other).zip(dims(cx, value)).is_some_and(|(a, b)| same_dims(a, b)) {
                 return Err(Skip::because(format!(
                     "{:?} is not known to have the shape that the convolution makes",
                     cx.graph.name_of(other)
                 )));
+            }
+            if !is_blocked(cx, other) {
+                let name = cx.graph.name_of(other);
+                return Err(Skip::because(format!(
+                    "onnxruntime would leave the blocked layout to add {name:?}, which no convolution makes"
+                )));
+            }
+            if conv.input(BIAS).is_none_or(|b| cx.graph.constant(b).is_none()) {
+                return Err(Skip::because(
+                    "onnxruntime would leave the blocked layout: the convolution has no constant bias",
+                ));
             }
             inputs[SUMMAND] = Some(other);
         } else {
@@ -97,6 +111,13 @@ impl Rule for FusedConv {
 fn convolution<'a>(cx: &RuleContext<'a>, value: ValueId) -> Option<(ValueId, &'a Node)> {
     let (_, node) = cx.graph.producer(value).filter(|(_, n)| !n.is_local())?;
     (node.op.is("Conv") || is_fused(node)).then_some((value, node))
+}
+
+/// True for what onnxruntime makes in its blocked layout.
+fn is_blocked(cx: &RuleContext<'_>, value: ValueId) -> bool {
+    let pools = ["AveragePool", "MaxPool"];
+    let producer = cx.graph.producer(value).map(|(_, n)| n).filter(|n| !n.is_local());
+    producer.is_some_and(|n| n.op.is("Conv") || is_fused(n) || pools.iter().any(|p| n.op.is(p)))
 }
 
 fn is_fused(node: &Node) -> bool {
@@ -149,8 +170,8 @@ mod tests {
         g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,3,3] w, float[4] b, float[4,4,1,1] v> {
             c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
             r = Relu (c)
-            d = Conv (r, v)
-            s = Add (x, d)
+            d = Conv (r, v, b)
+            s = Add (r, d)
             y = Relu (s)
         }"#;
 
@@ -166,7 +187,7 @@ mod tests {
         >
         {
           r = com.microsoft.FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (x, w, b)
-          y = com.microsoft.FusedConv <activation = "Relu"> (r, v, "", x)
+          y = com.microsoft.FusedConv <activation = "Relu"> (r, v, b, r)
         }
         "#);
     }
@@ -182,20 +203,21 @@ mod tests {
             FusedConv::default(),
             Target::OnnxruntimeCpu,
             r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[1,4,8,8] x) => (float[1,4,8,8] y) <float[4,4,1,1] w, float[4,4,1,1] v, float[4,4,1,1] u> {
+            g (float[1,4,8,8] x) => (float[1,4,8,8] y)
+            <float[4,4,1,1] w, float[4,4,1,1] v, float[4,4,1,1] u, float[4] o> {
                 a = Conv (x, w)
-                b = Conv (a, v)
+                b = Conv (a, v, o)
                 s = Add (a, b)
-                c = Conv (s, u)
+                c = Conv (s, u, o)
                 y = Add (s, c)
             }"#,
         );
         let nodes: Vec<&str> = after.lines().filter(|l| l.contains("Conv") || l.contains("Add")).collect();
-        insta::assert_snapshot!(nodes.join("\n"), @r#"
+        insta::assert_snapshot!(nodes.join("\n"), @"
         a = Conv (x, w)
-        s = com.microsoft.FusedConv (a, v, "", a)
-        y = com.microsoft.FusedConv (s, u, "", s)
-        "#);
+        s = com.microsoft.FusedConv (a, v, o, a)
+        y = com.microsoft.FusedConv (s, u, o, s)
+        ");
     }
 
     #[test]
@@ -240,6 +262,9 @@ mod tests {
         let all = [
             // Broadcast.
             "c = Conv (x, w)  y = Add (c, b)",
+            // Out of the blocked layout.
+            "c = Conv (x, w, o)  y = Add (c, x)",
+            "c = Conv (x, w)  d = Conv (c, w)  y = Add (c, d)",
             // Of another type.
             "h = Cast <to = 10> (x)  k = Cast <to = 10> (w)  c = Conv (h, k)  r = Relu (c)  y = Cast <to = 1> (r)",
             // Of two that could take it none is free.
@@ -254,12 +279,14 @@ mod tests {
             let text = format!(
                 r#"<ir_version: 8, opset_import: ["" : 17]>
                 g (float[1,4,8,8] x) => (float[1,4,8,8] y)
-                <float[4,4,1,1] w, float[1,4,1,1] b, float zero = {{0.0}}, float six = {{6.0}}> {{ {nodes} }}"#
+                <float[4,4,1,1] w, float[1,4,1,1] b, float[4] o, float zero = {{0.0}}, float six = {{6.0}}> {{ {nodes} }}"#
             );
             refusals_for(FusedConv::default(), Target::OnnxruntimeCpu, &text).join("\n")
         });
         insta::assert_snapshot!(reasons.join("\n"), @r#"
         "b" is not known to have the shape that the convolution makes
+        onnxruntime would leave the blocked layout to add "x", which no convolution makes
+        onnxruntime would leave the blocked layout: the convolution has no constant bias
         onnxruntime has the operator for float only
         "c" has other readers or is a graph output
         "c" has other readers or is a graph output

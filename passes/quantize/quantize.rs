@@ -236,7 +236,31 @@ impl Transform for Quantize {
 
 impl Quantize {
     /// Fails if the model or the target does not have what the scheme needs.
+    /// A bound that nothing is held to, or that nothing can meet or miss, is a slip.
+    fn check_bounds(&self) -> Result<(), String> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let wrong = [
+            ("min_cosine", self.min_cosine.filter(|&x| !(-1.0..=1.0).contains(&x))),
+            ("min_sqnr_db", self.min_sqnr_db.filter(|x| !x.is_finite())),
+            ("top1_agreement", self.top1_agreement.filter(|&x| !share(x))),
+            ("least_share", Some(self.least_share).filter(|&x| !share(x))),
+        ];
+        if let Some((key, x)) = wrong.iter().find_map(|(key, x)| Some((key, (*x)?))) {
+            return Err(format!("`{key}: {x}` is out of its range"));
+        }
+        let is_bounded =
+            self.min_cosine.or(self.min_sqnr_db).or(self.top1_agreement).is_some() || self.least_share > 0.0;
+        match self.sensitivity == Sensitivity::Off && is_bounded {
+            true => {
+                Err("bounds are kept to with `sensitivity: auto` only; for the result as a whole there is `verify`"
+                    .to_owned())
+            }
+            false => Ok(()),
+        }
+    }
+
     fn check(&self, model: &Model, target: Target) -> Result<(), PassError> {
+        self.check_bounds().map_err(PassError::Precondition)?;
         let needed = match self.scheme {
             Scheme::Int8 => 13,
             Scheme::Fp8 => 19,

@@ -1,5 +1,7 @@
 //! Samples in two halves: what is fitted to one is held against the other.
 
+use std::collections::BTreeMap;
+
 use faer::Mat;
 use planish_ir::{Def, Model, Tensor};
 use rayon::prelude::*;
@@ -119,33 +121,35 @@ pub(crate) struct Held {
     expected: Vec<Vec<Tensor>>,
 }
 
+/// A value beside that of the original, or in words why it cannot be compared.
+pub(crate) type Compared = Result<Comparison, String>;
+
 impl Held {
     /// The second, the fourth and so on, at most so many; and of them the outputs.
     pub(crate) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
-        Held::every(2, model, calibration, limit, computed_outputs(model))
+        // With one sample there is no other.
+        let first = usize::from(calibration.samples.len() > 1);
+        Held::every((first, 2), model, calibration, limit, computed_outputs(model))
     }
 
-    /// So many, with an even distance so that they come from all over the samples; and of them some values.
+    /// At most so many, with an even distance so that they come from all over the samples; and of them some values.
     pub(crate) fn spread(
         model: &Model,
         calibration: &Calibration<'_>,
         limit: u64,
         values: Vec<String>,
     ) -> Result<Held, PassError> {
-        let limited = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        let step = (calibration.samples.len() / limited).max(1);
-        Held::every((step / 2 * 2).max(2), model, calibration, limit, values)
+        let step = calibration.samples.len().div_ceil(usize::try_from(limit).unwrap_or(usize::MAX).max(1)).max(1);
+        Held::every((0, step), model, calibration, limit, values)
     }
 
     fn every(
-        step: usize,
+        (first, step): (usize, usize),
         model: &Model,
         calibration: &Calibration<'_>,
         limit: u64,
         outputs: Vec<String>,
     ) -> Result<Held, PassError> {
-        let count = calibration.samples.len();
-        let first = usize::from(count > 1);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
         let mut held = Held { samples: (first, step, limit), outputs, expected: Vec::new() };
         held.expected = held.run(model, calibration)?;
@@ -170,22 +174,27 @@ impl Held {
         (0..samples.len()).into_par_iter().map(run).collect()
     }
 
-    /// What a model computes beside the original, by name. `view` may put something else in the place of a value.
+    /// What a model computes beside the original, by name; what cannot be compared, as its shape is another one, in words. `view` may put
+    /// something else in the place of a value.
     pub(crate) fn compare(
         &self,
         model: &Model,
         calibration: &Calibration<'_>,
         view: impl Fn(&str, &Tensor) -> Option<Tensor>,
-    ) -> Result<Vec<(&String, Comparison)>, PassError> {
-        let mut compared: Vec<_> = self.outputs.iter().map(|name| (name, Comparison::new())).collect();
+    ) -> Result<BTreeMap<&String, Compared>, PassError> {
+        let mut compared: Vec<(&String, Compared)> =
+            self.outputs.iter().map(|name| (name, Ok(Comparison::new()))).collect();
         for (e, a) in self.expected.iter().zip(&self.run(model, calibration)?) {
             for ((name, c), (e, a)) in compared.iter_mut().zip(e.iter().zip(a)) {
                 let (e, a) = (view(name, e).unwrap_or_else(|| e.clone()), view(name, a).unwrap_or_else(|| a.clone()));
-                c.add(&e, &a)
-                    .map_err(|m| PassError::Precondition(format!("the output {name:?} cannot be compared: {m}")))?;
+                if let Ok(comparison) = c
+                    && let Err(mismatch) = comparison.add(&e, &a)
+                {
+                    *c = Err(mismatch.to_string());
+                }
             }
         }
-        Ok(compared)
+        Ok(compared.into_iter().collect())
     }
 
     /// Squared difference of the float outputs of a model to those of the original, as a share of their power; the mean over the

@@ -54,9 +54,9 @@ pub fn run(args: &cli::Bisect) -> Result {
     }
     let samples = recipe::samples(&args.recipe, &pipeline, &file)?;
     let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file)?;
-    let runs = samples.first(pipeline.verify.samples);
     progress.say("running the original");
-    let expected = Expected::of(&*engine, &file.model, runs)
+    let mut fitting = samples.clone();
+    let expected = Expected::fitting(&*engine, &file.model, &mut fitting, pipeline.verify.samples)
         .or_fail_with(Kind::Gate, || format!("{} cannot run the model as it is", engine.name()))?;
     let trial = Trial {
         model: &file.model,

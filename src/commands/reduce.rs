@@ -99,7 +99,8 @@ impl Judge<'_> {
     /// Fails itself if there is nothing to compare with.
     fn complaint(&self, model: &Model) -> anyhow::Result<Option<Complaint>> {
         let samples = self.source.load(model, &self.options.fitting(model))?;
-        let expected = Expected::of(self.engine, model, samples.first(self.pipeline.verify.samples))?;
+        let mut fitting = samples.clone();
+        let expected = Expected::fitting(self.engine, model, &mut fitting, self.pipeline.verify.samples)?;
         let trial = Trial {
             model,
             steps: &self.pipeline.passes,

@@ -52,10 +52,10 @@ impl<'d> Runs<'d, '_> {
         let held = if all { &self.all } else { &self.few };
         let is_centred = |name: &str| self.outputs.iter().any(|o| o.is_centred && o.before.as_deref() == Some(name));
         let view = |name: &str, t: &Tensor| if is_centred(name) { centred(t) } else { None };
-        let compared: BTreeMap<_, _> = held.compare(&model, self.draft.calibration, view)?.into_iter().collect();
+        let compared = held.compare(&model, self.draft.calibration, view)?;
         let output = |o: &'d Output| {
-            let before = o.before.as_ref().and_then(|b| compared.get(b));
-            Some(Compared { name: &o.name, output: compared.get(&o.name)?, before })
+            let before = o.before.as_ref().and_then(|b| compared.get(b)?.as_ref().ok());
+            Some(Compared { name: &o.name, output: compared.get(&o.name)?.as_ref(), before })
         };
         Ok(self.bound.judge(self.outputs.iter().filter_map(output)))
     }
@@ -169,7 +169,10 @@ pub(crate) fn assign(
 }
 
 fn missed(asked: &Asked, found: &Found, share: f64) -> PassError {
-    let mut message = format!("with everything in codes, {}. ", found.plain.failures.join("; "));
+    let mut message = match found.plain.holds() {
+        true => String::new(),
+        false => format!("with everything in codes, {}. ", found.plain.failures.join("; ")),
+    };
     message += &match found.figures.holds() && share > 0.0 {
         true => format!(
             "The bound holds with {:.1} % of the multiply-accumulates in codes, below `least_share: {}` ({})",
@@ -179,22 +182,27 @@ fn missed(asked: &Asked, found: &Found, share: f64) -> PassError {
         ),
         false => "No assignment that leaves a product in codes was found to keep the bound".to_owned(),
     };
-    PassError::Precondition(message + "; lower the bound, or choose another scheme")
+    let advice = if found.plain.holds() { "lower `least_share`" } else { "lower the bound, or choose another scheme" };
+    PassError::Precondition(format!("{message}; {advice}"))
 }
 
 fn decisions(sites: &[Site], found: &Found) -> BTreeMap<NodeId, Decision> {
-    let total: f64 = found.alone.iter().sum();
+    let total: f64 = found.alone.iter().filter(|e| e.is_finite()).sum();
     let mut decisions = BTreeMap::new();
     for (at, (site, level)) in sites.iter().zip(&found.levels).enumerate() {
         let error = found.alone.get(at).copied();
         let share = 100.0 * error.unwrap_or(0.0) / total.max(f64::MIN_POSITIVE);
+        let makes = match share.is_finite() {
+            true => format!("makes {share:.1} % of the error of all"),
+            false => "breaks the outputs".to_owned(),
+        };
         let (precision, reason) = match level {
             Level::Codes => (None, None),
             Level::Observed(observer) => {
                 (None, Some(format!("its range is found by the observer `{}`", observer.name())))
             }
-            Level::Wide => (Some("int16"), Some(format!("in 8 bits it makes {share:.1} % of the error of all"))),
-            Level::Float => (None, Some(format!("in codes it makes {share:.1} % of the error of all"))),
+            Level::Wide => (Some("int16"), Some(format!("in 8 bits it {makes}"))),
+            Level::Float => (None, Some(format!("in codes it {makes}"))),
         };
         for node in &site.nodes {
             decisions.insert(*node, Decision { precision, error, reason: reason.clone() });

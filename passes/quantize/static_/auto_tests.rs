@@ -160,7 +160,7 @@ fn a_bound_that_holds_changes_nothing() {
     let plain = run(&Quantize::default(), Target::OnnxruntimeCpu).unwrap().1;
     let (changes, after) = run(&Quantize { min_sqnr_db: Some(-20.0), ..auto() }, Target::OnnxruntimeCpu).unwrap();
     assert_eq!(after, plain);
-    assert!(changes.notes[0].starts_with("everything in codes, on 6 samples: \"y\" has SQNR"), "{:?}", changes.notes);
+    assert!(changes.notes[0].starts_with("everything in codes, on 12 samples: \"y\" has SQNR"), "{:?}", changes.notes);
 }
 
 #[test]

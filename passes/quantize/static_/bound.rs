@@ -14,7 +14,7 @@ pub(crate) struct Bound {
 #[derive(Debug, Clone)]
 pub(crate) struct Compared<'a> {
     pub(crate) name: &'a str,
-    pub(crate) output: &'a Comparison,
+    pub(crate) output: Result<&'a Comparison, &'a String>,
     pub(crate) before: Option<&'a Comparison>,
 }
 
@@ -42,6 +42,16 @@ impl Bound {
         let tolerance = Tolerance::Lossy { min_cosine, min_top1: self.top1_agreement };
         let (mut figures, mut lines) = (Figures::default(), Vec::new());
         for Compared { name, output, before } in outputs {
+            let output = match output {
+                Ok(output) => output,
+                // Detections, for example, of which there are more or fewer now.
+                Err(why) => {
+                    figures.error = f64::INFINITY;
+                    figures.failures.push(format!("output {name:?} cannot be compared: {why}"));
+                    lines.push(format!("{name:?} cannot be compared"));
+                    continue;
+                }
+            };
             let signal = before.unwrap_or(output);
             let sqnr = if signal.non_finite_mismatches() == 0 { signal.sqnr_db() } else { f64::NEG_INFINITY };
             figures.error += 10f64.powf(-sqnr / 10.0);
