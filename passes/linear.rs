@@ -131,12 +131,17 @@ impl Linear {
 
     /// Adds a number to each output. The layer must have a place for it.
     pub(crate) fn shift_bias(&self, graph: &Graph, patch: &mut Patch, shift: &[f64]) -> Result<(), TensorError> {
-        let old = match self.bias {
-            Bias::Constant(bias) => graph.constant(bias).map(Tensor::to_f64).transpose()?.unwrap_or_default(),
-            Bias::Absent(_) | Bias::None => Vec::new(),
-        };
+        let old = self.biases(graph)?;
         let at = |o: usize| old.get(o).copied().unwrap_or(0.0);
         self.set_bias(graph, patch, &shift.iter().enumerate().map(|(o, s)| at(o) + s).collect::<Vec<f64>>())
+    }
+
+    /// The biases of the layer; nothing if it has none.
+    pub(crate) fn biases(&self, graph: &Graph) -> Result<Vec<f64>, TensorError> {
+        match self.bias {
+            Bias::Constant(bias) => Ok(graph.constant(bias).map(Tensor::to_f64).transpose()?.unwrap_or_default()),
+            Bias::Absent(_) | Bias::None => Ok(Vec::new()),
+        }
     }
 
     /// Gives the layer these biases, if it has a place for them.

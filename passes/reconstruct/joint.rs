@@ -9,6 +9,9 @@ use crate::calibration::{CHUNK, Rows};
 /// Ridges that are tried, as a share of the mean of the diagonal.
 const DAMPINGS: [f64; 6] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
 
+/// Squared error, as a share of the power, that float32 arithmetic leaves.
+const MET: f64 = 1e-10;
+
 /// Second moments of what a layer reads and is to compute, as one row each, of alternating samples; for each group of a convolution.
 pub(super) struct Joint {
     rows: Rows,
@@ -116,6 +119,18 @@ impl Joint {
         self.groups.iter().zip(weights).flat_map(of).collect()
     }
 
+    /// True if weights with such biases compute the targets up to rounding, so that a fit would be one to rounding errors.
+    pub(super) fn is_met(&self, weights: &[Mat<f64>], biases: &[f64], centred: bool) -> bool {
+        let shifts = self.biases(weights);
+        let bias = |o: usize| biases.get(o).copied().unwrap_or(0.0);
+        let is_level = |(o, s): (usize, &Shift)| (s.value - bias(o)).abs() <= MET.sqrt() * s.magnitude;
+        let is_near = |(halves, weights): (&Halves, &Mat<f64>)| {
+            let moments = self.moments(&halves.matrix(true, centred));
+            moments.power + moments.loss(weights) <= MET * moments.power
+        };
+        (!centred || shifts.iter().enumerate().all(is_level)) && self.groups.iter().zip(weights).all(is_near)
+    }
+
     /// Takes the second moments of inputs and targets together apart.
     fn moments(&self, joint: &Mat<f64>) -> Moments {
         let width = self.width;
@@ -123,6 +138,7 @@ impl Joint {
         Moments {
             inputs: Mat::from_fn(width, width, |i, j| joint[(i, j)]),
             cross: Mat::from_fn(outputs, width, |o, i| joint[(width + o, i)]),
+            power: (0..outputs).map(|o| joint[(width + o, width + o)]).sum(),
         }
     }
 }
@@ -132,6 +148,8 @@ struct Moments {
     inputs: Mat<f64>,
     /// `outputs x inputs`.
     cross: Mat<f64>,
+    /// Of the targets.
+    power: f64,
 }
 
 impl Moments {
@@ -145,7 +163,7 @@ impl Moments {
         Some(old + change.transpose())
     }
 
-    /// Squared error, up to a constant.
+    /// Squared error, less the power of the targets.
     fn loss(&self, weights: &Mat<f64>) -> f64 {
         let fitted = weights * &self.inputs;
         let sum = |a: &Mat<f64>, b: &Mat<f64>| -> f64 {

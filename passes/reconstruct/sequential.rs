@@ -261,7 +261,11 @@ fn fitted(model: &Model, layer: &Layer, old: &[Mat<f64>], joint: &Joint) -> Resu
     let linear = &layer.linear;
     let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
     let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
-    let Some(new) = joint.fit(old, linear.bias != Bias::None) else { return Ok(None) };
+    let centred = linear.bias != Bias::None;
+    if joint.is_met(old, &linear.biases(graph).map_err(error)?, centred) {
+        return Ok(None);
+    }
+    let Some(new) = joint.fit(old, centred) else { return Ok(None) };
     let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
     patch.set_tensor(linear.weight, linear.tensor(&new, weight).map_err(error)?);
     let bias = joint.biases(&new);
