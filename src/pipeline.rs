@@ -60,7 +60,7 @@ pub struct Verify {
     /// How many samples, at least; all sizes of `dims` are seen in any case.
     pub samples: u64,
     /// Sizes that random samples take in turn, by the name of a dynamic dim or `INPUT.AXIS`. By default 2 and 3 for the
-    /// first axis of an input, 8 and 16 for others. `--dim` fixes one size.
+    /// first axis of an input, 8 and 16 for others, or larger ones if the original does not run with these. `--dim` fixes one size.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dims: BTreeMap<String, Vec<u64>>,
     /// Fail below this cosine, for any output.

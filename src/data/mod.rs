@@ -66,7 +66,8 @@ pub struct Options {
     pub batch: Option<u64>,
     /// Sizes of the model's named dims, by name, and of unnamed ones by `INPUT.AXIS`.
     pub dims: BTreeMap<String, u64>,
-    /// Sizes that random samples take in turn for dims that `dims` leaves open, by the same names; 8 and 16 by default.
+    /// Sizes that random samples take in turn for dims that `dims` leaves open, by the same names; by default 8 and 16, or larger
+    /// ones if these are [too small](Samples::wider).
     /// Never empty.
     pub sizes: BTreeMap<String, Vec<u64>>,
     /// How many times these default sizes were found too small: [`Samples::wider`].
