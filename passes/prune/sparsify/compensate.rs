@@ -2,7 +2,7 @@
 //!
 //! One column after another is decided on, and those that are still to come make up for what goes ([`Second`]); of neighbours, or of a
 //! chunk of columns, those weights go that cost least then. That is greedy: columns that come early cannot make up for late ones. So in the
-//! end all weights that are left are fitted together, by conjugate gradients from there, which only ever lowers the error.
+//! end all weights that are left are fitted together, by conjugate gradients from there, each step of which lowers the damped error.
 //!
 //! Reference: Frantar, Alistarh: SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot, ICML 2023; the fit of what is
 //! left: Boža: Fast and Effective Weight Update for Pruned Large Language Models, TMLR 2024, there by another method.
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::pattern::{Columns, Goal, least};
 use crate::reconstruct::{CHUNK, Change, Second, TILE};
 
-/// Steps of conjugate gradients. Ten gain most of what there is to gain.
+/// Steps of conjugate gradients.
 const STEPS: usize = 12;
 
 /// `weights` are `outputs x width`; `second` has the order of `columns`.

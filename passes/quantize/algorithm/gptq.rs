@@ -67,13 +67,15 @@ impl Change for Rounding<'_, '_> {
             let to = (i + format.block).min(columns);
             *grid = mse::search(format, &wanted[i..to], &second.rest()[i..to]);
         }
-        let code = grid.code(if is_pruned(values[at]) { 0.0 } else { wanted[i] });
+        let zero = grid.code(0.0);
+        // Two levels have no zero to keep.
+        let code = if is_pruned(values[at]) && grid.value(zero) == 0.0 { zero } else { grid.code(wanted[i]) };
         self.tile.codes[at] = code as u8;
         grid.value(code)
     }
 }
 
-/// True for a weight that is not to make up for the errors of others, since it was taken out: an exact zero hardly comes about otherwise.
+/// True for a weight that is not to make up for the errors of others, since it was taken out.
 pub(super) fn is_pruned(value: f32) -> bool {
     value == 0.0
 }

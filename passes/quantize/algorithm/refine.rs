@@ -52,7 +52,8 @@ fn codes(tile: &mut Tile<'_>, row: usize, slopes: &mut [f32]) {
         let old = f32::from(tile.codes[row * columns + column]);
         let number = grid.value(old);
         let new = grid.code(number + slopes[column] / diagonal[column]);
-        if new != old && !is_pruned(values[row * columns + column]) {
+        let stays = is_pruned(values[row * columns + column]) && number == 0.0;
+        if new != old && !stays {
             tile.codes[row * columns + column] = new as u8;
             let step = grid.value(new) - number;
             let moment = &moment[column * columns..(column + 1) * columns];
