@@ -236,7 +236,7 @@ pub struct Verify {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
     /// Who runs the models.
-    #[arg(long, value_enum, default_value_t = EngineChoice::Tract)]
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     pub engine: EngineChoice,
     /// Fail below this cosine of outputs, for any output.
     #[arg(long, value_name = "X", value_parser = |s: &str| bounds::COSINE.parse(s))]

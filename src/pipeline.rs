@@ -81,10 +81,12 @@ pub struct Verify {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
+    /// Tract; ONNX Runtime, if it is installed, for what tract cannot run.
+    #[default]
+    Auto,
     /// Nobody; nothing is verified.
     Off,
     /// The engine inside planish.
-    #[default]
     Tract,
     /// ONNX Runtime, from its shared library.
     Onnxruntime,
@@ -101,7 +103,7 @@ pub struct Report {
 impl Default for Verify {
     fn default() -> Verify {
         Verify {
-            engine: EngineChoice::Tract,
+            engine: EngineChoice::Auto,
             samples: 8,
             dims: BTreeMap::new(),
             min_cosine: None,

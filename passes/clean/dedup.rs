@@ -289,18 +289,25 @@ impl<'a> Matrix<'a> {
 /// True if `a`, `[rows, columns]`, is the transpose of `b`, `[columns, rows]`; elements have `size` bytes.
 fn is_transposed(a: &[u8], b: &[u8], rows: usize, columns: usize, size: usize) -> bool {
     fn compare<const N: usize>(a: &[u8], b: &[u8], rows: usize, columns: usize) -> bool {
-        // Tiles fit the cache in both orders. Within one nothing is decided, which is faster than leaving early.
+        // Tiles fit the cache in both orders. One is turned around first, so that rows are compared with rows: many elements
+        // at a time, which elements that lie apart cannot be.
         const TILE: usize = 32;
         let (a, b) = (a.as_chunks::<N>().0, b.as_chunks::<N>().0);
+        let mut turned = [[[0; N]; TILE]; TILE];
         (0..rows).step_by(TILE).all(|top| {
-            let bottom = (top + TILE).min(rows);
+            let height = TILE.min(rows - top);
             (0..columns).step_by(TILE).all(|left| {
-                let differs = |c: usize| {
-                    let column = &b[c * rows + top..c * rows + bottom];
-                    let across = a[top * columns + c..].iter().step_by(columns);
-                    column.iter().zip(across).fold(false, |d, (x, y)| d | (x != y))
-                };
-                !(left..(left + TILE).min(columns)).fold(false, |d, c| d | differs(c))
+                let width = TILE.min(columns - left);
+                for c in 0..width {
+                    let from = (left + c) * rows + top;
+                    for (row, element) in turned.iter_mut().zip(&b[from..from + height]) {
+                        row[c] = *element;
+                    }
+                }
+                turned.iter().take(height).enumerate().all(|(r, row)| {
+                    let from = (top + r) * columns + left;
+                    a[from..from + width] == row[..width]
+                })
             })
         })
     }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use planish_ir::Model;
 use serde::Serialize;
 
-use super::{open_engine, print, print_json, recipe};
+use super::{engines, print, print_json, recipe};
 use crate::{
     bisect::{Bisection, Found, bisect},
     cli::{self, ExternalData},
     equivalence::{Expected, Verdict},
     failure::{Failure, Kind, OrFail, Result},
     model_file::{self, ModelFile},
+    pipeline::EngineChoice,
     progress::Progress,
     sizes::Sizes,
     trial::{Complaint, PatchLine, Trial},
@@ -45,15 +46,18 @@ pub fn run(args: &cli::Bisect) -> Result {
     progress.say("reading the model");
     let file = ModelFile::open(&args.model)?;
     let sizes = Sizes::complete(&[&file.model], &args.recipe.run.dims)?;
-    let Some(engine) = open_engine(pipeline.verify.engine, &args.recipe.run)? else {
+    if pipeline.verify.engine == EngineChoice::Off {
         let message = "verification is off, so nothing can be found wrong; choose an engine with --verify";
         return Err(Failure::message(Kind::Config, message));
-    };
+    }
+    engines::check(pipeline.verify.engine, &args.recipe.run)?;
     if let Some(folder) = &args.keep {
         std::fs::create_dir_all(folder).or_fail_with(Kind::File, || format!("cannot make {}", folder.display()))?;
     }
     let samples = recipe::samples(&args.recipe, &pipeline, &file)?;
-    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file.model, &samples, &file)?;
+    let (engine, note) = engines::for_samples(pipeline.verify.engine, &args.recipe.run, &file.model, &samples)?;
+    note.iter().for_each(|n| log::warn!("{n}"));
     progress.say("running the original");
     let mut fitting = samples.clone();
     let expected = Expected::fitting(&*engine, &file.model, &mut fitting, pipeline.verify.samples)

@@ -5,13 +5,13 @@ use std::path::Path;
 use planish_ir::Model;
 use planish_passes::{Driver, DriverError, Engine, Observer, Outcome};
 
-use super::{check_target, open_engine, print, print_json, recipe, write_file};
+use super::{check_target, engines, print, print_json, recipe, write_file};
 use crate::{
     blame,
     cli::Compile,
     data::Samples,
     engine::tract::Tract,
-    equivalence::{self, Verdict},
+    equivalence,
     explain::{Explainer, Explanation},
     failure::{Failure, Kind, OrFail, Result},
     model_file::ModelFile,
@@ -31,14 +31,14 @@ pub fn run(args: &Compile) -> Result {
     let file = ModelFile::open(&args.model)?;
     check_paths(args, &pipeline, &file)?;
     let sizes = Sizes::complete(&[&file.model], &args.recipe.run.dims)?;
-    let engine = open_engine(pipeline.verify.engine, &args.recipe.run)?;
+    engines::check(pipeline.verify.engine, &args.recipe.run)?;
 
     // Hashing takes as long as everything else, and needs nothing of it.
     let files = file.files();
     let report = std::thread::scope(|scope| {
         let hashes = Hashes::start(scope, files);
         let compiled = compile(args, &pipeline, &file, &sizes, &progress)?;
-        let mut report = judge(args, &pipeline, &file, engine.as_deref(), &compiled, &progress);
+        let mut report = judge(args, &pipeline, &file, &compiled, &progress)?;
         if !report.failed() || args.keep_failed {
             progress.say("writing");
             let to = Destination { path: &args.output, external: args.external_data, sync: args.sync };
@@ -88,10 +88,9 @@ fn judge(
     args: &Compile,
     pipeline: &Pipeline,
     file: &ModelFile,
-    engine: Option<&dyn Engine>,
     compiled: &Compiled,
     progress: &Progress,
-) -> Report {
+) -> Result<Report> {
     let Compiled { model, outcome, samples, notes, explained } = compiled;
     let mut samples = samples.clone();
     let mut report = Report {
@@ -108,10 +107,17 @@ fn judge(
         explained: explained.clone(),
         notes: notes.clone(),
     };
-    if let Some(engine) = engine {
-        progress.say("verifying");
-        (report.verification, report.not_verified) =
-            verify(engine, &file.model, model, &mut samples, outcome, pipeline);
+    progress.say("verifying");
+    let compare = |engine: &dyn Engine| {
+        equivalence::compare_drawn(engine, &file.model, model, &mut samples, outcome.numerics(), &pipeline.verify)
+    };
+    if let Some(answer) = engines::ask(pipeline.verify.engine, &args.recipe.run, compare)? {
+        let engine = &*answer.engine;
+        match answer.value {
+            Ok(verdict) => report.verification = Some(verdict),
+            Err(e) => report.not_verified = Some(format!("{} cannot run the models: {e}", engine.name())),
+        }
+        report.notes.extend(answer.note);
         if let (true, Some(_), Ok(sample)) = (report.failed(), &report.verification, samples.inputs(0)) {
             progress.say("looking for the layer to blame");
             // The figures stand without it; an engine that cannot hand out inner values is no second failure.
@@ -119,7 +125,7 @@ fn judge(
         }
     }
     report.notes.extend(samples.notes);
-    report
+    Ok(report)
 }
 
 /// A model after all passes.
@@ -139,7 +145,7 @@ fn compile(
     progress: &Progress,
 ) -> Result<Compiled> {
     let samples = recipe::samples(&args.recipe, pipeline, file)?;
-    let calibrator = recipe::Calibrator::new(&args.recipe, pipeline, file)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, pipeline, &file.model, &samples, file)?;
     let explainer = args.explain.as_deref().map(|pattern| Explainer::new(pattern, &file.model, progress));
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
@@ -165,21 +171,6 @@ fn compile(
     }
     let explained = explainer.map(|e| e.finish(&model)).transpose().map_err(|e| Failure::message(Kind::Config, e))?;
     Ok(Compiled { model, outcome, samples, notes, explained })
-}
-
-/// The verdict, or why there is none.
-fn verify(
-    engine: &dyn Engine,
-    reference: &Model,
-    model: &Model,
-    samples: &mut Samples,
-    outcome: &Outcome,
-    pipeline: &Pipeline,
-) -> (Option<Verdict>, Option<String>) {
-    match equivalence::compare_drawn(engine, reference, model, samples, outcome.numerics(), &pipeline.verify) {
-        Ok(verdict) => (Some(verdict), None),
-        Err(e) => (None, Some(format!("{} cannot run the models: {e}", engine.name()))),
-    }
 }
 
 /// Bytes of the files of a model, whole even where it uses only a part of one.

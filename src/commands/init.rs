@@ -68,7 +68,7 @@ pub fn pipeline(model: &Model, name: &str) -> String {
          \n\
          passes:\n  - simplify                         # fewer nodes and constants, the same function\n{opset}{compress}\
          \n\
-         verify:\n  engine: tract                      # or onnxruntime, or off\n  samples: 8\n  \
+         verify:\n  engine: auto                       # or tract, onnxruntime, off\n  samples: 8\n  \
          # min_cosine: 0.99                 # a bound makes the command fail, and write nothing, below it\n",
         inputs.join("\n")
     )

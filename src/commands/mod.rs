@@ -3,6 +3,7 @@
 pub mod bisect;
 pub mod compile;
 pub mod diff;
+mod engines;
 pub mod init;
 pub mod inspect;
 pub mod lint;
@@ -21,13 +22,11 @@ use std::{
 };
 
 use clap::CommandFactory;
-use planish_passes::Engine;
 
 use crate::{
-    cli::{Cli, RunArgs},
-    engine,
+    cli::Cli,
     failure::{Failure, Kind, OrFail, Result},
-    pipeline::{EngineChoice, Pipeline},
+    pipeline::Pipeline,
 };
 
 /// Prints the JSON Schema of pipeline files.
@@ -73,15 +72,4 @@ fn refuse_dash(path: &Path) -> Result {
         true => Err(Failure::message(Kind::File, "cannot write to -: a file is needed; ./- is the file of that name")),
         false => Ok(()),
     }
-}
-
-/// The engine that the user chose; `None` for `off`.
-fn open_engine(choice: EngineChoice, run: &RunArgs) -> Result<Option<Box<dyn Engine>>> {
-    Ok(match choice {
-        EngineChoice::Off => None,
-        EngineChoice::Tract => Some(Box::new(engine::tract::Tract)),
-        EngineChoice::Onnxruntime => {
-            Some(Box::new(engine::ort::OnnxRuntime::open(run.onnxruntime_lib.as_deref()).or_fail(Kind::Config)?))
-        }
-    })
 }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use planish_ir::Model;
 use planish_passes::{
     Engine, Weights,
     calibration::{Store, Watch},
 };
 
-use super::open_engine;
-
+use super::engines;
 use crate::{
     cli::Recipe,
     data::{Options, Samples, Source},
@@ -86,25 +86,36 @@ pub(super) fn samples(recipe: &Recipe, pipeline: &Pipeline, file: &ModelFile) ->
 /// What passes learn of activations with.
 pub(super) struct Calibrator<'a> {
     engine: Box<dyn Engine>,
+    /// Why it is not the usual one.
+    chosen: Option<String>,
     /// `None` without calibration.
     memory: Option<u64>,
     store: Option<Kept<'a>>,
 }
 
 impl<'a> Calibrator<'a> {
-    /// What a pipeline asks for. The built-in engine runs the model, whoever verifies and whatever is installed, unless the
-    /// pipeline says otherwise.
-    pub(super) fn new(recipe: &Recipe, pipeline: &Pipeline, weights: &'a dyn Weights) -> Result<Calibrator<'a>> {
+    /// What a pipeline asks for. If it names no engine, the built-in one runs a model that it can run, whoever verifies and whatever
+    /// is installed.
+    pub(super) fn new(
+        recipe: &Recipe,
+        pipeline: &Pipeline,
+        model: &Model,
+        samples: &Samples,
+        weights: &'a dyn Weights,
+    ) -> Result<Calibrator<'a>> {
         let Some(calibration) = &pipeline.calibration else {
-            return Ok(Calibrator { engine: Box::new(Tract), memory: None, store: None });
+            return Ok(Calibrator { engine: Box::new(Tract), chosen: None, memory: None, store: None });
         };
-        let engine = match calibration.engine {
-            CalibrationEngine::Tract => None,
-            CalibrationEngine::Onnxruntime => open_engine(EngineChoice::Onnxruntime, &recipe.run)?,
+        let choice = match calibration.engine {
+            CalibrationEngine::Auto => EngineChoice::Auto,
+            CalibrationEngine::Tract => EngineChoice::Tract,
+            CalibrationEngine::Onnxruntime => EngineChoice::Onnxruntime,
         };
+        let (engine, chosen) = engines::for_samples(choice, &recipe.run, model, samples)?;
         let cache = calibration.cache.as_deref();
         Ok(Calibrator {
-            engine: engine.unwrap_or_else(|| Box::new(Tract)),
+            engine,
+            chosen: chosen.map(|n| format!("calibration: {n}")),
             memory: Some(calibration.memory.unwrap_or_else(memory::usual).0),
             store: cache.map(|folder| Kept::in_folder(folder, weights)).transpose()?,
         })
@@ -122,6 +133,6 @@ impl<'a> Calibrator<'a> {
 
     /// What the user should know of it, a sentence each.
     pub(super) fn notes(&self) -> Vec<String> {
-        self.store.as_ref().map(Kept::notes).unwrap_or_default()
+        self.chosen.iter().cloned().chain(self.store.iter().flat_map(Kept::notes)).collect()
     }
 }

@@ -8,14 +8,14 @@ use std::{
 use planish_ir::Model;
 use planish_passes::{Engine, InMemory, NoObserver};
 
-use super::{check_target, open_engine, print, recipe, write_file};
+use super::{check_target, engines, print, recipe, write_file};
 use crate::{
     cli::{self, ExternalData},
     data::{Options, Source},
     equivalence::Expected,
     failure::{Failure, Kind, OrFail, Result},
     model_file::{self, ModelFile},
-    pipeline::Pipeline,
+    pipeline::{EngineChoice, Pipeline},
     progress::Progress,
     reduce::{ReduceError, Reduced, reduce},
     trial::{Complaint, Trial},
@@ -59,11 +59,15 @@ fn by_pipeline(args: &cli::Reduce, file: &ModelFile, progress: &Progress) -> Res
     // Every candidate is another model, whose statistics nobody asks for again.
     pipeline.calibration.iter_mut().for_each(|c| c.cache = None);
     let (source, options) = recipe::source(&args.recipe, &pipeline, &file.path)?;
-    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &InMemory)?;
-    let Some(engine) = open_engine(pipeline.verify.engine, &args.recipe.run)? else {
+    if pipeline.verify.engine == EngineChoice::Off {
         let message = "verification is off, so no result is wrong; choose an engine with --verify";
         return Err(Failure::message(Kind::Config, message));
-    };
+    }
+    engines::check(pipeline.verify.engine, &args.recipe.run)?;
+    let samples = source.load(&file.model, &options).or_fail(Kind::Config)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file.model, &samples, &InMemory)?;
+    let (engine, note) = engines::for_samples(pipeline.verify.engine, &args.recipe.run, &file.model, &samples)?;
+    note.iter().for_each(|n| log::warn!("{n}"));
     let judge =
         Judge { pipeline: &pipeline, source: &source, options: &options, engine: &*engine, calibrator: &calibrator };
     progress.say("running the pipeline");

@@ -1,8 +1,9 @@
 //! `planish verify`: run two models on the same inputs and compare their outputs.
 
 use planish_ir::Numerics;
+use planish_passes::Engine;
 
-use super::{open_engine, print, print_json};
+use super::{engines, print, print_json};
 use crate::{
     cli::Verify,
     data::{self, Source},
@@ -19,9 +20,7 @@ pub fn run(args: &Verify) -> Result {
     let progress = Progress::start();
     progress.say("reading the models");
     let (reference, other) = (ModelFile::open(&args.reference)?, ModelFile::open(&args.model)?);
-    let Some(engine) = open_engine(args.engine, &args.run)? else {
-        return Err(Failure::message(Kind::Config, "--engine off compares nothing; choose tract or onnxruntime"));
-    };
+    engines::check(args.engine, &args.run)?;
     planish_ir::Interface::of(&reference.model).check(&other.model).map_err(|e| {
         let list: String = e.violations.iter().map(|v| format!("\n  {v}")).collect();
         Failure::message(Kind::Gate, format!("the models have different interfaces and cannot be compared:{list}"))
@@ -48,8 +47,15 @@ pub fn run(args: &Verify) -> Result {
     };
     // Nothing is known of how the two are related: without a bound they must agree up to rounding.
     let class = if bounds.has_bounds() { Numerics::Lossy } else { Numerics::Reassociated };
-    let verdict = equivalence::compare_drawn(&*engine, &reference.model, &other.model, &mut samples, class, &bounds)
-        .or_fail_with(Kind::Gate, || format!("{} cannot run the models", engine.name()))?;
+    let compare = |engine: &dyn Engine| {
+        equivalence::compare_drawn(engine, &reference.model, &other.model, &mut samples, class, &bounds)
+    };
+    let Some(answer) = engines::ask(args.engine, &args.run, compare)? else {
+        return Err(Failure::message(Kind::Config, "--engine off compares nothing; choose auto, tract or onnxruntime"));
+    };
+    let verdict =
+        answer.value.or_fail_with(Kind::Gate, || format!("{} cannot run the models", answer.engine.name()))?;
+    samples.notes.extend(answer.note);
     drop(progress);
     if args.json {
         print_json(&verdict)?;

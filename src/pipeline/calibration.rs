@@ -47,13 +47,15 @@ pub struct Calibration {
     pub cache: Option<PathBuf>,
 }
 
-/// Who runs the model for passes that look at activations. Two engines differ in the last digits, so the result would
-/// depend on what is installed if this was not said.
+/// Who runs the model for passes that look at activations. Two engines differ in the last digits, so what is installed decides
+/// nothing but whether there is a result at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CalibrationEngine {
-    /// The engine inside planish.
+    /// Tract; ONNX Runtime for a model whose first sample tract cannot run.
     #[default]
+    Auto,
+    /// The engine inside planish.
     Tract,
     /// ONNX Runtime, from its shared library.
     Onnxruntime,

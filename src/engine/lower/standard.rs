@@ -16,8 +16,9 @@ pub(super) fn expand(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineErr
         ("", "Compress") => compress(op, b),
         ("", "MatMul") => dot_product(op, b),
         ("", "Mod") => modulo(op, b),
-        ("", "Pad") => pad(op, b),
+        ("", "Pad") => Ok(crop(op, b)? || pad(op, b)? || pad_with_computed(op, b)?),
         ("", "Range") => range(op, b),
+        ("", "STFT") => real_signal(op, b),
         ("", "Squeeze") => squeeze(op, b),
         _ => Ok(false),
     }
@@ -103,6 +104,74 @@ fn pad(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
     let mut node: NodeProto = op.node.clone();
     if let Some(slot) = node.input.get_mut(2) {
         *slot = value;
+    }
+    b.node(node);
+    Ok(true)
+}
+
+/// tract takes no negative padding, which cuts off; what is cut off can be cut off before.
+fn crop(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let Some(pads) = op.constant(1).and_then(|t| t.to_i64().ok()).filter(|p| p.iter().any(|&n| n < 0)) else {
+        return Ok(false);
+    };
+    let (Some(shape), None | Some("constant")) = (op.shape(0), op.str("mode")) else { return Ok(false) };
+    let rank = i64::try_from(shape.len()).unwrap_or(0);
+    let axes = match (op.input(3), op.constant(3).map(Tensor::to_i64)) {
+        (None, _) => (0..rank).collect(),
+        (Some(_), Some(Ok(axes))) => axes,
+        (Some(_), _) => return Ok(false),
+    };
+    let (begins, ends) = pads.split_at(pads.len() / 2);
+    // Where more is cut off than there is, cutting and padding do not commute.
+    let fits = |(axis, (&begin, &end)): (&i64, (&i64, &i64))| {
+        let axis = usize::try_from(if *axis < 0 { axis + rank } else { *axis }).ok()?;
+        let size = i64::try_from((*shape.get(axis)?)?).ok()?;
+        Some(size >= begin.min(0).checked_neg()?.checked_sub(end.min(0))?)
+    };
+    let sides = || begins.iter().zip(ends);
+    if axes.len() != begins.len()
+        || begins.len() != ends.len()
+        || axes.iter().zip(sides()).any(|s| fits(s) != Some(true))
+    {
+        return Ok(false);
+    }
+    let starts: Vec<i64> = begins.iter().map(|&n| n.min(0).saturating_neg()).collect();
+    let stops: Vec<i64> = ends.iter().map(|&n| if n < 0 { n } else { i64::MAX }).collect();
+    let (starts, stops, axes) = (b.ints(&starts), b.ints(&stops), b.ints(&axes));
+    let kept = b.op("Slice", &[op.required(0)?, &starts, &stops, &axes], vec![]);
+    let rest = b.ints(&pads.iter().map(|&n| n.max(0)).collect::<Vec<_>>());
+    let mut node: NodeProto = op.node.clone();
+    for (slot, name) in node.input.iter_mut().zip([kept, rest]) {
+        *slot = name;
+    }
+    b.node(node);
+    Ok(true)
+}
+
+/// tract wants to know the value to pad with beforehand; where it does not, what was added is replaced.
+fn pad_with_computed(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (Some(value), None, Some(y)) = (op.input(2), op.constant(2), op.output(0)) else { return Ok(false) };
+    let x = op.required(0)?;
+    let pads: Vec<&str> = [op.required(1)?, "", op.input(3).unwrap_or("")].to_vec();
+    let padded = b.op("Pad", &[&[x], pads.as_slice()].concat(), op.node.attribute.clone());
+    let shape = b.op("Shape", &[x], vec![]);
+    let zeros = b.op("ConstantOfShape", &[&shape], vec![]);
+    let one = b.float(DType::F32, 1.0)?;
+    let inside = b.op("Add", &[&zeros, &one], vec![]);
+    let inside = b.op("Pad", &[&[inside.as_str()], pads.as_slice()].concat(), op.node.attribute.clone());
+    let inside = b.cast(&inside, DType::Bool);
+    b.op_into("Where", &[&inside, &padded, value], vec![], &[y]);
+    Ok(true)
+}
+
+/// Some exporters give a real signal without the axis of real and imaginary parts, which other engines take.
+fn real_signal(op: &Op<'_>, b: &mut Builder<'_>) -> Result<bool, EngineError> {
+    let (Some(2), Some(_)) = (op.rank(0), op.input(1)) else { return Ok(false) };
+    let axes = b.ints(&[-1]);
+    let signal = b.op("Unsqueeze", &[op.required(0)?, &axes], vec![]);
+    let mut node: NodeProto = op.node.clone();
+    if let Some(slot) = node.input.get_mut(0) {
+        *slot = signal;
     }
     b.node(node);
     Ok(true)

@@ -421,3 +421,50 @@ fn rows_of_packed_tables_are_picked_and_unpacked() {
     close(&picked(text("", ""), 1), &row(8));
     close(&picked(text(", uint8[2,1] z = {3, 5}", ", z"), 1), &row(5));
 }
+
+#[test]
+fn negative_padding_cuts_off_before_the_rest_is_added() {
+    let m = model(
+        18,
+        "g (float[1,4] x) => (float[1,4] y) <int64[2] p = {-1, 1}, float v = {9.0}, int64[1] a = {-1}> {
+            y = Pad(x, p, v, a)
+        }",
+    );
+    assert_eq!(run(&Tract, &m, &[("x", floats(&[1, 4], &[1.0, 2.0, 3.0, 4.0]))]).unwrap(), [2.0, 3.0, 4.0, 9.0]);
+}
+
+#[test]
+fn more_than_there_is_cannot_be_cut_off_first() {
+    let m = model(18, "g (float[2] x) => (float[n] y) <int64[2] p = {-3, 5}> { y = Pad(x, p) }");
+    let error = run(&Tract, &m, &[("x", floats(&[2], &[1.0, 2.0]))]).unwrap_err();
+    assert!(matches!(error, EngineError::Refused { .. }), "{error}");
+}
+
+#[test]
+fn values_to_pad_with_may_be_computed() {
+    let m = model(
+        13,
+        "g (float[3] x, float[1] s) => (float[5] y) <int64[2] p = {1, 1}, float[1] h = {0.5}, int64[0] scalar = {}> {
+            w = Mul(s, h)
+            v = Reshape(w, scalar)
+            y = Pad(x, p, v)
+        }",
+    );
+    let inputs = [("x", floats(&[3], &[1.0, f32::NAN, -1.0])), ("s", floats(&[1], &[7.0]))];
+    let y = run(&Tract, &m, &inputs).unwrap();
+    assert!(y[2].is_nan());
+    assert_eq!([y[0], y[1], y[3], y[4]], [3.5, 1.0, -1.0, 3.5]);
+}
+
+#[test]
+fn a_real_signal_may_come_without_an_axis_for_its_parts() {
+    let m = model(
+        17,
+        "g (float[1,4] x) => (float[1,3,2,2] y) <int64 step = {1}, int64 length = {2}> {
+            y = STFT(x, step, , length)
+        }",
+    );
+    let y = run(&Tract, &m, &[("x", floats(&[1, 4], &[1.0, 2.0, 4.0, 0.0]))]).unwrap();
+    // Of each pair the sum and the difference, both real.
+    close(&y, &[3.0, 0.0, -1.0, 0.0, 6.0, 0.0, -2.0, 0.0, 4.0, 0.0, 4.0, 0.0]);
+}
