@@ -68,7 +68,8 @@ pub fn compare(
     Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
 }
 
-/// The same, on samples that the reference can run: see [`Expected::fitting`].
+/// The same, on samples that both can run: see [`Expected::fitting`]. What the reference makes of sizes that it is not made for, a
+/// model with fewer and larger operators may refuse.
 pub fn compare_drawn(
     engine: &dyn Engine,
     reference: &Model,
@@ -78,8 +79,35 @@ pub fn compare_drawn(
     verify: &Verify,
 ) -> Result<Verdict, EngineError> {
     let start = Instant::now();
-    let verdict = Expected::fitting(engine, reference, samples, verify.samples)?.compare(model, class, verify)?;
-    Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
+    let mut first: Option<(Samples, EngineError)> = None;
+    let verdict = loop {
+        let expected = match Expected::fitting(engine, reference, samples, verify.samples) {
+            Ok(expected) => expected,
+            Err(e) => break Err(e),
+        };
+        match expected.compare(model, class, verify) {
+            Ok(verdict) => break Ok(verdict),
+            Err(e) => match samples.wider(reference) {
+                Some(Ok(wider)) => {
+                    let smaller = std::mem::replace(samples, wider);
+                    first.get_or_insert((smaller, e));
+                }
+                Some(Err(_)) | None => break Err(e),
+            },
+        }
+    };
+    match (verdict, first) {
+        (Ok(verdict), first) => {
+            samples.notes.extend(first.map(|(_, e)| format!("with smaller sizes the result does not run: {e}")));
+            Ok(Verdict { seconds: start.elapsed().as_secs_f64(), ..verdict })
+        }
+        (Err(e), None) => Err(e),
+        // Larger ones did not help; what the first ones met says more.
+        (Err(_), Some((smaller, e))) => {
+            *samples = smaller;
+            Err(e)
+        }
+    }
 }
 
 /// Of each run, the outputs.
@@ -247,11 +275,66 @@ fn figures(name: &str, c: &Comparison) -> OutputFigures {
 
 #[cfg(test)]
 mod tests {
+    use planish_passes::{Runnable, Tensors};
+
     use super::*;
+    use crate::data::{Options, Source};
 
     fn compared(reference: &[f32], actual: &[f32]) -> Comparison {
         let t = |v: &[f32]| Tensor::from_f32([v.len() as u64].as_slice(), v).unwrap();
         Comparison::of(&t(reference), &t(actual)).unwrap()
+    }
+
+    /// Runs models by doing nothing, and those of two nodes only on inputs of 20 elements and more.
+    struct Choosy;
+
+    struct Copies {
+        only_large: bool,
+    }
+
+    impl Engine for Choosy {
+        fn name(&self) -> &str {
+            "choosy"
+        }
+
+        fn load(&self, model: &Model, _: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
+            Ok(Box::new(Copies { only_large: model.graph.node_count() > 1 }))
+        }
+    }
+
+    impl Runnable for Copies {
+        fn run(&self, inputs: &Tensors) -> Result<Vec<Tensor>, EngineError> {
+            match inputs.values().any(|t| self.only_large && t.elements() < 20) {
+                true => Err(EngineError::Failed { message: "too small".to_owned() }),
+                false => Ok(inputs.values().cloned().collect()),
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_only_the_result_cannot_run_with_grow_too() {
+        let parsed = |body: &str| {
+            let header = r#"<ir_version: 10, opset_import: ["" : 17]>"#;
+            planish_ir::text::parse(&format!("{header} g (float[1,n] x) => (float[1,n] y) {{ {body} }}")).unwrap()
+        };
+        let one = parsed("y = Identity(x)");
+        let two = parsed("z = Identity(x) y = Identity(z)");
+        let drawn = || Source::Random { seed: 0 }.load(&one, &Options::default()).unwrap();
+        let compare = |model: &Model, samples: &mut Samples| {
+            compare_drawn(&Choosy, &one, model, samples, Numerics::Exact, &Verify::default())
+        };
+
+        let mut samples = drawn();
+        assert!(compare(&one, &mut samples).unwrap().failures.is_empty());
+        assert_eq!(samples.notes, drawn().notes);
+
+        assert!(compare(&two, &mut samples).unwrap().failures.is_empty());
+        assert!(samples.notes.iter().any(|n| n == "with smaller sizes the result does not run: too small"));
+
+        // What was given is not changed.
+        let fixed = Options { dims: [("n".to_owned(), 8)].into(), ..Options::default() };
+        let mut samples = Source::Random { seed: 0 }.load(&one, &fixed).unwrap();
+        assert_eq!(compare(&two, &mut samples).unwrap_err().to_string(), "too small");
     }
 
     #[test]

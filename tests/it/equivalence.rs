@@ -8,7 +8,7 @@ use std::path::Path;
 
 use planish::{
     data::{Options, Samples, Source, Tensors},
-    engine::{ort::OnnxRuntime, tract::Tract},
+    engine::tract::Tract,
     equivalence::{Verdict, compare},
     model_file::ModelFile,
     pipeline::{Pipeline, Verify},
@@ -19,7 +19,7 @@ use planish_passes::{
     lint::{Effect, lint},
 };
 
-use crate::support::{fixture, graphs, models};
+use crate::support::{fixture, graphs, models, onnxruntime};
 
 /// Random samples that fit a fixture; two sizes of the batch, where it is open.
 fn samples(model: &Model, path: &Path) -> Vec<Tensors> {
@@ -76,14 +76,9 @@ fn run_for(
     driver.run(model, steps)
 }
 
-/// Without onnxruntime there is one witness less; `tests/run.sh` insists on it.
 fn engines() -> Vec<Box<dyn Engine>> {
     let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(Tract)];
-    match OnnxRuntime::open(None) {
-        Ok(ort) => engines.push(Box::new(ort)),
-        Err(e) if std::env::var_os("PLANISH_REQUIRE_ONNXRUNTIME").is_some() => panic!("{e:#}"),
-        Err(e) => eprintln!("onnxruntime is not asked: {e:#}"),
-    }
+    engines.extend(onnxruntime().map(|ort| Box::new(ort) as Box<dyn Engine>));
     engines
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`cli`] | commands, messages, exit codes |
 //! | [`equivalence`] | every pass and preset on every fixture, by tract and by onnxruntime; the checker rejects wrong models |
+//! | [`engines`] | onnxruntime runs what tract cannot |
 //! | [`round_trip`] | import, export, text |
 //! | [`faults`] | a wrong pass is found by bisection; a failing model gets small |
 //! | [`determinism`] | threads and the order of nodes do not matter |
@@ -15,6 +16,7 @@
 
 mod cli;
 mod determinism;
+mod engines;
 mod equivalence;
 mod faults;
 mod hostile;
