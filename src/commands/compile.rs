@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use planish_ir::Model;
-use planish_passes::{Driver, DriverError, Engine, Observer, Outcome};
+use planish_passes::{Driver, DriverError, Engine, Observer, Outcome, PassError};
 
 use super::{check_target, engines, print, print_json, recipe, write_file};
 use crate::{
@@ -163,7 +163,13 @@ fn compile(
             DriverError::Pass { .. } => Kind::Config,
             DriverError::Broken { .. } | DriverError::Illegal { .. } | DriverError::Endless { .. } => Kind::Internal,
         };
-        Failure::new(kind, e)
+        match (&e, calibrator.engine()) {
+            (DriverError::Pass { source: PassError::Engine(_), .. }, "tract") => Failure::message(
+                kind,
+                format!("{e}. onnxruntime may run the model: calibration: {{engine: onnxruntime}}"),
+            ),
+            _ => Failure::new(kind, e),
+        }
     })?;
     let mut notes: Vec<String> = sizes.note().into_iter().chain(calibrator.notes()).collect();
     if outcome.stopped {

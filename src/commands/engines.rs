@@ -65,7 +65,7 @@ pub(super) fn check(choice: EngineChoice, run: &RunArgs) -> Result {
     ask(choice, run, |_| Ok(())).map(drop)
 }
 
-/// The engine with which the first of some samples can be run, and what to say of it. If there is none, it is tract, which will say
+/// The engine with which the first of some samples can be run, and one of each size that was drawn. If there is none, it is tract, which will say
 /// what is wrong.
 ///
 /// # Errors
@@ -82,8 +82,12 @@ pub(super) fn for_samples(
         if choice != EngineChoice::Auto {
             return Ok(());
         }
-        let inputs = samples.inputs(0).map_err(|e| EngineError::Failed { message: format!("{e:#}") })?;
-        engine.load(model, &outputs)?.run(&*adapt::inputs(&inputs, model)?).map(drop)
+        let runnable = engine.load(model, &outputs)?;
+        let runs = samples.first(1);
+        (0..runs.len()).try_for_each(|i| {
+            let inputs = runs.inputs(i).map_err(|e| EngineError::Failed { message: format!("{e:#}") })?;
+            runnable.run(&*adapt::inputs(&inputs, model)?).map(drop)
+        })
     };
     let answer = ask(choice, run, once)?;
     Ok(answer.map_or_else(|| (Box::new(Tract) as Box<dyn Engine>, None), |a| (a.engine, a.note)))

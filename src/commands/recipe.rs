@@ -131,6 +131,11 @@ impl<'a> Calibrator<'a> {
         Some(planish_passes::Calibration { engine: &*self.engine, samples, memory: self.memory?, watch, store })
     }
 
+    /// Who runs the model.
+    pub(super) fn engine(&self) -> &str {
+        self.engine.name()
+    }
+
     /// What the user should know of it, a sentence each.
     pub(super) fn notes(&self) -> Vec<String> {
         self.chosen.iter().cloned().chain(self.store.iter().flat_map(Kept::notes)).collect()

@@ -26,7 +26,10 @@ fn onnxruntime_runs_what_tract_cannot_if_it_is_there() {
     };
 
     let message = failure(compile().args(["--verify", "tract"]), 4);
-    assert!(message.contains("tract cannot run the models") && message.contains("(Loop) is not supported"), "{message}");
+    assert!(
+        message.contains("tract cannot run the models") && message.contains("(Loop) is not supported"),
+        "{message}"
+    );
     assert!(!out.exists());
 
     // Where there is none, the error says how to get it.
