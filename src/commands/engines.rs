@@ -6,7 +6,8 @@ use planish_passes::{Engine, EngineError};
 use crate::{
     cli::RunArgs,
     data::Samples,
-    engine::{adapt, ort::OnnxRuntime, tract::Tract},
+    engine::{ort::OnnxRuntime, tract::Tract},
+    equivalence::Expected,
     failure::{Kind, OrFail, Result},
     pipeline::EngineChoice,
 };
@@ -65,8 +66,8 @@ pub(super) fn check(choice: EngineChoice, run: &RunArgs) -> Result {
     ask(choice, run, |_| Ok(())).map(drop)
 }
 
-/// The engine with which the first of some samples can be run, and one of each size that was drawn. If there is none, it is tract, which will say
-/// what is wrong.
+/// The engine that can run a model on some samples, seen by one of each size that was drawn, and what to say of it. If there is none, it
+/// is tract, which will say what is wrong.
 ///
 /// # Errors
 /// If the engine that was asked for by name is not there.
@@ -76,18 +77,10 @@ pub(super) fn for_samples(
     model: &Model,
     samples: &Samples,
 ) -> Result<(Box<dyn Engine>, Option<String>)> {
-    let outputs: Vec<String> = model.graph.outputs().iter().map(|&v| model.graph.name_of(v)).collect();
-    let once = |engine: &dyn Engine| {
-        // Only with a choice does it matter who can.
-        if choice != EngineChoice::Auto {
-            return Ok(());
-        }
-        let runnable = engine.load(model, &outputs)?;
-        let runs = samples.first(1);
-        (0..runs.len()).try_for_each(|i| {
-            let inputs = runs.inputs(i).map_err(|e| EngineError::Failed { message: format!("{e:#}") })?;
-            runnable.run(&*adapt::inputs(&inputs, model)?).map(drop)
-        })
+    let once = |engine: &dyn Engine| match choice {
+        EngineChoice::Auto => Expected::fitting(engine, model, &mut samples.clone(), 1).map(drop),
+        // Without a choice it does not matter who can.
+        EngineChoice::Off | EngineChoice::Tract | EngineChoice::Onnxruntime => Ok(()),
     };
     let answer = ask(choice, run, once)?;
     Ok(answer.map_or_else(|| (Box::new(Tract) as Box<dyn Engine>, None), |a| (a.engine, a.note)))
