@@ -11,13 +11,14 @@ relative error of the layers), so that times can be read for the same quality.
 
 With samples for the model, the matrices are whitened by the second moments of what they read. Those are collected in a first run that
 does not count; numpy and scipy then decompose the weights multiplied by a Cholesky factor of the same size, which counts with its
-factorization. Prints one line of JSON per model and one for all.
+factorization. Prints one line of JSON per model and one for all; each time as seconds that pass, and seconds of cores that are used.
 """
 import argparse
 import json
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import tempfile
 import time
@@ -63,6 +64,21 @@ def layers(path):
     return matrices, kernels
 
 
+class Time:
+    """Seconds that pass, and seconds of cores that this process and its children use, which other load does not change."""
+
+    def __init__(self):
+        self.start = self.now()
+
+    @staticmethod
+    def now():
+        used = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return np.array([time.perf_counter(), sum(u.ru_utime + u.ru_stime for u in used)])
+
+    def passed(self):
+        return self.now() - self.start
+
+
 def compiled(model, passes, folder, calibrated):
     """Seconds of planish, and what it printed."""
     pipeline = folder / "pipeline.yaml"
@@ -71,9 +87,9 @@ def compiled(model, passes, folder, calibrated):
         samples = f"calibration: {{npz: {os.path.abspath(args.calib)}, cache: {folder / 'statistics'}}}\n"
         pipeline.write_text(pipeline.read_text() + samples)
     command = [args.planish, "compile", model, "--pipeline", pipeline, "-o", folder / "out.onnx", "--threads", str(args.threads)]
-    start = time.perf_counter()
+    start = Time()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, done.stdout + done.stderr
+    return start.passed(), done.stdout + done.stderr
 
 
 def planish(model, folder):
@@ -98,10 +114,10 @@ def kernels_of(path):
 
 
 def seconds(work, weights):
-    start = time.perf_counter()
+    start = Time()
     for w in weights:
         work(w)
-    return time.perf_counter() - start
+    return start.passed()
 
 
 def factors(svd):
@@ -137,7 +153,13 @@ def tucker(w):
     errors.append(float(found[1][-1]))
 
 
-total = {"planish": 0.0, "libraries": 0.0}
+def shown(value):
+    if isinstance(value, np.ndarray):
+        return [round(float(v), 2) for v in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+total = {"planish": np.zeros(2), "libraries": np.zeros(2)}
 for model in args.models:
     matrices, kernels = layers(model)
     for w in matrices if args.calib else []:
@@ -148,7 +170,7 @@ for model in args.models:
     scipy_seconds = seconds(factors(lambda w: scipy.linalg.svd(w, full_matrices=False, check_finite=False)), matrices)
     errors.clear()
     tensorly_seconds = seconds(tucker, kernels)
-    others = min(numpy_seconds, scipy_seconds) + tensorly_seconds
+    others = min(numpy_seconds, scipy_seconds, key=lambda s: s[0]) + tensorly_seconds
     total["planish"] += own
     total["libraries"] += others
     result = {
@@ -157,5 +179,5 @@ for model in args.models:
         "tensorly": tensorly_seconds, "times_faster": others / own, "tucker_error": error,
         "tensorly_error": float(np.mean(errors)) if errors else None,
     }
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in result.items()}), flush=True)
-print(json.dumps({k: round(v, 2) for k, v in total.items()} | {"times_faster": round(total["libraries"] / total["planish"], 2)}))
+    print(json.dumps({k: shown(v) for k, v in result.items()}), flush=True)
+print(json.dumps({k: shown(v) for k, v in total.items()} | {"times_faster": shown(total["libraries"] / total["planish"])}))
