@@ -75,14 +75,35 @@ fn hull(ladder: &[Step]) -> Vec<usize> {
     hull.into_iter().map(|(index, _)| index).collect()
 }
 
-/// For each layer the option that loses least with no more than this share of what the layer costs.
+/// For each layer the option that loses least with no more than this share of what the layer costs. Ranks are steps, so that all of them
+/// together keep less than the share; what is left of it buys the next step where that gains most.
 pub(super) fn uniform(ladders: &[Ladder], share: f64) -> Vec<usize> {
     let option = |ladder: &Ladder| {
         let most = ladder.first().map_or(0.0, |s| s.cost as f64 * share);
         let fits = ladder.iter().enumerate().filter(|(_, s)| s.cost as f64 <= most);
         fits.min_by(|a, b| a.1.error.total_cmp(&b.1.error)).map_or(0, |(index, _)| index)
     };
-    ladders.iter().map(option).collect()
+    let mut chosen: Vec<usize> = ladders.iter().map(option).collect();
+    let cost = |l: &Ladder, at: usize| l.get(at).map_or(0, |s| s.cost);
+    let whole: u64 = ladders.iter().map(|l| cost(l, 0)).fold(0, u64::saturating_add);
+    let kept: u64 = ladders.iter().zip(&chosen).map(|(l, &at)| cost(l, at)).fold(0, u64::saturating_add);
+    let mut left = ((share * whole as f64) as u64).saturating_sub(kept);
+    let mut steps: Vec<(f64, usize, usize, u64)> = Vec::new();
+    for (i, (ladder, &at)) in ladders.iter().zip(&chosen).enumerate() {
+        let Some(now) = ladder.get(at) else { continue };
+        let dearer = ladder.iter().enumerate().skip(1).filter(|(_, s)| s.cost > now.cost && s.error < now.error);
+        if let Some((next, s)) = dearer.min_by_key(|(_, s)| s.cost) {
+            steps.push((slope(*s, *now), i, next, s.cost - now.cost));
+        }
+    }
+    steps.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (_, i, next, price) in steps {
+        if let Some(at) = chosen.get_mut(i).filter(|_| price <= left) {
+            *at = next;
+            left -= price;
+        }
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -121,5 +142,8 @@ mod tests {
         let ladders = [ladder(&[(100, 0.0), (80, 0.4), (60, 0.9)]), ladder(&[(10, 0.0), (9, 0.1)])];
         assert_eq!(uniform(&ladders, 0.7), [2, 0]);
         assert_eq!(uniform(&ladders, 0.9), [1, 1]);
+        // Each keeps 60 of 100, and 20 are left for one of them.
+        let alike = [ladder(&[(100, 0.0), (80, 0.1), (60, 0.5)]), ladder(&[(100, 0.0), (80, 0.4), (60, 0.5)])];
+        assert_eq!(uniform(&alike, 0.7), [1, 2]);
     }
 }

@@ -7,7 +7,8 @@
 //! from sweep to sweep, toward the factor before the step (proximal, which leaves the minimum where it is), and terms are spread evenly
 //! over the factors. Sweeps that follow a straight line are accelerated by a longer step along it, which is taken back if it does not
 //! pay (Rajih, Comon, Harshman: Enhanced line search, SIAM J. Matrix Anal. Appl. 2008). Two starts, from the HOSVD and at random, run
-//! for some sweeps, and the better one goes on.
+//! for some sweeps, and the better one goes on. All but the last sweeps see the kernel projected onto as many of its leading singular vectors
+//! as there are terms (Bro, Andersson: Improving the speed of multiway algorithms, Chemom. Intell. Lab. Syst. 1998).
 
 use faer::{Mat, Side, linalg::solvers::Solve};
 
@@ -23,6 +24,8 @@ const SWEEPS: usize = 400;
 /// Fall of the relative error within [`PATIENCE`] sweeps below which there are no more.
 const STALLED: f64 = 1e-6;
 const PATIENCE: usize = 10;
+/// Fall of the relative error that each multiply-accumulate must bring: 1e-5 for a billion.
+const WORTH: f64 = 1e-14;
 /// Ridge of the first sweep, as a share of the mean of the diagonal, and what is left of it from sweep to sweep.
 const RIDGE: f64 = 1e-2;
 const COOLING: f64 = 0.7;
@@ -53,10 +56,21 @@ pub(super) fn cp(kernel: &Kernel, window: &[usize], rank: usize) -> Option<Cp> {
         return Some(zero(kernel, window, rank));
     }
     let fit = Fit { kernel, places: places(window), window, power };
-    let starts = [fit.leading(rank)?, fit.drawn(rank)];
-    let tried = starts.map(|start| fit.run(start, FIRST, RIDGE));
-    let best = tried.into_iter().flatten().min_by(|a, b| a.error.total_cmp(&b.error))?;
-    fit.run(best, SWEEPS, RIDGE * COOLING.powi(FIRST as i32))
+    let (outputs, inputs) = kernel.shape();
+    if rank >= outputs && rank >= inputs {
+        return fit.searched(rank);
+    }
+    // No more than `rank` directions of outputs and inputs can be met, and most of the search can be for those alone.
+    let u = svd::eigen(&kernel.output_gram(), rank)?.0;
+    let v = svd::eigen(&kernel.input_gram(), rank)?.0;
+    let small = kernel.between(u.transpose(), v.as_ref());
+    let power = small.power();
+    if power == 0.0 {
+        return fit.searched(rank);
+    }
+    let found = Fit { kernel: &small, places: places(window), window, power }.searched(rank)?;
+    let start = Cp { outputs: u * found.outputs, inputs: v * found.inputs, ..found };
+    fit.run(start, SWEEPS, LEAST)
 }
 
 fn zero(kernel: &Kernel, window: &[usize], rank: usize) -> Cp {
@@ -163,6 +177,21 @@ struct Fit<'a> {
 }
 
 impl Fit<'_> {
+    /// The best that is found from either start.
+    fn searched(&self, rank: usize) -> Option<Cp> {
+        let starts = [self.leading(rank)?, self.drawn(rank)];
+        let tried = starts.map(|start| self.run(start, FIRST, RIDGE));
+        let best = tried.into_iter().flatten().min_by(|a, b| a.error.total_cmp(&b.error))?;
+        self.run(best, SWEEPS, RIDGE * COOLING.powi(FIRST as i32))
+    }
+
+    /// The fall of the error within [`PATIENCE`] sweeps below which there are no more, of terms of a rank.
+    fn stalled(&self, rank: usize) -> f64 {
+        let (outputs, inputs) = self.kernel.shape();
+        let products = 2 * self.kernel.taps.len() * outputs * inputs + rank * (outputs + inputs) + rank * rank;
+        STALLED.max(WORTH * (PATIENCE * products) as f64 * rank as f64)
+    }
+
     /// The leading singular vectors of the unfoldings, and seeded noise where a factor has more columns.
     fn leading(&self, rank: usize) -> Option<Cp> {
         let mut random = Random(0x5eed_0000_0000_0002 ^ rank as u64);
@@ -204,6 +233,7 @@ impl Fit<'_> {
         let (mut now, mut earlier, mut ridge) = (start, None::<Cp>, ridge);
         let mut errors: Vec<f64> = Vec::new();
         let mut reach = 1.0;
+        let stalled = self.stalled(now.outputs.ncols());
         for sweep in 0..sweeps {
             ridge = (ridge * COOLING).max(LEAST);
             let mut next = self.sweep(now.clone(), ridge)?;
@@ -220,7 +250,7 @@ impl Fit<'_> {
             earlier = Some(std::mem::replace(&mut now, next));
             let past = errors.len().checked_sub(PATIENCE).and_then(|at| errors.get(at)).copied();
             errors.push(now.error);
-            if past.is_some_and(|past| past - now.error < STALLED) {
+            if past.is_some_and(|past| past - now.error < stalled) {
                 break;
             }
         }

@@ -13,12 +13,15 @@ use faer::{
 
 use super::{
     hooi::{self, Kernel},
+    least::Least,
     svd,
 };
 
 /// Sweeps over projection and outputs at most, and the part of the error that one must take off for there to be another.
 const SWEEPS: usize = 8;
 const STALLED: f64 = 1e-3;
+/// Turns of all factors at most.
+const TURNS: usize = 6;
 /// Ridge of regressions whose inputs may depend on each other, as a share of the mean of the diagonal.
 const DEPENDENT: f64 = 1e-9;
 
@@ -185,8 +188,8 @@ impl Blocks {
         let (outputs, inner) = self.shape();
         if self.known.is_none() {
             let found = hooi::tucker(&self.kernel, (output_rank, rank))?;
-            let weights = self.kernel.times(found.inputs.as_ref());
-            return Some(Behind { projection: found.inputs, weights, outputs: found.outputs, squares: found.squares });
+            let (weights, squares) = (found.weights, found.squares);
+            return Some(Behind { projection: found.inputs, weights, outputs: found.outputs, squares });
         }
         let mut now = self.behind(self.projections()?.0.get(.., ..rank).to_owned())?;
         if output_rank >= outputs || rank >= inner {
@@ -197,6 +200,28 @@ impl Blocks {
             let along = whitened.after(now.outputs.get(.., ..output_rank).transpose());
             let (vectors, _) = svd::eigen(&along.input_gram(), rank)?;
             let next = self.behind(svd::orthonormal(&self.unwhitened(vectors)))?;
+            let (old, new) = (self.error(&now, output_rank), self.error(&next, output_rank));
+            if new >= old {
+                break;
+            }
+            now = next;
+            if old - new < STALLED * old {
+                break;
+            }
+        }
+        Some(now)
+    }
+
+    /// The same, and then each of the factors in turn the best for the others by the second moments as they are.
+    pub(super) fn best(&self, rank: usize, output_rank: usize) -> Option<Behind> {
+        let mut now = self.fitted(rank, output_rank)?;
+        let Some(known) = self.known.as_ref().filter(|_| rank < self.shape().1) else { return Some(now) };
+        for _ in 0..TURNS {
+            let (core, outputs) = now.split(output_rank);
+            let cross = outputs.as_ref().map_or_else(|| known.cross.clone(), |u| u.transpose() * &known.cross);
+            let least = Least { core: &core.taps, cross, moments: &known.moments, root: known.root.as_ref() };
+            let Some(projection) = least.from(now.projection.clone()) else { break };
+            let Some(next) = self.behind(svd::orthonormal(&projection)) else { break };
             let (old, new) = (self.error(&now, output_rank), self.error(&next, output_rank));
             if new >= old {
                 break;
@@ -270,12 +295,16 @@ mod tests {
             for known in [None, Some(&g)] {
                 let all = Blocks::new(w.as_ref(), blocks, known).unwrap();
                 let rank = rank.min(inputs);
-                let found = all.fitted(rank, below).unwrap();
-                let lost = &w - matrix(&found, below);
+                let (found, best) = (all.fitted(rank, below).unwrap(), all.best(rank, below).unwrap());
+                prop_assert!(all.error(&best, below) <= all.error(&found, below) + 1e-12);
                 let unit = Mat::identity(width, width);
                 let moments = known.unwrap_or(&unit);
-                let actual = svd::dot((&lost * moments).as_ref(), lost.as_ref()) / all.power;
-                prop_assert!((actual - all.error(&found, below)).abs() < 1e-7, "{actual} {}", all.error(&found, below));
+                for found in [found, best] {
+                    let lost = &w - matrix(&found, below);
+                    let actual = svd::dot((&lost * moments).as_ref(), lost.as_ref()) / all.power;
+                    let error = all.error(&found, below);
+                    prop_assert!((actual - error).abs() < 1e-7, "{actual} {error}");
+                }
                 let full = all.fitted(inputs, outputs).unwrap();
                 let lost = &w - matrix(&full, outputs);
                 prop_assert!(lost.norm_l2() < 1e-6 * w.norm_l2());
@@ -291,6 +320,17 @@ mod tests {
             let errors: Vec<f64> = (1..=inputs).map(error).collect();
             prop_assert!(errors.is_sorted_by(|a, b| *b <= a + 1e-9), "{errors:?}");
         }
+    }
+
+    #[test]
+    fn blocks_that_are_correlated_are_fitted_as_they_are() {
+        // Neighbours of an image are nearly the same.
+        let shared = random(6, 60, 1);
+        let x = Mat::from_fn(18, 60, |i, j| shared[(i % 6, j)]) + 0.2 * random(18, 60, 2);
+        let all = Blocks::new(random(8, 18, 3).as_ref(), 3, Some(&(&x * x.transpose()))).unwrap();
+        let error = |found: &Behind| all.error(found, 4);
+        let (plain, best) = (error(&all.fitted(3, 4).unwrap()), error(&all.best(3, 4).unwrap()));
+        assert!(best < plain, "{best} {plain}");
     }
 
     #[test]

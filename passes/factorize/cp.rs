@@ -20,7 +20,7 @@ use super::{
     als::{self, Cp as Terms},
     blocks::Blocks,
     convolution::{Convolution, Filled, Stage},
-    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene},
+    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, total},
     projection::row_major,
     rank::{Own, Rule, Spectrum},
 };
@@ -129,7 +129,7 @@ impl Layer for Sum<'_> {
 
     fn decompose<'s>(&'s self, known: &Known<'_>) -> Result<Box<dyn Decomposed + 's>, String> {
         const BROKEN: &str = "its weights, or what it reads, are not finite";
-        let matrices = self.convolution.matrices()?;
+        let matrices = known.weights(|| self.convolution.matrices())?;
         let moments = known.moments.filter(|_| matrices.len() == 1);
         let one = |m: &Mat<f64>| Blocks::new(m.as_ref(), self.convolution.taps(), moments.map(|m| &m.matrix));
         let blocks: Vec<Blocks> = matrices.iter().map(one).collect::<Option<_>>().ok_or(BROKEN)?;
@@ -155,7 +155,7 @@ impl Layer for Sum<'_> {
         let terms = |groups: Vec<(Terms, f64)>| groups.into_iter().map(|g| g.0).collect();
         let found = ranks.into_iter().zip(fitted.into_iter().map(terms)).collect();
         let mean = moments.and_then(|m| m.mean.clone()).zip(matrices.into_iter().next());
-        Ok(Box::new(Split { layer: self, options, found, mean }))
+        Ok(Box::new(Split { layer: self, options, found, mean, shift: known.shift() }))
     }
 }
 
@@ -167,6 +167,8 @@ struct Split<'a> {
     found: BTreeMap<usize, Vec<Terms>>,
     /// Mean of the rows, and the weights.
     mean: Option<(Vec<f64>, Mat<f64>)>,
+    /// What is added to the biases besides.
+    shift: Vec<f64>,
 }
 
 impl Decomposed for Split<'_> {
@@ -204,7 +206,7 @@ impl Decomposed for Split<'_> {
                 .map(|o| times(weights, o, mean) - times(&terms.outputs, o, &seen))
                 .collect::<Vec<f64>>()
         });
-        self.layer.convolution.emit(&filled, lost.as_deref(), patch)
+        self.layer.convolution.emit(&filled, total(lost, &self.shift).as_deref(), patch)
     }
 }
 

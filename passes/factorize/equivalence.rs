@@ -96,7 +96,7 @@ fn split(method: &dyn Method, text: &str, rank: u64) -> Result<(f64, usize), Ski
     };
     let place = Place { input: dims(node.input(0)), output: dims(node.output(0)) };
     let layer = method.layer(&scene, node.input(1).unwrap(), &[id])?;
-    let decomposed = layer.decompose(&Known { places: &[place], moments: None, ranks: None }).unwrap();
+    let decomposed = layer.decompose(&Known { places: &[place], moments: None, ranks: None, refitted: None }).unwrap();
     decomposed.emit(&decomposed.options()[0].ranks, &mut patch).unwrap();
     drop(decomposed);
     drop(layer);

@@ -2,28 +2,35 @@
 //!
 //! `W[o,i,t] ≈ Σ U[o,p] C[p,q,t] V[i,q]` with orthonormal `U` and `V` (De Lathauwer, De Moor, Vandewalle: On the best rank-1 and
 //! rank-(R1,R2,…,RN) approximation of higher-order tensors, SIAM J. Matrix Anal. Appl. 2000). The start is the HOSVD, the leading left
-//! singular vectors of each unfolding; then each factor in turn becomes optimal for the other one (HOOI), until the error stops falling.
+//! singular vectors of each unfolding; then each factor in turn becomes optimal for the other one (HOOI), until the error stops falling, or falls by less than sweeps over so
+//! large a kernel are worth.
 //!
 //! Singular vectors come from eigenvectors of the unfoldings' Gram matrices in float64. That loses singular values below 1e-8 of the
 //! largest, less than the rounding of float32 weights, and costs a small part of an SVD: the matrix is `512 x 512` and not
 //! `512 x 2304`.
 
-use faer::{
-    Accum, Mat, MatRef, Par,
-    linalg::matmul::triangular::{self, BlockStructure},
-};
+use faer::{Mat, MatRef};
 
-use super::svd;
+use super::{
+    digits::{self, Digits, cast},
+    svd,
+};
 
 /// Sweeps over both factors at most.
 const SWEEPS: usize = 100;
 /// Fall of the relative error from one sweep to the next below which there are no more.
 const STALLED: f64 = 1e-7;
+/// Fall of the relative error that each multiply-accumulate of a sweep must bring: 1e-5 for a billion.
+const WORTH: f64 = 1e-14;
+/// The same that float32 can tell from rounding.
+const SINGLE: f64 = 2e-6;
+/// Kernels with so many inputs and outputs are swept in float32 first.
+const LARGE: usize = 64;
 
 /// The taps of a kernel, `outputs x inputs` each.
 #[derive(Debug, Clone)]
-pub(super) struct Kernel {
-    pub(super) taps: Vec<Mat<f64>>,
+pub(super) struct Kernel<T = f64> {
+    pub(super) taps: Vec<Mat<T>>,
 }
 
 /// Factors of a kernel. The core is the kernel between them.
@@ -33,6 +40,8 @@ pub(super) struct Tucker {
     pub(super) outputs: Mat<f64>,
     /// `inputs x input rank`, orthonormal columns.
     pub(super) inputs: Mat<f64>,
+    /// The kernel behind the inputs' factor.
+    pub(super) weights: Kernel,
     /// What each output keeps of the kernel's power behind the inputs' factor, the most important first; of all outputs.
     pub(super) squares: Vec<f64>,
 }
@@ -59,11 +68,6 @@ impl Kernel {
         rows
     }
 
-    /// Outputs and inputs.
-    pub(super) fn shape(&self) -> (usize, usize) {
-        self.taps.first().map_or((0, 0), |t| t.shape())
-    }
-
     /// Sum of squares.
     pub(super) fn power(&self) -> f64 {
         self.taps.iter().map(|t| svd::dot(t.as_ref(), t.as_ref())).sum()
@@ -73,35 +77,39 @@ impl Kernel {
     pub(super) fn between(&self, left: MatRef<'_, f64>, right: MatRef<'_, f64>) -> Kernel {
         Kernel { taps: self.taps.iter().map(|t| left * t * right).collect() }
     }
+}
+
+impl<T: Digits> Kernel<T> {
+    /// Outputs and inputs.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        self.taps.first().map_or((0, 0), |t| t.shape())
+    }
 
     /// `tap · right` for each tap.
-    pub(super) fn times(&self, right: MatRef<'_, f64>) -> Kernel {
-        Kernel { taps: self.taps.iter().map(|t| t * right).collect() }
+    pub(super) fn times(&self, right: MatRef<'_, T>) -> Kernel<T> {
+        Kernel { taps: self.taps.iter().map(|t| T::product(t.as_ref(), right)).collect() }
     }
 
     /// `left · tap` for each tap.
-    pub(super) fn after(&self, left: MatRef<'_, f64>) -> Kernel {
-        Kernel { taps: self.taps.iter().map(|t| left * t).collect() }
+    pub(super) fn after(&self, left: MatRef<'_, T>) -> Kernel<T> {
+        Kernel { taps: self.taps.iter().map(|t| T::product(left, t.as_ref())).collect() }
     }
 
     /// Gram matrix of the unfolding along the outputs, `Σ tap tapᵀ`.
-    pub(super) fn output_gram(&self) -> Mat<f64> {
+    pub(super) fn output_gram(&self) -> Mat<T> {
         gram(self.shape().0, self.taps.iter().map(|t| t.as_ref()))
     }
 
     /// Gram matrix of the unfolding along the inputs, `Σ tapᵀ tap`.
-    pub(super) fn input_gram(&self) -> Mat<f64> {
+    pub(super) fn input_gram(&self) -> Mat<T> {
         gram(self.shape().1, self.taps.iter().map(|t| t.transpose()))
     }
 }
 
 /// `Σ m mᵀ`, the lower triangle.
-fn gram<'a>(size: usize, matrices: impl Iterator<Item = MatRef<'a, f64>>) -> Mat<f64> {
-    let mut sum = Mat::zeros(size, size);
-    let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
-    for m in matrices {
-        triangular::matmul(sum.as_mut(), lower, Accum::Add, m, all, m.transpose(), all, 1.0, Par::Seq);
-    }
+fn gram<'a, T: Digits + 'a>(size: usize, matrices: impl Iterator<Item = MatRef<'a, T>>) -> Mat<T> {
+    let mut sum = T::zeros(size, size);
+    matrices.for_each(|m| T::add_square(&mut sum, m));
     sum
 }
 
@@ -113,25 +121,52 @@ pub(super) fn tucker(kernel: &Kernel, ranks: (usize, usize)) -> Option<Tucker> {
         (_, true) => Mat::identity(inputs, inputs),
         // All outputs see all of the inputs that are left.
         (true, false) => svd::eigen(&kernel.input_gram(), ranks.1)?.0,
-        (false, false) => sweep(kernel, ranks)?,
+        (false, false) => swept(kernel, ranks)?,
     };
-    let (u, squares) = svd::eigen(&kernel.times(v.as_ref()).output_gram(), ranks.0)?;
-    Some(Tucker { outputs: u, inputs: v, squares })
+    let weights = kernel.times(v.as_ref());
+    let (u, squares) = svd::eigen(&weights.output_gram(), ranks.0)?;
+    Some(Tucker { outputs: u, inputs: v, weights, squares })
+}
+
+/// The inputs' factor after the last sweep: of large kernels in float32, as long as sweeps bring more than its rounding takes.
+fn swept(kernel: &Kernel, ranks: (usize, usize)) -> Option<Mat<f64>> {
+    let (outputs, inputs) = kernel.shape();
+    let taps = kernel.taps.len();
+    let macs = 2.0 * (taps * outputs * inputs) as f64 * (ranks.0 + ranks.1) as f64;
+    let stalled = STALLED.max(WORTH * macs);
+    let power = kernel.power();
+    if outputs.min(inputs) < LARGE {
+        return sweep(kernel, power, ranks, svd::eigen(&kernel.input_gram(), ranks.1)?.0, stalled);
+    }
+    let single: Kernel<f32> = Kernel { taps: kernel.taps.iter().map(|t| cast(t.as_ref())).collect() };
+    let start = digits::eigen(&single.input_gram(), ranks.1).map(|e| e.0);
+    let found = start.and_then(|start| sweep(&single, power, ranks, start, stalled.max(SINGLE)));
+    match found.map(|v| cast::<f32, f64>(v.as_ref())) {
+        Some(v) if stalled >= SINGLE => Some(svd::orthonormal(&v)),
+        Some(v) => sweep(kernel, power, ranks, svd::orthonormal(&v), stalled),
+        // Its numbers may be too large or too small for float32.
+        None => sweep(kernel, power, ranks, svd::eigen(&kernel.input_gram(), ranks.1)?.0, stalled),
+    }
 }
 
 /// The inputs' factor after the last sweep. Sweeps converge slowly where the spectrum is flat; so each starts beyond the last factor, as
 /// gradient descent with momentum does (Nesterov 1983), and from the last one again where that went too far.
-fn sweep(kernel: &Kernel, ranks: (usize, usize)) -> Option<Mat<f64>> {
-    let power = kernel.power();
-    let mut v = svd::eigen(&kernel.input_gram(), ranks.1)?.0;
+fn sweep<T: Digits>(
+    kernel: &Kernel<T>,
+    power: f64,
+    ranks: (usize, usize),
+    start: Mat<T>,
+    stalled: f64,
+) -> Option<Mat<T>> {
+    let mut v = start;
     let (mut before, mut run, mut last) = (v.clone(), 0u32, f64::INFINITY);
     for _ in 0..SWEEPS {
         let start = match run {
             0 => v.clone(),
             _ => beyond(&v, &before, f64::from(run) / f64::from(run + 3)),
         };
-        let u = svd::eigen(&kernel.times(start.as_ref()).output_gram(), ranks.0)?.0;
-        let (next, squares) = svd::eigen(&kernel.after(u.transpose()).input_gram(), ranks.1)?;
+        let u = digits::eigen(&kernel.times(start.as_ref()).output_gram(), ranks.0)?.0;
+        let (next, squares) = digits::eigen(&kernel.after(u.transpose()).input_gram(), ranks.1)?;
         let kept: f64 = squares.iter().take(ranks.1).sum();
         let error = if power > 0.0 { (1.0 - kept / power).max(0.0).sqrt() } else { 0.0 };
         if error > last {
@@ -143,7 +178,7 @@ fn sweep(kernel: &Kernel, ranks: (usize, usize)) -> Option<Mat<f64>> {
         }
         before = std::mem::replace(&mut v, next);
         run += 1;
-        if last - error < STALLED {
+        if last - error < stalled {
             break;
         }
         last = error;
@@ -152,10 +187,12 @@ fn sweep(kernel: &Kernel, ranks: (usize, usize)) -> Option<Mat<f64>> {
 }
 
 /// A subspace beyond one, seen from an earlier one.
-fn beyond(now: &Mat<f64>, before: &Mat<f64>, step: f64) -> Mat<f64> {
-    let turned = before * (before.transpose() * now);
-    svd::orthonormal(&Mat::from_fn(now.nrows(), now.ncols(), |i, j| {
-        now[(i, j)] + step * (now[(i, j)] - turned[(i, j)])
+fn beyond<T: Digits>(now: &Mat<T>, before: &Mat<T>, step: f64) -> Mat<T> {
+    let inner = T::product(before.transpose(), now.as_ref());
+    let turned = T::product(before.as_ref(), inner.as_ref());
+    T::orthonormal(&Mat::from_fn(now.nrows(), now.ncols(), |i, j| {
+        let (now, turned) = (now[(i, j)].wide(), turned[(i, j)].wide());
+        T::of(now + step * (now - turned))
     }))
 }
 

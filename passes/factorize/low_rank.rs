@@ -13,7 +13,7 @@
 //! mean of what is lost. The bias stays with the second factor; strides and pads go to the first.
 
 use super::{
-    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, elements},
+    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, elements, total},
     rank::{Rule, Spectrum},
     svd::principal,
 };
@@ -98,7 +98,7 @@ impl Layer for Matrix<'_> {
 
     fn decompose<'s>(&'s self, known: &Known<'_>) -> Result<Box<dyn Decomposed + 's>, String> {
         let Some(first) = self.linears.first() else { return Err("nothing reads it".to_owned()) };
-        let weights = first.matrices(self.like).map_err(|e| e.to_string())?.swap_remove(0);
+        let weights = known.weights(|| first.matrices(self.like).map_err(|e| e.to_string()))?.swap_remove(0);
         let (outputs, width) = self.shape;
         // Above this rank the factors have more elements than the matrix.
         let even = (outputs * width).saturating_sub(1) / (outputs + width).max(1);
@@ -138,6 +138,7 @@ impl Layer for Matrix<'_> {
             left: narrow(left),
             right: narrow(right),
             mean: means.zip(whole),
+            shift: known.shift(),
         }))
     }
 }
@@ -157,6 +158,8 @@ struct Factors<'a> {
     right: Mat<f32>,
     /// Mean of the rows, and what the matrix makes of it.
     mean: Option<(Vec<f64>, Vec<f64>)>,
+    /// What is added to the biases besides.
+    shift: Vec<f64>,
 }
 
 impl Decomposed for Factors<'_> {
@@ -177,7 +180,7 @@ impl Decomposed for Factors<'_> {
             let kept = times(left.as_ref(), &times(right.as_ref(), mean));
             whole.iter().zip(kept).map(|(w, k)| w - k).collect::<Vec<f64>>()
         });
-        self.matrix.emit(left, right, lost.as_deref(), patch).map_err(|e| e.to_string())
+        self.matrix.emit(left, right, total(lost, &self.shift).as_deref(), patch).map_err(|e| e.to_string())
     }
 }
 

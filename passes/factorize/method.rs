@@ -74,6 +74,38 @@ pub(super) struct Known<'a> {
     pub(super) moments: Option<&'a Moments>,
     /// Only the option with these ranks is wanted.
     pub(super) ranks: Option<&'a [usize]>,
+    /// What is decomposed instead of the layer as it is.
+    pub(super) refitted: Option<&'a Refitted<'a>>,
+}
+
+/// A layer with other weights.
+pub(super) struct Refitted<'a> {
+    /// Of its groups.
+    pub(super) weights: &'a [Mat<f64>],
+    /// What is added to its biases; nothing if it has no place for them.
+    pub(super) shift: &'a [f64],
+}
+
+impl Known<'_> {
+    /// The matrices of the groups, those given unless there are others.
+    pub(super) fn weights(
+        &self,
+        given: impl FnOnce() -> Result<Vec<Mat<f64>>, String>,
+    ) -> Result<Vec<Mat<f64>>, String> {
+        self.refitted.map_or_else(given, |r| Ok(r.weights.to_vec()))
+    }
+
+    pub(super) fn shift(&self) -> Vec<f64> {
+        self.refitted.map(|r| r.shift.to_vec()).unwrap_or_default()
+    }
+}
+
+/// What is added to biases: what is lost of the mean, if that is known, and more.
+pub(super) fn total(lost: Option<Vec<f64>>, shift: &[f64]) -> Option<Vec<f64>> {
+    match lost {
+        None => shift.iter().any(|&s| s != 0.0).then(|| shift.to_vec()),
+        Some(lost) => Some(lost.iter().enumerate().map(|(o, l)| l + shift.get(o).copied().unwrap_or(0.0)).collect()),
+    }
 }
 
 /// Second moments of rows.

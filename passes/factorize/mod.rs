@@ -33,10 +33,13 @@ mod blocks;
 mod convolution;
 mod cp;
 mod decompose;
+mod digits;
 #[cfg(test)]
 mod equivalence;
 mod heads;
 mod hooi;
+mod in_turn;
+mod least;
 mod low_rank;
 mod method;
 mod projection;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     blocks::{Behind, Blocks},
     convolution::{Convolution, Filled, Stage},
-    method::{Choice, Cost, Decomposed, Known, Layer, Moments, Place, Reads},
+    method::{Choice, Cost, Decomposed, Known, Layer, Moments, Place, Reads, total},
     rank::{Own, Rule, Spectrum},
     svd,
 };
@@ -129,7 +129,7 @@ impl Layer for Projection<'_> {
 
     fn decompose<'s>(&'s self, known: &Known<'_>) -> Result<Box<dyn Decomposed + 's>, String> {
         const BROKEN: &str = "its weights, or what it reads, are not finite";
-        let matrices = self.convolution.matrices()?;
+        let matrices = known.weights(|| self.convolution.matrices())?;
         let moments = known.moments.filter(|_| matrices.len() == 1);
         let one = |m: &Mat<f64>| Blocks::new(m.as_ref(), self.blocks(), moments.map(|m| &m.matrix));
         let blocks: Vec<Blocks> = matrices.iter().map(one).collect::<Option<_>>().ok_or(BROKEN)?;
@@ -149,7 +149,7 @@ impl Layer for Projection<'_> {
         let (options, source) = match (own, moments) {
             (Some(pair), _) => {
                 let fitted: Vec<Behind> =
-                    blocks.par_iter().map(|b| b.fitted(pair.0, pair.1)).collect::<Option<_>>().ok_or(BROKEN)?;
+                    blocks.par_iter().map(|b| b.best(pair.0, pair.1)).collect::<Option<_>>().ok_or(BROKEN)?;
                 let lost: f64 = blocks.iter().zip(&fitted).map(|(b, f)| b.power * b.error(f, pair.1)).sum();
                 let power: f64 = blocks.iter().map(|b| b.power).sum();
                 let error = if power > 0.0 { lost / power } else { 0.0 };
@@ -177,7 +177,7 @@ impl Layer for Projection<'_> {
             }
         };
         let mean = moments.and_then(|m: &Moments| m.mean.clone()).zip(matrices.into_iter().next());
-        Ok(Box::new(Split { layer: self, options: least(options), source, mean }))
+        Ok(Box::new(Split { layer: self, options: least(options), source, mean, shift: known.shift() }))
     }
 }
 
@@ -241,6 +241,8 @@ struct Split<'a> {
     source: Source,
     /// Mean of the rows, and the weights.
     mean: Option<(Vec<f64>, Mat<f64>)>,
+    /// What is added to the biases besides.
+    shift: Vec<f64>,
 }
 
 enum Source {
@@ -299,7 +301,7 @@ impl Decomposed for Split<'_> {
                 .collect()
         });
         let lost: Option<Vec<f64>> = lost;
-        c.emit(&filled, lost.as_deref(), patch)
+        c.emit(&filled, total(lost, &self.shift).as_deref(), patch)
     }
 }
 

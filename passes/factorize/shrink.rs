@@ -316,6 +316,7 @@ impl<'a> Shrinking<'a> {
             masks: &masks,
             calibration: &calibration,
             reach: usize::MAX,
+            replace: None,
         };
         sequence.refit(shrunk, notes)
     }

@@ -5,7 +5,8 @@
 //! 3. Each layer is decomposed, fitted to the first half. Options that the cost model finds no faster are dropped.
 //! 4. For a budget, one option of each layer is tried alone: what it does to the model's outputs on samples of the second half, over the
 //!    layer's own error, is how sensitive the model is to the layer. Options are then taken where they lose least for what they save.
-//! 5. The layers behind the first split one are refitted in their order; that is kept if it is better on the second half.
+//! 5. Layers are split and fitted in their order, each from what it reads by then (`in_turn.rs`); that is kept if it is better on the
+//!    second half.
 //! 6. What was chosen is fitted to all samples.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +21,14 @@ use rayon::prelude::*;
 
 use super::{
     allocate::{Ladder, Step, allocate, uniform},
+    in_turn::{InTurn, Turn, damped},
     method::{Choice, Cost, Decomposed, Known, Layer, Method, Moments, Place, Reads, Scene},
     rank::{Allocation, Budget, Factorization, Own, Rule},
 };
 use crate::{
     Calibration, Changes, Context, PassError, Skip,
     calibration::{Selected, Want, bindings},
-    reconstruct::{Halves, Held, Masks, Sequence, ridge},
+    reconstruct::{Halves, Held, Masks, Sequence},
 };
 
 /// Ridge of second moments, as a share of the mean of their diagonal.
@@ -34,6 +36,7 @@ const DAMPING: f64 = 1e-4;
 
 /// A weight that can be split.
 struct Site<'a> {
+    weight: ValueId,
     name: String,
     /// Operator and dims, for the table.
     form: String,
@@ -155,7 +158,7 @@ fn site<'a>(
     let cost = layers.first().map(|l| l.cost(&places)).unwrap_or_default();
     let sizes: Vec<String> = graph.constant(weight).map_or(&[][..], |t| t.dims()).iter().map(u64::to_string).collect();
     let op = graph.node(first).map(|n| n.op.to_string()).unwrap_or_default();
-    Ok(Site { name, form: format!("{op} {}", sizes.join("x")), layers, places, cost })
+    Ok(Site { weight, name, form: format!("{op} {}", sizes.join("x")), layers, places, cost })
 }
 
 /// True if a node multiplies by integers that stand for floats.
@@ -201,37 +204,39 @@ impl Splitting<'_> {
         }
         let mut in_turn = false;
         if let (Some(held), Some(calibration)) = (&held, self.calibration) {
-            let mut trial = self.apply(&self.patches(&chosen, &decomposed)?)?;
-            let split = held.error(&trial, calibration)?;
+            let split = held.error(&self.apply(&self.patches(&chosen, &decomposed)?)?, calibration)?;
             let seen = if held.is_seen() { ", which are all there are" } else { " that no fit has seen" };
             let mut errors = format!(
-                "relative squared error of the outputs on {} samples{seen}: {split:.2e} with layers split",
+                "relative squared error of the outputs on {} samples{seen}: {split:.2e} with layers split by what they read before",
                 held.len()
             );
             if self.settings.refit {
                 let first = Selected::first_half(calibration.samples);
-                self.sequence(&mut trial, &Calibration { samples: &first, ..*calibration }, &mut changes.notes)?;
-                let refitted = held.error(&trial, calibration)?;
+                let half = Calibration { samples: &first, ..*calibration };
+                let patches = self.in_turn(&chosen, statistics.as_ref(), false, &half, &mut changes.notes)?;
+                let refitted = held.error(&self.apply(&patches)?, calibration)?;
                 in_turn = refitted < split && !held.is_seen();
                 errors.push_str(&format!(
-                    ", {refitted:.2e} with what is behind refitted; {} taken",
-                    if in_turn { "the refit is" } else { "the former is" }
+                    ", {refitted:.2e} with each split and fitted after those in front of it; the {} is taken",
+                    if in_turn { "latter" } else { "former" }
                 ));
             }
             changes.notes.insert(0, errors);
         }
+        if let (true, Some(calibration)) = (in_turn, self.calibration) {
+            drop(decomposed);
+            let patches = self.in_turn(&chosen, statistics.as_ref(), true, calibration, &mut Vec::new())?;
+            changes.patches.extend(patches.into_iter().map(|p| (GraphPath::main(), p)));
+            return Ok(());
+        }
         // Without samples, and with only one, there is nothing more to fit to.
-        let mut patches = match &statistics {
+        let patches = match &statistics {
             Some(s) if s.halves.iter().any(Halves::are_two) => {
                 drop(decomposed);
                 self.patches(&chosen, &self.decompose(Some(s), true, Some(&chosen)))?
             }
             _ => self.patches(&chosen, &decomposed)?,
         };
-        if let (true, Some(calibration)) = (in_turn, self.calibration) {
-            let mut model = self.apply(&patches)?;
-            patches.extend(self.sequence(&mut model, calibration, &mut Vec::new())?);
-        }
         changes.patches.extend(patches.into_iter().map(|p| (GraphPath::main(), p)));
         Ok(())
     }
@@ -272,7 +277,10 @@ impl Splitting<'_> {
             }
             let ranks = pick.flatten().map(|p| p.choice.ranks.as_slice());
             let moments = statistics.zip(layer.reads()).and_then(|(s, reads)| s.moments(&reads, all));
-            Some((i, layer.decompose(&Known { places: &site.places, moments: moments.as_ref(), ranks })))
+            Some((
+                i,
+                layer.decompose(&Known { places: &site.places, moments: moments.as_ref(), ranks, refitted: None }),
+            ))
         };
         let done: Vec<Option<_>> = jobs.par_iter().map(run).collect();
         let mut sorted: Vec<Decompositions<'_>> = self.sites.iter().map(|_| Vec::new()).collect();
@@ -350,7 +358,7 @@ impl Splitting<'_> {
         let mut patches = Vec::new();
         for ((site, pick), decompositions) in self.sites.iter().zip(chosen).zip(decomposed) {
             let Some(pick) = pick else { continue };
-            let mut patch = Patch::new(Numerics::Lossy, format!("{:?} split at {}", site.name, ranks(&pick.choice)));
+            let mut patch = Patch::new(Numerics::Lossy, title(site, pick));
             let decomposition = match decompositions.get(pick.layer) {
                 Some(Ok(d)) => d,
                 Some(Err(why)) => return Err(PassError::Precondition(format!("{:?}: {why}", site.name))),
@@ -372,16 +380,40 @@ impl Splitting<'_> {
         Ok(model)
     }
 
-    fn sequence(
+    /// The patches that split layers in their order, each after those in front of it.
+    fn in_turn(
         &self,
-        compressed: &mut Model,
+        chosen: &[Option<Pick>],
+        statistics: Option<&Statistics>,
+        all: bool,
         calibration: &Calibration<'_>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Patch>, PassError> {
         let masks = Masks::new();
-        let sequence =
-            Sequence { original: self.model, facts: self.cx.facts, masks: &masks, calibration, reach: usize::MAX };
-        sequence.refit(compressed, notes)
+        let mut in_turn = InTurn { layers: BTreeMap::new(), damping: DAMPING };
+        for (site, pick) in self.sites.iter().zip(chosen) {
+            let Some(pick) = pick else { continue };
+            let Some(layer) = site.layers.get(pick.layer) else { continue };
+            let (ranks, title) = (pick.choice.ranks.as_slice(), title(site, pick));
+            in_turn.layers.insert(site.weight, Turn { layer: layer.as_ref(), places: &site.places, ranks, title });
+        }
+        let sequence = Sequence {
+            original: self.model,
+            facts: self.cx.facts,
+            masks: &masks,
+            calibration,
+            reach: usize::MAX,
+            replace: Some(&in_turn),
+        };
+        // Layers that cannot be fitted are split by what they read before.
+        let fitted = sequence.weights(self.model);
+        let is_other = |s: &Site<'_>| !fitted.contains(&s.weight);
+        let others: Vec<Option<Pick>> =
+            self.sites.iter().zip(chosen).map(|(s, p)| p.clone().filter(|_| is_other(s))).collect();
+        let mut patches = self.patches(&others, &self.decompose(statistics, all, Some(&others)))?;
+        let mut model = self.apply(&patches)?;
+        patches.extend(sequence.refit(&mut model, notes)?);
+        Ok(patches)
     }
 
     /// The table: what was decided of each layer, and why.
@@ -458,17 +490,17 @@ impl Statistics {
             matrix += h.matrix(all, reads.centred);
             mean.iter_mut().zip(h.mean(all)).for_each(|(m, x)| *m += x / count);
         }
-        let lambda = ridge(&matrix, DAMPING);
-        for i in 0..reads.width {
-            matrix[(i, i)] += lambda;
-        }
-        Some(Moments { matrix, mean: reads.centred.then_some(mean) })
+        Some(Moments { matrix: damped(&matrix, DAMPING), mean: reads.centred.then_some(mean) })
     }
 }
 
 /// What tells rows of one value from other rows of it.
 fn key(reads: &Reads) -> String {
     format!("{:?} {}", reads.rows, reads.width)
+}
+
+fn title(site: &Site<'_>, pick: &Pick) -> String {
+    format!("{:?} split at {}", site.name, ranks(&pick.choice))
 }
 
 fn ranks(choice: &Choice) -> String {

@@ -5,11 +5,13 @@
 //! `L = I` that of the weights. As `U` is a basis of outputs, `L` need not be inverted, and inputs that span less than all of their
 //! space are nothing special.
 //!
-//! Singular vectors come from the eigenvectors of the smaller of `W G Wᵀ` and `Lᵀ Wᵀ W L`, in float64, so that squares of singular values
-//! are known to 1e-16 of the largest. Where a small part of a big matrix is asked for, they come from a randomized range finder with
+//! Singular vectors come from the eigenvectors of the smaller of `W G Wᵀ` and `Lᵀ Wᵀ W L`, in float64 where little is discarded, so that squares of
+//! singular values are known to 1e-16 of the largest. Where a small part of a big matrix is asked for, they come from a randomized range finder with
 //! power iterations (Halko, Martinsson, Tropp: Finding structure with randomness, SIAM Review 2011), whose error is measured.
 
 use faer::{Mat, MatRef, Side};
+
+use super::digits::{self, Digits, cast};
 
 /// The first left singular vectors of `W L`.
 #[derive(Debug, Clone)]
@@ -30,6 +32,12 @@ const ITERATIONS: usize = 3;
 const SMALL: usize = 512;
 /// A random search pays for ranks below this part of the size.
 const PART: usize = 8;
+/// Matrices from this size on are first decomposed in float32.
+const LARGE: usize = 256;
+/// Share of the power that is discarded, from which on the rounding of float32 does not matter: it is less than 1e-4 of it.
+const FLAT: f64 = 1e-2;
+/// Squares of a vector's length, as a share of the largest, from which on it is orthogonal to the others as it is.
+const ORTHOGONAL: f64 = 1e-3;
 
 /// Left singular vectors of `W L` with `L Lᵀ = moments`, or of `W`; at most `rank` of them. `None` if numbers are not finite.
 pub(super) fn principal(weights: MatRef<'_, f64>, moments: Option<&Mat<f64>>, rank: usize) -> Option<Principal> {
@@ -45,26 +53,54 @@ pub(super) fn principal(weights: MatRef<'_, f64>, moments: Option<&Mat<f64>>, ra
     }
 }
 
+/// In float32 if what is discarded stands out from rounding, else in float64.
 fn exact(weights: MatRef<'_, f64>, moments: Option<&Mat<f64>>, rank: usize) -> Option<Principal> {
+    let size = weights.nrows().min(weights.ncols());
+    if size >= LARGE && rank < size {
+        let found = exact_in::<f32>(weights, moments, rank);
+        if let Some(found) = found.filter(|f| 1.0 - f.energy(rank) > FLAT) {
+            return Some(found);
+        }
+    }
+    exact_in::<f64>(weights, moments, rank)
+}
+
+fn exact_in<T: Digits>(weights: MatRef<'_, f64>, moments: Option<&Mat<f64>>, rank: usize) -> Option<Principal> {
     let (outputs, width) = weights.shape();
+    let w = cast::<f64, T>(weights);
     if outputs <= width {
         let products = match moments {
-            Some(g) => weights * (g * weights.transpose()),
-            None => weights * weights.transpose(),
+            Some(g) => {
+                let half = T::product(cast::<f64, T>(g.as_ref()).as_ref(), w.transpose());
+                T::product(w.as_ref(), half.as_ref())
+            }
+            None => square(w.as_ref()),
         };
-        let (vectors, squares) = eigen(&products, rank)?;
+        let (vectors, squares) = digits::eigen(&products, rank)?;
         let power = squares.iter().sum();
-        return Some(Principal { vectors, squares, power });
+        return Some(Principal { vectors: cast(vectors.as_ref()), squares, power });
     }
     let whitened = match moments {
-        Some(g) => weights * root(g)?,
-        None => weights.to_owned(),
+        Some(g) => T::product(w.as_ref(), cast::<f64, T>(root(g)?.as_ref()).as_ref()),
+        None => w,
     };
-    let (inputs, squares) = eigen(&(whitened.transpose() * &whitened), rank)?;
+    let (inputs, squares) = digits::eigen(&square(whitened.transpose()), rank)?;
     let power = squares.iter().sum();
-    // The columns are orthogonal up to rounding; this makes them orthonormal, those of no length too.
-    let vectors = orthonormal(&(whitened * inputs));
+    let along = T::product(whitened.as_ref(), inputs.as_ref());
+    // The columns are orthogonal up to rounding; those that are short, or of no length, are made so.
+    let (first, last) = (squares.first().copied().unwrap_or(0.0), squares.get(rank - 1).copied().unwrap_or(0.0));
+    let vectors = match last > ORTHOGONAL * first {
+        true => Mat::from_fn(outputs, rank, |o, r| along[(o, r)].wide() / squares[r].sqrt()),
+        false => cast(T::orthonormal(&along).as_ref()),
+    };
     Some(Principal { vectors, squares, power })
+}
+
+/// `m mᵀ`, the lower triangle.
+fn square<T: Digits>(m: MatRef<'_, T>) -> Mat<T> {
+    let mut sum = T::zeros(m.nrows(), m.nrows());
+    T::add_square(&mut sum, m);
+    sum
 }
 
 /// Searches the range of `W L` from random outputs.
@@ -121,16 +157,7 @@ pub(super) fn root(symmetric: &Mat<f64>) -> Option<Mat<f64>> {
 
 /// The first eigenvectors of a symmetric matrix that is not negative, and all of its eigenvalues, the largest first.
 pub(super) fn eigen(symmetric: &Mat<f64>, count: usize) -> Option<(Mat<f64>, Vec<f64>)> {
-    let n = symmetric.nrows();
-    // Numbers that are not finite end up on the diagonal of products.
-    if (0..n).any(|i| !symmetric[(i, i)].is_finite()) {
-        return None;
-    }
-    let found = symmetric.self_adjoint_eigen(Side::Lower).ok()?;
-    let (vectors, values) = (found.U(), found.S());
-    let squares: Vec<f64> = (0..n).rev().map(|i| values[i].max(0.0)).collect();
-    let first = Mat::from_fn(n, count.min(n), |i, j| vectors[(i, n - 1 - j)]);
-    squares.iter().all(|s| s.is_finite()).then_some((first, squares))
+    digits::eigen(symmetric, count)
 }
 
 /// Orthonormal columns that span those of a matrix.

@@ -302,7 +302,8 @@ impl Search<'_> {
         let fit = |model: &mut Model, samples: &dyn Samples, notes: &mut Vec<String>| {
             let calibration = Calibration { samples, ..*self.calibration };
             let (facts, masks) = (self.cx.facts, &nothing);
-            Sequence { original, facts, masks, calibration: &calibration, reach: REACH }.refit(model, notes)
+            Sequence { original, facts, masks, calibration: &calibration, reach: REACH, replace: None }
+                .refit(model, notes)
         };
         let mut trial = dropped.model.clone();
         let tried = fit(&mut trial, &Selected::first_half(self.calibration.samples), notes)?;

@@ -288,6 +288,7 @@ impl<'a> Fitting<'a> {
                 masks: &masks,
                 calibration: &calibration,
                 reach: usize::MAX,
+                replace: None,
             };
             sequence.refit(model, notes)
         };

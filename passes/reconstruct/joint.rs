@@ -107,6 +107,18 @@ impl Joint {
         self.groups.iter().zip(old).map(fit).collect()
     }
 
+    /// Second moments of what the groups read.
+    pub(super) fn inputs(&self, centred: bool) -> Vec<Mat<f64>> {
+        self.groups.iter().map(|h| self.moments(&h.matrix(true, centred)).inputs).collect()
+    }
+
+    /// Mean of what the first group reads.
+    pub(super) fn mean(&self) -> Vec<f64> {
+        let mut mean = self.groups.first().map(|h| h.mean(true)).unwrap_or_default();
+        mean.truncate(self.width);
+        mean
+    }
+
     /// The biases that make the means agree.
     pub(super) fn biases(&self, weights: &[Mat<f64>]) -> Vec<Shift> {
         let of = |(halves, weights): (&Halves, &Mat<f64>)| -> Vec<Shift> {

@@ -25,6 +25,30 @@ pub(crate) struct Sequence<'a> {
     pub(crate) calibration: &'a Calibration<'a>,
     /// How many layers behind a change are fitted.
     pub(crate) reach: usize,
+    /// What is put in the place of layers when it is their turn.
+    pub(crate) replace: Option<&'a dyn Replace>,
+}
+
+/// Puts something else in the place of layers, each when those in front of it are done.
+pub(crate) trait Replace: Sync {
+    /// True if the layer with these weights is to be replaced.
+    fn replaces(&self, weight: ValueId) -> bool;
+
+    /// The patch that replaces a layer.
+    fn patch(&self, fitted: &Fitted<'_>) -> Result<Patch, PassError>;
+}
+
+/// A layer with the weights that fit best to what it is to compute, and what it reads.
+pub(crate) struct Fitted<'a> {
+    pub(crate) linear: &'a Linear,
+    /// Of its groups.
+    pub(crate) weights: Vec<Mat<f64>>,
+    /// What its biases are less than those that make the means agree.
+    pub(crate) shift: Vec<f64>,
+    /// Second moments of what its groups read, about the mean if it has a bias.
+    pub(crate) moments: Vec<Mat<f64>>,
+    /// Mean of what the first of its groups reads.
+    pub(crate) mean: Vec<f64>,
 }
 
 /// A layer of the compressed model, and what it is to compute.
@@ -43,6 +67,11 @@ struct Layer {
 type Seen = (Vec<Mat<f64>>, Joint);
 
 impl Sequence<'_> {
+    /// The weights of the layers that are fitted or replaced.
+    pub(crate) fn weights(&self, compressed: &Model) -> BTreeSet<ValueId> {
+        self.layers(compressed).0.iter().map(|l| l.linear.weight).collect()
+    }
+
     /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order. What is left out
     /// is noted.
     pub(crate) fn refit(&self, compressed: &mut Model, notes: &mut Vec<String>) -> Result<Vec<Patch>, PassError> {
@@ -90,7 +119,9 @@ impl Sequence<'_> {
         let mut left = 0;
         for id in compressed.graph.topological_order().unwrap_or_default() {
             let Some(node) = compressed.graph.node(id) else { continue };
-            let is_changed = self.reads_others(compressed, id) || node.operands().any(|v| self.is_cut(v));
+            let is_replaced = |v: ValueId| self.replace.is_some_and(|r| r.replaces(v));
+            let is_changed =
+                self.reads_others(compressed, id) || node.operands().any(|v| self.is_cut(v) || is_replaced(v));
             if is_changed {
                 left = self.reach;
             }
@@ -187,7 +218,7 @@ impl Sequence<'_> {
             next = self.see(original, compressed, stages, &mut open, later, before)?;
             let made: Vec<Option<Patch>> = open
                 .par_iter()
-                .map(|(layer, old, joint)| fitted(compressed, layer, old, joint))
+                .map(|(layer, old, joint)| self.fitted(compressed, layer, old, joint))
                 .collect::<Result<_, _>>()?;
             patches.extend(made.into_iter().flatten());
             open.clear();
@@ -245,6 +276,46 @@ impl Sequence<'_> {
         let kept = kept.cloned().unwrap_or_else(|| vec![true; outputs * old.len()]);
         Ok(Joint::new(linear.rows.clone(), width, old.len(), layer.axis, kept).map(|joint| (old, joint)))
     }
+
+    /// The patch that gives a layer the weights that fit best, or replaces it.
+    fn fitted(
+        &self,
+        model: &Model,
+        layer: &Layer,
+        old: &[Mat<f64>],
+        joint: &Joint,
+    ) -> Result<Option<Patch>, PassError> {
+        let graph = &model.graph;
+        let linear = &layer.linear;
+        let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
+        let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
+        let centred = linear.bias != Bias::None;
+        let biases = linear.biases(graph).map_err(error)?;
+        let is_met = joint.is_met(old, &biases, centred);
+        let new = if is_met { None } else { joint.fit(old, centred) };
+        let shifts = joint.biases(new.as_deref().unwrap_or(old));
+        let is_shifted = centred && new.is_some() && Shift::are_worth_adding(&shifts, linear.bias);
+        if let Some(replace) = self.replace.filter(|r| r.replaces(linear.weight)) {
+            let bias = |o: usize| biases.get(o).copied().unwrap_or(0.0);
+            let shift = |(o, s): (usize, &Shift)| if is_shifted { s.value - bias(o) } else { 0.0 };
+            let fitted = Fitted {
+                linear,
+                shift: shifts.iter().enumerate().map(shift).collect(),
+                moments: joint.inputs(centred),
+                mean: joint.mean(),
+                weights: new.unwrap_or_else(|| old.to_vec()),
+            };
+            return replace.patch(&fitted).map(Some);
+        }
+        let Some(new) = new else { return Ok(None) };
+        let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
+        patch.set_tensor(linear.weight, linear.tensor(&new, weight).map_err(error)?);
+        if is_shifted {
+            let values: Vec<f64> = shifts.iter().map(|b| b.value).collect();
+            linear.set_bias(graph, &mut patch, &values).map_err(error)?;
+        }
+        Ok(Some(patch))
+    }
 }
 
 /// Bytes of the statistics that a layer is fitted with.
@@ -253,25 +324,4 @@ fn bytes_of(graph: &Graph, linear: &Linear) -> u64 {
     let (width, groups) = (linear.width(weight).unwrap_or(1).max(1), linear.groups().max(1));
     let outputs = usize::try_from(weight.elements()).unwrap_or(usize::MAX) / width / groups;
     bytes(groups, width.saturating_add(outputs))
-}
-
-/// The patch that gives a layer the weights that fit best.
-fn fitted(model: &Model, layer: &Layer, old: &[Mat<f64>], joint: &Joint) -> Result<Option<Patch>, PassError> {
-    let graph = &model.graph;
-    let linear = &layer.linear;
-    let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
-    let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
-    let centred = linear.bias != Bias::None;
-    if joint.is_met(old, &linear.biases(graph).map_err(error)?, centred) {
-        return Ok(None);
-    }
-    let Some(new) = joint.fit(old, centred) else { return Ok(None) };
-    let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
-    patch.set_tensor(linear.weight, linear.tensor(&new, weight).map_err(error)?);
-    let bias = joint.biases(&new);
-    if Shift::are_worth_adding(&bias, linear.bias) {
-        let values: Vec<f64> = bias.iter().map(|b| b.value).collect();
-        linear.set_bias(graph, &mut patch, &values).map_err(error)?;
-    }
-    Ok(Some(patch))
 }
