@@ -135,7 +135,12 @@ impl Sums {
 }
 
 impl Gram {
-    /// Adds rows that were put together elsewhere, row-major, of the only group. Fails if a number is not finite.
+    /// What is taken off rows before they are multiplied. Nothing before there were any.
+    pub(crate) fn shift(&self) -> &[f32] {
+        self.groups.first().map_or(&[], |g| &g.shift)
+    }
+
+    /// Adds rows that were put together elsewhere, row-major, of the only group, and leaves them shifted. Fails if a number is not finite.
     pub(crate) fn add_rows(&mut self, rows: &mut [f32]) -> Result<(), String> {
         if rows.iter().any(|x| !x.is_finite()) {
             self.non_finite = true;

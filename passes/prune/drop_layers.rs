@@ -25,8 +25,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Calibration, Changes, Context, Pass, PassError, Samples, Shape, Transform,
-    calibration::{Selected, bindings},
+    Calibration, Changes, Context, Pass, PassError, Shape, Transform,
+    calibration::bindings,
     reconstruct::{Held, Masks, Sequence},
 };
 use blocks::{blocks, patch};
@@ -298,28 +298,17 @@ impl Search<'_> {
 
     /// Fits the layers behind the blocks that went, if it is better on samples that the fit has not seen.
     fn refit(&self, original: &Model, dropped: &State, notes: &mut Vec<String>) -> Result<Vec<Patch>, PassError> {
-        let nothing = Masks::new();
-        let fit = |model: &mut Model, samples: &dyn Samples, notes: &mut Vec<String>| {
-            let calibration = Calibration { samples, ..*self.calibration };
-            let (facts, masks) = (self.cx.facts, &nothing);
-            Sequence { original, facts, masks, calibration: &calibration, reach: REACH, replace: None }
-                .refit(model, notes)
-        };
-        let mut trial = dropped.model.clone();
-        let tried = fit(&mut trial, &Selected::first_half(self.calibration.samples), notes)?;
-        let error = self.held.error(&trial, self.calibration)?;
-        let is_better = error < dropped.error && !self.held.is_seen();
+        let (nothing, facts, calibration) = (Masks::new(), self.cx.facts, self.calibration);
+        let sequence = Sequence { original, facts, masks: &nothing, calibration, reach: REACH, replace: None };
+        let tried = sequence.refit_if_better(dropped.model.clone(), &dropped.model, &self.held, notes)?;
+        let (before, after) = tried.errors;
         notes.push(format!(
-            "relative squared error of the outputs on {} samples {}: {:.2e} as it is, {error:.2e} with {} layers fitted, which is {}",
+            "relative squared error of the outputs on {} samples {}: {before:.2e} as it is, {after:.2e} with {} layers fitted, which is {}",
             self.held.len(),
             if self.held.is_seen() { "that the fit had seen, as there is only one" } else { "that the fit had not seen" },
-            dropped.error,
-            tried.len(),
-            if is_better { "what was done, on all samples" } else { "not done" },
+            tried.layers,
+            if tried.patches.is_some() { "what was done, on all samples" } else { "not done" },
         ));
-        if !is_better {
-            return Ok(Vec::new());
-        }
-        fit(&mut dropped.model.clone(), self.calibration.samples, &mut Vec::new())
+        Ok(tried.patches.unwrap_or_default())
     }
 }

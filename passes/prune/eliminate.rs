@@ -214,9 +214,13 @@ pub(super) fn refit(weights: &Mat<f64>, moments: &Mat<f64>, gone: &[usize], damp
     let mut inner = pick(moments.as_ref(), &kept, &kept);
     (0..kept.len()).for_each(|i| inner[(i, i)] += lambda);
     let cross = pick(moments.as_ref(), &kept, gone);
-    let solved = inner.llt(Side::Lower).ok()?.solve(&cross);
     let lost = Mat::from_fn(weights.nrows(), gone.len(), |o, i| weights[(o, gone[i])]);
-    let change = &lost * solved.transpose();
+    let factor = inner.llt(Side::Lower).ok()?;
+    // Solved for what there are fewer of.
+    let change = match gone.len() < weights.nrows() {
+        true => &lost * factor.solve(&cross).transpose(),
+        false => factor.solve(&cross * lost.transpose()).transpose().to_owned(),
+    };
     let mut new = Mat::zeros(weights.nrows(), weights.ncols());
     for (i, &c) in kept.iter().enumerate() {
         (0..weights.nrows()).for_each(|o| new[(o, c)] = weights[(o, c)] + change[(o, i)]);

@@ -15,19 +15,18 @@ use super::{
     eliminate::{Curve, Reader, eliminate, loss, refit},
     groups::{Group, Reads},
     moments::{Fit, Moments},
+    normalized::normalized_by,
 };
 use crate::{
-    Bias, Calibration, Context, Linear, PassError, Samples,
-    calibration::{Selected, Want},
-    reconstruct::{Halves, Held, Sequence, Shift, products},
+    Bias, Calibration, Context, Linear, PassError,
+    calibration::Want,
+    reconstruct::{Halves, Held, Sequence, Shift, best_ridge, products},
 };
 
 /// Channels of classes, by the index of the class.
 pub(super) type Removed = BTreeMap<usize, BTreeSet<u64>>;
 
-/// Ridges that are tried, as a share of the mean of the diagonal.
-const DAMPINGS: [f64; 6] = [1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
-/// The same, for the order in which channels go.
+/// Ridges that are tried for the order in which channels go, as a share of the mean of the diagonal.
 const ORDER_DAMPINGS: [f64; 3] = [1e-6, 1e-2, 0.1];
 /// Where nothing tells which ridge is right.
 const DEFAULT_DAMPING: f64 = 0.1;
@@ -44,6 +43,8 @@ struct Layer {
     moments: Moments,
     /// Ridge that generalizes best from one half of the samples to the other.
     damping: f64,
+    /// What a normalization behind the layer scales its outputs with.
+    scale: Option<Vec<f64>>,
 }
 
 /// A model, and what is known of the layers that can be fitted.
@@ -87,8 +88,9 @@ impl<'a> Fitting<'a> {
             }
             None => linears.iter().map(|(l, w)| guessed(model, classes, groups, l.node, w.ncols())).collect(),
         };
-        let layer = |((linear, weights), moments): ((Linear, _), _)| {
-            (linear.node, Layer { linear, weights, moments, damping: DEFAULT_DAMPING })
+        let layer = |((linear, weights), moments): ((Linear, Mat<f64>), Moments)| {
+            let scale = normalized_by(model, cx.facts, &linear, weights.nrows());
+            (linear.node, Layer { linear, weights, moments, damping: DEFAULT_DAMPING, scale })
         };
         let layers = linears.into_iter().zip(moments).map(layer).collect();
         let readers = groups.iter().map(|g| (g.class, g.readers.as_slice())).collect();
@@ -137,7 +139,7 @@ impl<'a> Fitting<'a> {
     fn readers_of(&self, group: &Group, fit: Fit) -> Option<Vec<Reader>> {
         let reader = |(node, columns): &Reads| {
             let layer = self.layers.get(node)?;
-            Some(Reader { weights: layer.weights.clone(), moments: layer.moments(fit), columns: columns.clone() })
+            Some(Reader { weights: layer.seen(&layer.weights), moments: layer.moments(fit), columns: columns.clone() })
         };
         group.readers.iter().map(reader).collect()
     }
@@ -163,7 +165,7 @@ impl<'a> Fitting<'a> {
         let gone: BTreeSet<usize> = going.filter_map(|&c| columns.get(c)).flatten().copied().collect();
         let gone: Vec<usize> = gone.into_iter().collect();
         let [first, second] = layer.moments.both(layer.linear.bias != Bias::None)?;
-        Some(loss(&layer.weights, &refit(&layer.weights, &first, &gone, damping)?, &second))
+        Some(layer.loss(&refit(&layer.weights, &first, &gone, damping)?, &second))
     }
 
     /// The columns of each layer that go with channels.
@@ -280,32 +282,22 @@ impl<'a> Fitting<'a> {
             let errors = "what that does to the outputs is not known".to_owned();
             return Ok(Finished { patches, errors, notes });
         };
-        let sequence = |model: &mut Model, samples: &dyn Samples, notes: &mut Vec<String>| {
-            let calibration = Calibration { samples, ..*calibration };
-            let sequence = Sequence {
-                original: self.model,
-                facts: self.cx.facts,
-                masks: &masks,
-                calibration: &calibration,
-                reach: usize::MAX,
-                replace: None,
-            };
-            sequence.refit(model, notes)
+        let sequence = Sequence {
+            original: self.model,
+            facts: self.cx.facts,
+            masks: &masks,
+            calibration,
+            reach: usize::MAX,
+            replace: None,
         };
         let (refit, _) = self.refit(&self.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
-        let mut trial = self.apply(&self.patches(removed, &refit)?)?;
-        let at_once = held.error(&trial, calibration)?;
-        sequence(&mut trial, &Selected::first_half(calibration.samples), &mut notes)?;
-        let in_turn = held.error(&trial, calibration)?;
-        drop(trial);
-        // With one sample nothing tells whether the larger change is the better one.
-        if in_turn < at_once && !held.is_seen() {
-            let mut model = self.apply(&patches)?;
-            let refits = sequence(&mut model, calibration.samples, &mut Vec::new())?;
-            patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
-        } else {
-            notes.extend(unfitted());
+        let trial = self.apply(&self.patches(removed, &refit)?)?;
+        let tried = sequence.refit_if_better(trial, &self.apply(&patches)?, held, &mut notes)?;
+        match tried.patches {
+            Some(refits) => patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p))),
+            None => notes.extend(unfitted()),
         }
+        let (at_once, in_turn) = tried.errors;
         let errors = format!(
             "relative squared error of the outputs on {} samples {}: {at_once:.2e} with all layers fitted at once, {in_turn:.2e} one after \
              the other; {}",
@@ -356,13 +348,25 @@ impl Layer {
     fn best_damping(&self, gone: &[usize]) -> f64 {
         let centred = self.linear.bias != Bias::None;
         let Some([first, second]) = self.moments.both(centred) else { return DEFAULT_DAMPING };
-        let lost = |damping: f64| {
-            let on = |fitted: &Mat<f64>, other: &Mat<f64>| {
-                refit(&self.weights, fitted, gone, damping).map_or(f64::INFINITY, |w| loss(&self.weights, &w, other))
-            };
-            on(&first, &second) + on(&second, &first)
+        let on = |fitted: &Mat<f64>, other: &Mat<f64>, damping: f64| {
+            let new = refit(&self.weights, fitted, gone, damping);
+            new.map_or(f64::INFINITY, |w| self.loss(&w, other))
         };
-        let tried = DAMPINGS.map(|d| (lost(d), d));
-        tried.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(DEFAULT_DAMPING, |t| t.1)
+        best_ridge(|damping| on(&first, &second, damping) + on(&second, &first, damping))
+    }
+
+    /// Share of the layer's power that is lost with new weights, as far as what reads it sees it.
+    fn loss(&self, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
+        loss(&self.seen(&self.weights), &self.seen(new), moments)
+    }
+
+    /// Weights whose outputs are scaled by what a normalization behind them does with them.
+    fn seen(&self, weights: &Mat<f64>) -> Mat<f64> {
+        match &self.scale {
+            Some(scale) => Mat::from_fn(weights.nrows(), weights.ncols(), |o, i| {
+                scale.get(o).copied().unwrap_or(1.0) * weights[(o, i)]
+            }),
+            None => weights.clone(),
+        }
     }
 }

@@ -8,6 +8,7 @@ mod eliminate;
 mod fitting;
 mod groups;
 mod moments;
+mod normalized;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]
 mod prune;
 mod search;

@@ -145,6 +145,7 @@ impl Prune {
         let mut fitting = Fitting::new(model, cx, calibration, &classes, &groups)?;
         let curves = fitting.curves(&groups, self.min_keep, self.criterion);
         let held = calibration.map(|c| Held::new(model, c, self.probes)).transpose()?;
+        changes.notes.extend(held.as_ref().and_then(Held::bounded));
         let costs = Costs::of_model(model, cx.facts, &classes, &bindings, budget);
         let search =
             Search { groups: &groups, curves: &curves, fitting: &fitting, held: held.as_ref(), costs: &costs, budget };

@@ -24,16 +24,6 @@ impl Halves {
         Halves { halves: [Gram::new(rows.clone(), width), Gram::new(rows, width)], seen: 0 }
     }
 
-    /// Adds rows of the sample at hand that were put together elsewhere, row-major.
-    pub(crate) fn add_rows(&mut self, rows: &mut [f32]) -> Result<(), String> {
-        self.at_hand().add_rows(rows)
-    }
-
-    /// The next rows are of the next sample.
-    pub(crate) const fn next(&mut self) {
-        self.seen += 1;
-    }
-
     fn at_hand(&mut self) -> &mut Gram {
         let [first, second] = &mut self.halves;
         if self.seen.is_multiple_of(2) { first } else { second }
@@ -97,7 +87,7 @@ impl Halves {
 impl Statistic for Halves {
     fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
         let added = self.at_hand().add(tensors);
-        self.next();
+        self.seen += 1;
         added
     }
 
@@ -119,7 +109,14 @@ pub(crate) struct Held {
     samples: (usize, usize, usize),
     outputs: Vec<String>,
     expected: Vec<Vec<Tensor>>,
+    /// Samples that there would be if memory did not bound them.
+    asked: usize,
 }
+
+/// What is kept of held samples takes at most this part of the memory.
+const PART: u64 = 4;
+/// A fit that changes more has to be better by this, or it is no better than chance on few samples.
+const MARGIN: f64 = 0.98;
 
 /// A value beside that of the original, or in words why it cannot be compared.
 pub(crate) type Compared = Result<Comparison, String>;
@@ -151,9 +148,39 @@ impl Held {
         outputs: Vec<String>,
     ) -> Result<Held, PassError> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        let mut held = Held { samples: (first, step, limit), outputs, expected: Vec::new() };
-        held.expected = held.run(model, calibration)?;
+        let mut held = Held { samples: (first, step, limit), outputs, expected: Vec::new(), asked: 0 };
+        held.asked = held.selected(calibration).len();
+        // The first of them shows how many fit.
+        held.samples.2 = 1;
+        held.expected = held.run(model, calibration, |_, values| values)?;
+        let each = held.expected.iter().flatten().map(Tensor::byte_len).fold(1, u64::saturating_add);
+        let fit = usize::try_from(calibration.memory / PART / each).unwrap_or(usize::MAX);
+        held.samples.2 = limit.min(fit).max(1);
+        if held.samples.2 > 1 {
+            held.expected = held.run(model, calibration, |_, values| values)?;
+        }
         Ok(held)
+    }
+
+    fn selected<'a>(&self, calibration: &Calibration<'a>) -> Selected<'a> {
+        let (first, step, limit) = self.samples;
+        Selected { samples: calibration.samples, first, step, limit }
+    }
+
+    /// Says if memory allows fewer samples than were asked for.
+    pub(crate) fn bounded(&self) -> Option<String> {
+        (self.len() < self.asked).then(|| {
+            format!(
+                "outputs are compared on {} samples instead of {}, as more do not fit into `memory`",
+                self.len(),
+                self.asked
+            )
+        })
+    }
+
+    /// True if a fit that changes more is the better one, by the errors that it leaves. With one sample nothing tells.
+    pub(crate) const fn prefers(&self, larger: f64, smaller: f64) -> bool {
+        larger < MARGIN * smaller && !self.is_seen()
     }
 
     /// How many samples there are.
@@ -166,11 +193,16 @@ impl Held {
         self.samples.0 == 0
     }
 
-    fn run(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Vec<Vec<Tensor>>, PassError> {
+    /// Runs a model on the samples, and keeps of each what `take` makes of its number and its outputs.
+    fn run<T: Send>(
+        &self,
+        model: &Model,
+        calibration: &Calibration<'_>,
+        take: impl Fn(usize, Vec<Tensor>) -> T + Sync,
+    ) -> Result<Vec<T>, PassError> {
         let runnable = calibration.engine.load(model, &self.outputs)?;
-        let (first, step, limit) = self.samples;
-        let samples = Selected { samples: calibration.samples, first, step, limit };
-        let run = |i: usize| Ok(runnable.run(&*samples.get(i)?)?);
+        let samples = self.selected(calibration);
+        let run = |i: usize| Ok(take(i, runnable.run(&*samples.get(i)?)?));
         (0..samples.len()).into_par_iter().map(run).collect()
     }
 
@@ -184,7 +216,7 @@ impl Held {
     ) -> Result<BTreeMap<&String, Compared>, PassError> {
         let mut compared: Vec<(&String, Compared)> =
             self.outputs.iter().map(|name| (name, Ok(Comparison::new()))).collect();
-        for (e, a) in self.expected.iter().zip(&self.run(model, calibration)?) {
+        for (e, a) in self.expected.iter().zip(&self.run(model, calibration, |_, values| values)?) {
             for ((name, c), (e, a)) in compared.iter_mut().zip(e.iter().zip(a)) {
                 let (e, a) = (view(name, e).unwrap_or_else(|| e.clone()), view(name, a).unwrap_or_else(|| a.clone()));
                 if let Ok(comparison) = c
@@ -200,21 +232,15 @@ impl Held {
     /// Squared difference of the float outputs of a model to those of the original, as a share of their power; the mean over the
     /// outputs. Infinite if shapes differ, or numbers are not finite where the original has others.
     pub(crate) fn error(&self, model: &Model, calibration: &Calibration<'_>) -> Result<f64, PassError> {
+        let compared = self.run(model, calibration, |sample, actual| {
+            let expected = self.expected.get(sample).map_or(&[][..], Vec::as_slice);
+            expected.iter().zip(&actual).map(|(e, a)| difference(e, a)).collect::<Vec<_>>()
+        })?;
         let mut sums: Vec<Option<(f64, f64)>> = vec![None; self.outputs.len()];
-        for (expected, actual) in self.expected.iter().zip(&self.run(model, calibration)?) {
-            for (sum, (e, a)) in sums.iter_mut().zip(expected.iter().zip(actual)) {
-                if !e.dtype().is_float() {
-                    continue;
-                }
-                let (Ok(e), Ok(a)) = (e.to_f64(), a.to_f64()) else { continue };
-                if e.len() != a.len() {
-                    return Ok(f64::INFINITY);
-                }
-                let (difference, power) = sum.get_or_insert((0.0, 0.0));
-                for (e, a) in e.iter().zip(&a).filter(|(e, a)| e.to_bits() != a.to_bits() || e.is_finite()) {
-                    *difference += (e - a).powi(2);
-                    *power += e.powi(2);
-                }
+        for of_sample in compared {
+            for (sum, (difference, power)) in sums.iter_mut().zip(of_sample).filter_map(|(s, d)| Some((s, d?))) {
+                let sum = sum.get_or_insert((0.0, 0.0));
+                *sum = (sum.0 + difference, sum.1 + power);
             }
         }
         let share = |(difference, power): (f64, f64)| if power > 0.0 { difference / power } else { difference };
@@ -222,4 +248,17 @@ impl Held {
         let mean = shares.iter().sum::<f64>() / shares.len().max(1) as f64;
         Ok(if mean.is_finite() { mean } else { f64::INFINITY })
     }
+}
+
+/// Squared difference and power of two tensors of floats; None for others. Infinite if shapes differ.
+fn difference(expected: &Tensor, actual: &Tensor) -> Option<(f64, f64)> {
+    if !expected.dtype().is_float() {
+        return None;
+    }
+    let (e, a) = (expected.to_f64().ok()?, actual.to_f64().ok()?);
+    if e.len() != a.len() {
+        return Some((f64::INFINITY, 1.0));
+    }
+    let pairs = e.iter().zip(&a).filter(|(e, a)| e.to_bits() != a.to_bits() || e.is_finite());
+    Some(pairs.fold((0.0, 0.0), |(difference, power), (e, a)| (difference + (e - a).powi(2), power + e.powi(2))))
 }

@@ -3,11 +3,12 @@
 use faer::{Mat, Side, linalg::solvers::Solve};
 use planish_ir::Tensor;
 
-use super::{Halves, Shift, products, ridge};
+use super::{
+    Shift, best_ridge,
+    cross::{self, Cross, Moments},
+    products, ridge,
+};
 use crate::calibration::{CHUNK, Rows};
-
-/// Ridges that are tried, as a share of the mean of the diagonal.
-const DAMPINGS: [f64; 6] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
 
 /// Squared error, as a share of the power, that float32 arithmetic leaves.
 const MET: f64 = 1e-10;
@@ -20,15 +21,17 @@ pub(super) struct Joint {
     axis: i64,
     /// Outputs that the compressed layer still has.
     kept: Vec<bool>,
-    groups: Vec<Halves>,
+    /// Of the first, third, … and of the second, fourth, … sample.
+    groups: Vec<[Cross; 2]>,
     /// Outputs of a group.
     outputs: usize,
+    /// Samples so far.
+    seen: usize,
 }
 
 /// Bytes of two halves of second moments for each group, of so many inputs and outputs.
-pub(super) fn bytes(groups: usize, side: usize) -> u64 {
-    let square = (side as u64).saturating_mul(side as u64);
-    (groups as u64).saturating_mul(square).saturating_mul(2 * 8)
+pub(super) fn bytes(groups: usize, width: usize, outputs: usize) -> u64 {
+    (groups as u64).saturating_mul(2).saturating_mul(cross::bytes(width, outputs))
 }
 
 impl Joint {
@@ -36,12 +39,12 @@ impl Joint {
     pub(super) fn new(rows: Rows, width: usize, groups: usize, axis: usize, kept: Vec<bool>) -> Option<Joint> {
         let all = kept.iter().filter(|k| **k).count();
         let outputs = all.checked_div(groups).filter(|n| n * groups == all && *n > 0)?;
-        let groups = vec![Halves::new(Rows::Axis(-1), width + outputs); groups];
-        Some(Joint { rows, width, axis: i64::try_from(axis).ok()?, kept, groups, outputs })
+        let groups = vec![[Cross::new(width, outputs), Cross::new(width, outputs)]; groups];
+        Some(Joint { rows, width, axis: i64::try_from(axis).ok()?, kept, groups, outputs, seen: 0 })
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        bytes(self.groups.len(), self.width + self.outputs)
+        bytes(self.groups.len(), self.width, self.outputs)
     }
 
     /// Adds a sample: what the layer reads, what it is to compute, and what is taken off that.
@@ -64,22 +67,22 @@ impl Joint {
                 at += rows.len();
             })?;
         }
-        let (mut at, mut joint, mut result) = (vec![0; self.groups.len()], Vec::new(), Ok(()));
-        let (width, outputs, groups) = (self.width, self.outputs, &mut self.groups);
+        let (mut at, mut targets, mut result) = (vec![0; self.groups.len()], Vec::new(), Ok(()));
+        let (width, outputs, half, groups) = (self.width, self.outputs, self.seen % 2, &mut self.groups);
         self.rows.each(input, width, (CHUNK / (width + outputs).max(1)).max(1), |group, rows| {
-            let (Some(at), Some(halves)) = (at.get_mut(group), groups.get_mut(group)) else { return };
-            joint.clear();
-            for row in rows.chunks(width) {
-                joint.extend_from_slice(row);
-                let first = *at * all + group * outputs;
-                joint.extend_from_slice(wanted.get(first..first + outputs).unwrap_or_default());
-                *at += 1;
+            let half = groups.get_mut(group).and_then(|halves| halves.get_mut(half));
+            let (Some(at), Some(half)) = (at.get_mut(group), half) else { return };
+            targets.clear();
+            for row in *at..*at + rows.len() / width {
+                let first = row * all + group * outputs;
+                targets.extend_from_slice(wanted.get(first..first + outputs).unwrap_or_default());
             }
+            *at += rows.len() / width;
             if result.is_ok() {
-                result = halves.add_rows(&mut joint);
+                result = half.add(rows, &mut targets);
             }
         })?;
-        groups.iter_mut().for_each(Halves::next);
+        self.seen += 1;
         match at.iter().all(|at| at * all == wanted.len()) {
             true => result,
             false => Err("what a layer reads and what it computes have different numbers of rows".to_owned()),
@@ -88,23 +91,20 @@ impl Joint {
 
     /// Weights of the groups with the ridge that generalizes best from one half to the other. None if there is nothing to fit to.
     pub(super) fn fit(&self, old: &[Mat<f64>], centred: bool) -> Option<Vec<Mat<f64>>> {
-        let both: Vec<[Moments; 2]> = self.groups.iter().map(|h| h.both(centred).map(|h| self.moments(&h))).collect();
-        let lost = |damping: f64| -> f64 {
-            let of = |([a, b], old): (&[Moments; 2], &Mat<f64>)| {
-                let on = |fitted: &Moments, other: &Moments| {
-                    let lost = fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w));
-                    if lost.is_nan() { f64::INFINITY } else { lost }
-                };
-                on(a, b) + on(b, a)
-            };
-            both.iter().zip(old).map(of).sum()
-        };
-        let damping = match self.groups.iter().all(Halves::are_two) {
-            true => DAMPINGS.map(|d| (lost(d), d)).into_iter().min_by(|x, y| x.0.total_cmp(&y.0))?.1,
+        let halves = |[a, b]: &[Cross; 2]| [Cross::moments(&[a], centred), Cross::moments(&[b], centred)];
+        let damping = match self.seen > 1 {
+            true => {
+                let both: Vec<[Moments; 2]> = self.groups.iter().map(halves).collect();
+                best_ridge(|damping| {
+                    let on = |fitted: &Moments, other: &Moments, old: &Mat<f64>| {
+                        fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w))
+                    };
+                    both.iter().zip(old).map(|([a, b], old)| on(a, b, old) + on(b, a, old)).sum()
+                })
+            }
             false => 0.1,
         };
-        let fit = |(h, old): (&Halves, &Mat<f64>)| self.moments(&h.matrix(true, centred)).solve(old, damping);
-        self.groups.iter().zip(old).map(fit).collect()
+        self.groups.iter().zip(old).map(|(halves, old)| all(halves, centred).solve(old, damping)).collect()
     }
 
     /// Second moments of what the groups read.
@@ -121,11 +121,11 @@ impl Joint {
 
     /// The biases that make the means agree.
     pub(super) fn biases(&self, weights: &[Mat<f64>]) -> Vec<Shift> {
-        let of = |(halves, weights): (&Halves, &Mat<f64>)| -> Vec<Shift> {
-            let mean = halves.mean(true);
-            let (of_inputs, of_outputs) = mean.split_at(self.width.min(mean.len()));
+        let of = |([a, b], weights): (&[Cross; 2], &Mat<f64>)| -> Vec<Shift> {
+            let (of_inputs, of_outputs) = Cross::means_of(&[a, b]);
             let target = |o: usize| of_outputs.get(o).copied().unwrap_or(0.0);
-            let bias = |o: usize| Shift::of([target(o)].into_iter().chain(products(weights, o, of_inputs).map(|p| -p)));
+            let bias =
+                |o: usize| Shift::of([target(o)].into_iter().chain(products(weights, o, &of_inputs).map(|p| -p)));
             (0..weights.nrows()).map(bias).collect()
         };
         self.groups.iter().zip(weights).flat_map(of).collect()
@@ -136,32 +136,17 @@ impl Joint {
         let shifts = self.biases(weights);
         let bias = |o: usize| biases.get(o).copied().unwrap_or(0.0);
         let is_level = |(o, s): (usize, &Shift)| (s.value - bias(o)).abs() <= MET.sqrt() * s.magnitude;
-        let is_near = |(halves, weights): (&Halves, &Mat<f64>)| {
-            let moments = self.moments(&halves.matrix(true, centred));
+        let is_near = |(halves, weights): (&[Cross; 2], &Mat<f64>)| {
+            let moments = all(halves, centred);
             moments.power + moments.loss(weights) <= MET * moments.power
         };
         (!centred || shifts.iter().enumerate().all(is_level)) && self.groups.iter().zip(weights).all(is_near)
     }
-
-    /// Takes the second moments of inputs and targets together apart.
-    fn moments(&self, joint: &Mat<f64>) -> Moments {
-        let width = self.width;
-        let outputs = joint.nrows().saturating_sub(width);
-        Moments {
-            inputs: Mat::from_fn(width, width, |i, j| joint[(i, j)]),
-            cross: Mat::from_fn(outputs, width, |o, i| joint[(width + o, i)]),
-            power: (0..outputs).map(|o| joint[(width + o, width + o)]).sum(),
-        }
-    }
 }
 
-/// Mean products of inputs with themselves and with the targets.
-struct Moments {
-    inputs: Mat<f64>,
-    /// `outputs x inputs`.
-    cross: Mat<f64>,
-    /// Of the targets.
-    power: f64,
+/// Moments over all samples.
+fn all([a, b]: &[Cross; 2], centred: bool) -> Moments {
+    Cross::moments(&[a, b], centred)
 }
 
 impl Moments {

@@ -3,6 +3,7 @@
 //! Samples come in two halves ([`Halves`], [`Held`]): what is fitted to one is judged by the other. [`Sequence`] fits layer after layer,
 //! each from what it reads in the compressed model.
 
+mod cross;
 mod halves;
 mod joint;
 mod second;
@@ -29,4 +30,43 @@ pub(crate) fn ridge(moments: &Mat<f64>, share: f64) -> f64 {
     let mean = (0..n.min(moments.nrows())).map(|i| moments[(i, i)]).sum::<f64>() / n as f64;
     // A layer that sees nothing but zeros can have any weights.
     if mean > 0.0 { share * mean } else { 1.0 }
+}
+
+/// Ridges that are tried, as a share of the mean of the diagonal.
+const RIDGES: [f64; 7] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0];
+/// Where the search begins.
+const FIRST_RIDGE: usize = 3;
+
+/// The ridge with which least is lost: from the middle of those that are tried, downhill. What is not finite is the worst.
+pub(crate) fn best_ridge(lost: impl Fn(f64) -> f64) -> f64 {
+    let lost = |at: usize| RIDGES.get(at).map_or(f64::INFINITY, |&r| lost(r)).min(f64::INFINITY);
+    let (mut at, mut least) = (FIRST_RIDGE, lost(FIRST_RIDGE));
+    for direction in [-1isize, 1] {
+        let start = at;
+        while let Some(next) = at.checked_add_signed(direction).filter(|&n| n < RIDGES.len()) {
+            let found = lost(next);
+            let is_better = if direction < 0 { found <= least && found.is_finite() } else { found < least };
+            if !is_better {
+                break;
+            }
+            (at, least) = (next, found);
+        }
+        if at != start {
+            break;
+        }
+    }
+    RIDGES.get(at).copied().unwrap_or(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ridge_is_found_downhill() {
+        let around = |best: f64| best_ridge(|r| (r.ln() - best.ln()).abs());
+        assert_eq!(RIDGES.map(around), RIDGES);
+        assert_eq!(best_ridge(|_| 0.0), RIDGES[0]);
+        assert_eq!(best_ridge(|r| if r < 0.05 { f64::NAN } else { 1.0 }), 0.1);
+    }
 }

@@ -11,11 +11,14 @@ use planish_ir::{Graph, GraphPath, Model, NodeId, Numerics, Patch, Tensor, Value
 use rayon::prelude::*;
 
 use super::{
-    Masks, Shift,
+    Held, Masks, Shift,
     joint::{Joint, bytes},
     stages::{Border, Stages, Wanted, run},
 };
-use crate::{Bias, Calibration, Linear, PassError, calibration::Rows};
+use crate::{
+    Bias, Calibration, Linear, PassError,
+    calibration::{Rows, Selected},
+};
 
 /// A compressed model, and the one that it was made of.
 pub(crate) struct Sequence<'a> {
@@ -66,10 +69,42 @@ struct Layer {
 /// The weights that a layer has, and what is accumulated for others.
 type Seen = (Vec<Mat<f64>>, Joint);
 
+/// What came of trying a fit on one half of the samples.
+pub(crate) struct Tried {
+    /// Error of the outputs on held samples before and after.
+    pub(crate) errors: (f64, f64),
+    /// How many layers were fitted.
+    pub(crate) layers: usize,
+    /// That fit to all samples; none if that is not better.
+    pub(crate) patches: Option<Vec<Patch>>,
+}
+
 impl Sequence<'_> {
     /// The weights of the layers that are fitted or replaced.
     pub(crate) fn weights(&self, compressed: &Model) -> BTreeSet<ValueId> {
         self.layers(compressed).0.iter().map(|l| l.linear.weight).collect()
+    }
+
+    /// Fits a trial to the first half of the samples; if that is better on held samples, fits `whole` to all. Both are the same model, the
+    /// first one made of the first half only.
+    pub(crate) fn refit_if_better(
+        &self,
+        mut trial: Model,
+        whole: &Model,
+        held: &Held,
+        notes: &mut Vec<String>,
+    ) -> Result<Tried, PassError> {
+        let before = held.error(&trial, self.calibration)?;
+        let first = Selected::first_half(self.calibration.samples);
+        let half = Calibration { samples: &first, ..*self.calibration };
+        let layers = Sequence { calibration: &half, ..*self }.refit(&mut trial, notes)?.len();
+        let after = held.error(&trial, self.calibration)?;
+        drop(trial);
+        let patches = match held.prefers(after, before) {
+            true => Some(self.refit(&mut whole.clone(), &mut Vec::new())?),
+            false => None,
+        };
+        Ok(Tried { errors: (before, after), layers, patches })
     }
 
     /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order. What is left out
@@ -323,5 +358,5 @@ fn bytes_of(graph: &Graph, linear: &Linear) -> u64 {
     let Some(weight) = graph.constant(linear.weight) else { return 0 };
     let (width, groups) = (linear.width(weight).unwrap_or(1).max(1), linear.groups().max(1));
     let outputs = usize::try_from(weight.elements()).unwrap_or(usize::MAX) / width / groups;
-    bytes(groups, width.saturating_add(outputs))
+    bytes(groups, width, outputs)
 }
