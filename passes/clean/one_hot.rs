@@ -198,6 +198,7 @@ mod tests {
         <ir_version: 8, opset_import: ["" : 17]>
         g (int32[N,3,1] x, int64[N,3] i) => (float[N,3,2] y)
         <
+          int32[1,1,3] list = {0, 1, 2},
           int64 y_first = {0},
           int64 y_depth = {3},
           int64 y_least = {-1},
