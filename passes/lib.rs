@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod prune;
 pub mod quantize;
 pub mod rules;
+pub mod squashed;
 pub mod structure;
 
 #[cfg(test)]

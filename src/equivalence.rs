@@ -1,9 +1,12 @@
 //! Two models on the same inputs: are the outputs as close as they have to be?
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use planish_ir::{Model, Numerics, Tensor};
-use planish_passes::{Engine, EngineError};
+use planish_passes::{
+    Engine, EngineError,
+    squashed::{self, Before},
+};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -29,6 +32,9 @@ pub struct OutputFigures {
     pub cosine: f64,
     /// Signal to quantization noise ratio in dB; absent if there is no difference.
     pub sqnr_db: Option<f64>,
+    /// The same before the Softmax, LogSoftmax, Sigmoid or Tanh that both models end with here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqnr_before_db: Option<f64>,
     /// Share of rows with the same largest element, where there are rows.
     pub top1_agreement: Option<f64>,
 }
@@ -119,6 +125,9 @@ pub struct Expected<'a> {
     runs: Runs<'a>,
     /// Of the outputs.
     names: Vec<String>,
+    /// What is before squashing functions at their ends.
+    before: Vec<Option<Before>>,
+    /// Values of the outputs, and behind them those before squashing functions.
     outputs: Outputs,
 }
 
@@ -126,8 +135,9 @@ impl<'a> Expected<'a> {
     /// Runs the reference.
     pub fn of(engine: &'a dyn Engine, reference: &Model, runs: Runs<'a>) -> Result<Expected<'a>, EngineError> {
         let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
-        let outputs = run(engine, reference, &names, runs)?;
-        Ok(Expected { engine, runs, names, outputs })
+        let before = before(reference, &names);
+        let outputs = run(engine, reference, &values(&names, &before), runs)?;
+        Ok(Expected { engine, runs, names, before, outputs })
     }
 
     /// Runs the reference. If the samples are drawn, and it fails with the sizes of their open axes or computes no number, larger ones
@@ -139,9 +149,11 @@ impl<'a> Expected<'a> {
         wanted: u64,
     ) -> Result<Expected<'a>, EngineError> {
         let names: Vec<String> = reference.graph.outputs().iter().map(|&v| reference.graph.name_of(v)).collect();
+        let before = before(reference, &names);
+        let asked = values(&names, &before);
         let mut first: Option<(Samples, Result<Outputs, EngineError>)> = None;
         let outputs = loop {
-            let result = run(engine, reference, &names, samples.first(wanted));
+            let result = run(engine, reference, &asked, samples.first(wanted));
             match &result {
                 Ok(outputs) if !is_vacuous(outputs) => break result,
                 // No size helps here.
@@ -171,20 +183,29 @@ impl<'a> Expected<'a> {
                 .notes
                 .push("the original computes no finite number on these samples, so little was compared".to_owned());
         }
-        Ok(Expected { engine, runs: samples.first(wanted), names, outputs })
+        Ok(Expected { engine, runs: samples.first(wanted), names, before, outputs })
     }
 
     /// Runs a model and compares each output with what `verify` and the passes' class ask for.
     pub fn compare(&self, model: &Model, class: Numerics, verify: &Verify) -> Result<Verdict, EngineError> {
         let start = Instant::now();
         let names = &self.names;
-        let mut actual = run(self.engine, model, names, self.runs)?;
+        // Of both, or of none: the same function has to be behind it.
+        let pair = |(of_model, before): (Option<Before>, &Option<Before>)| {
+            of_model.filter(|b| before.as_ref().is_some_and(|of_reference| of_reference.function == b.function))
+        };
+        let before: Vec<Option<Before>> = before(model, names).into_iter().zip(&self.before).map(pair).collect();
+        let mut actual = run(self.engine, model, &values(names, &before), self.runs)?;
         for (expected, actual) in self.outputs.iter().zip(&mut actual) {
             // Outputs of another width, if the user wanted these, count for their numbers.
+            let behind = actual.split_off(names.len().min(actual.len()));
             let pairs = std::mem::take(actual).into_iter().zip(expected);
             *actual = pairs.map(|(a, e)| adapt::like(a, e)).collect::<Result<_, _>>()?;
+            actual.extend(behind);
         }
         let mut comparisons: Vec<Comparison> = names.iter().map(|_| Comparison::new()).collect();
+        let mut behind: Vec<Option<Comparison>> =
+            before.iter().map(|b| b.as_ref().map(|_| Comparison::new())).collect();
         let mut failures = Vec::new();
         for (run, (e, a)) in self.outputs.iter().zip(&actual).enumerate() {
             for ((name, c), (e, a)) in names.iter().zip(&mut comparisons).zip(e.iter().zip(a)) {
@@ -192,16 +213,31 @@ impl<'a> Expected<'a> {
                     failures.push(format!("output {name:?}, run {run}: {mismatch}"));
                 }
             }
+            let (mut e, mut a) = (e.iter().skip(names.len()), a.iter().skip(names.len()));
+            for ((c, before), of_reference) in behind.iter_mut().zip(&before).zip(&self.before) {
+                let e = of_reference.as_ref().and_then(|_| e.next());
+                let a = before.as_ref().and_then(|_| a.next());
+                let (Some(b), Some(e), Some(a)) = (before, e, a) else { continue };
+                let a = adapt::like(a.clone(), e)?;
+                let view = |t: &Tensor| b.is_centred.then(|| squashed::centred(t)).flatten();
+                let (e, a) = (view(e).unwrap_or_else(|| e.clone()), view(&a).unwrap_or(a));
+                // Rewrites may give it another shape, if they do the same to the function behind it.
+                if c.as_mut().is_some_and(|c| c.add(&e, &a).is_err()) {
+                    *c = None;
+                }
+            }
         }
-        for (name, c) in names.iter().zip(&comparisons) {
-            failures.extend(judge(c, class, verify).into_iter().map(|f| format!("output {name:?}: {f}")));
+        let compared = comparisons.iter().zip(&behind);
+        for (name, (c, behind)) in names.iter().zip(compared.clone()) {
+            let judged = judge(c, behind.as_ref(), class, verify);
+            failures.extend(judged.into_iter().map(|f| format!("output {name:?}: {f}")));
         }
         Ok(Verdict {
             engine: self.engine.name().to_owned(),
             runs: self.runs.len(),
             samples: self.runs.samples,
             asked: asked(class, verify),
-            outputs: names.iter().zip(&comparisons).map(|(n, c)| figures(n, c)).collect(),
+            outputs: names.iter().zip(compared).map(|(n, (c, b))| figures(n, c, b.as_ref())).collect(),
             failures,
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -243,8 +279,20 @@ fn asked(class: Numerics, v: &Verify) -> String {
     if asked.is_empty() { "no bound; figures only".to_owned() } else { asked }
 }
 
-/// What the class owes, and every bound on top of it.
-fn judge(c: &Comparison, class: Numerics, v: &Verify) -> Vec<String> {
+/// What is before squashing functions at the ends of outputs, if it is no output itself.
+fn before(model: &Model, names: &[String]) -> Vec<Option<Before>> {
+    let mut taken: BTreeSet<String> = names.iter().cloned().collect();
+    let before = |name: &String| squashed::before(model, name).filter(|b| taken.insert(b.name.clone()));
+    names.iter().map(before).collect()
+}
+
+/// The values to run a model for.
+fn values(names: &[String], before: &[Option<Before>]) -> Vec<String> {
+    names.iter().chain(before.iter().flatten().map(|b| &b.name)).cloned().collect()
+}
+
+/// What the class owes, and every bound on top of it. `before` is what was compared before a squashing function.
+fn judge(c: &Comparison, before: Option<&Comparison>, class: Numerics, v: &Verify) -> Vec<String> {
     let bounds = Tolerance::Lossy { min_cosine: v.min_cosine.unwrap_or(f64::NEG_INFINITY), min_top1: v.top1_agreement };
     let mut failures: Vec<String> = Tolerance::of(class, bounds).check(c).err().into_iter().collect();
     if class != Numerics::Lossy {
@@ -252,8 +300,12 @@ fn judge(c: &Comparison, class: Numerics, v: &Verify) -> Vec<String> {
         let missed = bounds.check(c).err().filter(|f| !failures.contains(f));
         failures.extend(missed);
     }
-    if let Some(bound) = v.min_sqnr_db.filter(|&b| c.sqnr_db() < b) {
-        failures.push(format!("the SQNR is {:.2} dB, below {bound}", c.sqnr_db()));
+    let (sqnr, place) = match before {
+        Some(before) => (before.sqnr_db(), " before the last function"),
+        None => (c.sqnr_db(), ""),
+    };
+    if let Some(bound) = v.min_sqnr_db.filter(|&b| sqnr.is_nan() || sqnr < b) {
+        failures.push(format!("the SQNR is {sqnr:.2} dB{place}, below {bound}"));
     }
     if let Some(bound) = v.max_abs.filter(|&b| c.max_abs() > b) {
         failures.push(format!("the largest difference is {:.3e}, above {bound}", c.max_abs()));
@@ -261,7 +313,7 @@ fn judge(c: &Comparison, class: Numerics, v: &Verify) -> Vec<String> {
     failures
 }
 
-fn figures(name: &str, c: &Comparison) -> OutputFigures {
+fn figures(name: &str, c: &Comparison, before: Option<&Comparison>) -> OutputFigures {
     OutputFigures {
         output: name.to_owned(),
         identical: c.identical(),
@@ -269,6 +321,7 @@ fn figures(name: &str, c: &Comparison) -> OutputFigures {
         max_relative: c.max_relative(),
         cosine: c.cosine(),
         sqnr_db: Some(c.sqnr_db()).filter(|x| x.is_finite()),
+        sqnr_before_db: before.map(Comparison::sqnr_db).filter(|x| x.is_finite()),
         top1_agreement: c.top1_agreement(),
     }
 }
@@ -341,13 +394,20 @@ mod tests {
     fn bounds_come_on_top_of_what_passes_owe() {
         let close = compared(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.01]);
         let bounded = Verify { min_cosine: Some(0.9), ..Verify::default() };
-        assert!(judge(&close, Numerics::Exact, &bounded)[0].starts_with("not bit-identical"));
-        assert!(judge(&close, Numerics::Reassociated, &bounded)[0].contains("more than rounding"));
-        assert!(judge(&close, Numerics::Lossy, &bounded).is_empty());
+        assert!(judge(&close, None, Numerics::Exact, &bounded)[0].starts_with("not bit-identical"));
+        assert!(judge(&close, None, Numerics::Reassociated, &bounded)[0].contains("more than rounding"));
+        assert!(judge(&close, None, Numerics::Lossy, &bounded).is_empty());
+        let before = compared(&[1.0, 0.0], &[0.5, 0.0]);
+        let decibels = Verify { min_sqnr_db: Some(10.0), ..Verify::default() };
+        assert!(judge(&close, None, Numerics::Lossy, &decibels).is_empty());
+        assert_eq!(
+            judge(&close, Some(&before), Numerics::Lossy, &decibels),
+            ["the SQNR is 6.02 dB before the last function, below 10"]
+        );
         let strict = Verify { min_cosine: Some(1.0), max_abs: Some(0.001), ..Verify::default() };
-        assert_eq!(judge(&close, Numerics::Exact, &strict).len(), 3);
-        assert_eq!(judge(&close, Numerics::Lossy, &strict).len(), 2);
-        assert_eq!(judge(&Comparison::new(), Numerics::Exact, &bounded), ["nothing was compared"]);
+        assert_eq!(judge(&close, None, Numerics::Exact, &strict).len(), 3);
+        assert_eq!(judge(&close, None, Numerics::Lossy, &strict).len(), 2);
+        assert_eq!(judge(&Comparison::new(), None, Numerics::Exact, &bounded), ["nothing was compared"]);
         assert_eq!(asked(Numerics::Exact, &bounded), "bit equality, cosine >= 0.9");
         assert_eq!(asked(Numerics::Lossy, &bounded), "cosine >= 0.9");
         assert_eq!(asked(Numerics::Lossy, &Verify::default()), "no bound; figures only");

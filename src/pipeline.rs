@@ -66,7 +66,8 @@ pub struct Verify {
     /// Fail below this cosine, for any output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_cosine: Option<f64>,
-    /// Fail below this signal to quantization noise ratio in dB, for any output.
+    /// Fail below this signal to quantization noise ratio in dB, for any output; measured before a Softmax, LogSoftmax, Sigmoid or Tanh
+    /// that an output ends with in both models.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_sqnr_db: Option<f64>,
     /// Fail below this share of rows with the same largest element, for any output.

@@ -252,17 +252,26 @@ fn sensitivity(layers: &[Layer]) -> Option<Table> {
 impl Verdict {
     /// A table and the verdict, for a terminal.
     pub fn render(&self) -> String {
-        let mut t = table(&["output", "max abs", "max rel", "cosine", "SQNR dB", "top-1"]);
+        let mut header = vec!["output", "max abs", "max rel", "cosine", "SQNR dB", "top-1"];
+        let is_squashed = self.outputs.iter().any(|o| o.sqnr_before_db.is_some());
+        if is_squashed {
+            header.push("SQNR dB before the last function");
+        }
+        let mut t = table(&header);
         for o in &self.outputs {
             let exact = o.max_abs == 0.0 && o.identical;
-            t.add_row(vec![
+            let mut row = vec![
                 o.output.clone(),
                 if exact { "0".into() } else { format!("{:.3e}", o.max_abs) },
                 if exact { "0".into() } else { format!("{:.3e}", o.max_relative) },
                 format!("{:.6}", o.cosine),
                 o.sqnr_db.map_or_else(|| "inf".into(), |x| format!("{x:.1}")),
                 o.top1_agreement.map_or_else(|| "-".into(), |x| format!("{x:.4}")),
-            ]);
+            ];
+            if is_squashed {
+                row.push(o.sqnr_before_db.map_or_else(|| "-".into(), |x| format!("{x:.1}")));
+            }
+            t.add_row(row);
         }
         let plural = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let on = format!("{} in {}", plural(self.samples, "sample"), plural(self.runs as u64, "run"));

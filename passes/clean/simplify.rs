@@ -27,6 +27,8 @@ static STEPS: &[Step] = &[
     Step { pass: "shape-values", why_here: "what folding could not make constant is computed once" },
     Step { pass: "broadcasts", why_here: "frees what computed the shapes that it makes constant" },
     Step { pass: "casts", why_here: "they hide what the ones below look for" },
+    Step { pass: "one-hot-matmul", why_here: "after broadcasts and casts, which hide what is compared" },
+    Step { pass: "tables", why_here: "what it computes on constants is folded in the next round" },
     Step { pass: "slices", why_here: "makes picking and squeezing one node, so that reshapes meet" },
     Step { pass: "transpose-chains", why_here: "brings reshapes together that a transpose keeps apart" },
     Step { pass: "reshape-chains", why_here: "takes what all of the above brought together, and constant targets" },

@@ -8,7 +8,7 @@
 //! | `minmax` | everything that was seen | |
 //! | `percentile` | a share of the numbers, as much cut off at either end | Wu et al., Integer Quantization for Deep Learning Inference, 2020, section 5.2 |
 //! | `entropy` | what loses least information, as the Kullback-Leibler divergence of the rounded histogram | Migacz, 8-bit Inference with TensorRT, GTC 2017 |
-//! | `mse` | what has the smallest mean squared error | Choukroun et al., Low-bit Quantization of Neural Networks for Efficient Inference, ICCVW 2019 |
+//! | `mse` | what has the smallest mean squared error, of what is computed of it if that is all that reads it | Choukroun et al., Low-bit Quantization of Neural Networks for Efficient Inference, ICCVW 2019 |
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,40 @@ impl Observer {
     }
 }
 
+/// All that is computed of a value. What it makes equal need not be kept apart: below -3 a hard swish is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Behind {
+    /// The value is read as it is.
+    #[default]
+    Itself,
+    /// `x * clamp(x / 6 + 1 / 2, 0, 1)`.
+    HardSwish,
+    /// `x * sigmoid(alpha * x)`.
+    Swish(f32),
+    /// `sigmoid(x)`.
+    Sigmoid,
+    /// `clamp(alpha * x + beta, 0, 1)`.
+    Ramp {
+        /// Slope.
+        alpha: f32,
+        /// Number of 0.
+        beta: f32,
+    },
+}
+
+impl Behind {
+    fn of(self, x: f64) -> f64 {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        match self {
+            Behind::Itself => x,
+            Behind::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+            Behind::Swish(alpha) => x * sigmoid(f64::from(alpha) * x),
+            Behind::Sigmoid => sigmoid(x),
+            Behind::Ramp { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
+        }
+    }
+}
+
 /// Bins with numbers in them.
 struct Bins {
     /// Middle of a bin and its count, ascending.
@@ -71,8 +105,14 @@ impl Bins {
 
 /// The range that an observer keeps. Both ends are 0 if there is nothing to see.
 ///
-/// Sixteen bits are finer than the histogram, and so many codes need no cut.
-pub fn range(histogram: &Histogram, observer: Observer, percentile: f64, codes: Codes, symmetric: bool) -> (f32, f32) {
+/// Sixteen bits are finer than the histogram, and so many codes need no cut. `behind` is what `mse` takes the error of.
+pub fn range(
+    histogram: &Histogram,
+    observer: Observer,
+    percentile: f64,
+    (codes, symmetric): (Codes, bool),
+    behind: Behind,
+) -> (f32, f32) {
     let bins = Bins::of(histogram);
     if bins.filled.is_empty() {
         return (0.0, 0.0);
@@ -82,7 +122,7 @@ pub fn range(histogram: &Histogram, observer: Observer, percentile: f64, codes: 
         (Observer::MinMax, _) | (_, Codes::U16 | Codes::I16) => all,
         (Observer::Percentile, _) => percentiles(&bins, percentile / 100.0),
         (Observer::Entropy, _) => entropy(&bins),
-        (Observer::Mse | Observer::Auto, _) => mse(&bins, codes, symmetric),
+        (Observer::Mse | Observer::Auto, _) => mse(&bins, codes, symmetric, behind),
     };
     (low.max(bins.low) as f32, high.min(bins.high) as f32)
 }
@@ -106,17 +146,18 @@ fn edge<'a>(mut bins: impl Iterator<Item = &'a (f64, f64)>, cut: f64) -> f64 {
 }
 
 /// Searches the end on one side, then on the other, until neither moves.
-fn mse(bins: &Bins, codes: Codes, symmetric: bool) -> (f64, f64) {
+fn mse(bins: &Bins, codes: Codes, symmetric: bool, behind: Behind) -> (f64, f64) {
+    let computed: Vec<(f64, f64, f64)> = bins.filled.iter().map(|&(x, n)| (x, n, behind.of(x))).collect();
     let error = |low: f64, high: f64| {
         let grid = match symmetric {
             true => Grid::symmetric(codes, high.max(-low) as f32),
             false => Grid::covering(codes, low as f32, high as f32),
         };
-        let squared = |&(x, n): &(f64, f64)| {
-            let e = x - f64::from(grid.number(grid.code(x as f32)));
+        let squared = |&(x, n, of_x): &(f64, f64, f64)| {
+            let e = of_x - behind.of(f64::from(grid.number(grid.code(x as f32))));
             n * e * e
         };
-        bins.filled.iter().map(squared).sum::<f64>()
+        computed.iter().map(squared).sum::<f64>()
     };
     // Shares of the whole side, geometrically: heavy tails want to be cut by factors.
     const STEPS: i32 = 40;
@@ -244,7 +285,7 @@ mod tests {
         values.push(400.0);
         let h = histogram(&values);
         for observer in ALL {
-            let (low, high) = range(&h, observer, 99.99, Codes::U8, false);
+            let (low, high) = range(&h, observer, 99.99, (Codes::U8, false), Behind::Itself);
             assert!((-6.0..=-1.0).contains(&low), "{observer:?} {low}");
             match observer {
                 Observer::MinMax => assert_eq!(high, 400.0),
@@ -259,7 +300,7 @@ mod tests {
     fn numbers_without_outliers_keep_their_range() {
         let values: Vec<f32> = (0..10_000).map(|i| i as f32 / 10_000.0).collect();
         for observer in ALL {
-            let (low, high) = range(&histogram(&values), observer, 99.99, Codes::U8, false);
+            let (low, high) = range(&histogram(&values), observer, 99.99, (Codes::U8, false), Behind::Itself);
             assert_eq!(low, 0.0);
             assert!(high > 0.97, "{observer:?} {high}");
         }
@@ -268,8 +309,8 @@ mod tests {
     #[test]
     fn nothing_to_see_gives_an_empty_range() {
         for observer in ALL {
-            assert_eq!(range(&Histogram::new(), observer, 99.99, Codes::U8, false), (0.0, 0.0));
-            assert_eq!(range(&histogram(&[0.0; 5]), observer, 99.99, Codes::U8, false), (0.0, 0.0));
+            assert_eq!(range(&Histogram::new(), observer, 99.99, (Codes::U8, false), Behind::Itself), (0.0, 0.0));
+            assert_eq!(range(&histogram(&[0.0; 5]), observer, 99.99, (Codes::U8, false), Behind::Itself), (0.0, 0.0));
         }
     }
 
@@ -277,7 +318,22 @@ mod tests {
     fn sixteen_bits_keep_everything() {
         let mut values = normal(1000);
         values.push(4000.0);
-        assert_eq!(range(&histogram(&values), Observer::Mse, 99.0, Codes::U16, false).1, 4000.0);
+        assert_eq!(range(&histogram(&values), Observer::Mse, 99.0, (Codes::U16, false), Behind::Itself).1, 4000.0);
+    }
+
+    #[test]
+    fn what_a_hard_swish_makes_zero_takes_no_codes() {
+        // Even between -20 and 5: all below -3 gives 0.
+        let values: Vec<f32> = (0..50_000).map(|i| i as f32 / 2000.0 - 20.0).collect();
+        let ends = |behind| range(&histogram(&values), Observer::Mse, 0.0, (Codes::U8, false), behind);
+        let (low, high) = ends(Behind::HardSwish);
+        assert!((-3.3..=-2.6).contains(&low) && high > 4.9, "{low} {high}");
+        let (low, _) = ends(Behind::Swish(1.0));
+        assert!((-10.0..=-4.0).contains(&low), "{low}");
+        assert!(ends(Behind::Itself).0 < -19.0);
+        let (low, high) = ends(Behind::Ramp { alpha: 0.5, beta: 0.5 });
+        // An end is cut down to a tenth at most.
+        assert!((-2.0..=-0.9).contains(&low) && (0.9..=1.3).contains(&high), "{low} {high}");
     }
 
     proptest! {
@@ -289,11 +345,11 @@ mod tests {
             let values: Vec<f32> = values.iter().map(|v| v * (v.abs() / 100.0).powf(heavy / 10.0)).collect();
             let h = histogram(&values);
             for observer in ALL {
-                let (low, high) = range(&h, observer, 99.9, Codes::U8, false);
+                let (low, high) = range(&h, observer, 99.9, (Codes::U8, false), Behind::Itself);
                 prop_assert!(low <= 0.0 && high >= 0.0 && low >= h.min().min(0.0) && high <= h.max().max(0.0));
             }
-            let found = error(&values, range(&h, Observer::Mse, 0.0, Codes::U8, false));
-            let all = error(&values, range(&h, Observer::MinMax, 0.0, Codes::U8, false));
+            let found = error(&values, range(&h, Observer::Mse, 0.0, (Codes::U8, false), Behind::Itself));
+            let all = error(&values, range(&h, Observer::MinMax, 0.0, (Codes::U8, false), Behind::Itself));
             // The search sees bins, not numbers.
             let bins = values.len() as f64 * h.width() * h.width();
             prop_assert!(found <= all * 1.1 + bins, "{found} {all}");

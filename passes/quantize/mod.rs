@@ -28,7 +28,7 @@ pub use equalize::Equalize;
 pub use legalize::Legalize;
 pub use low_float_weights::{LowFloat, LowFloatWeights};
 pub(crate) use quantize::Site;
-pub use quantize::{BiasType, Choice, Quantize, Scheme, Sensitivity};
+pub use quantize::{BiasType, Choice, Quantize, Scheme, Sensitivity, WeightRounding};
 pub use quantize_weights::QuantizeWeights;
 pub use smooth_quant::SmoothQuant;
 pub use static_::weights::ReduceRange;

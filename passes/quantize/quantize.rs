@@ -20,15 +20,18 @@
 //! `observer` says how much of a range is kept: `auto`, `minmax`, `percentile`, `entropy` or `mse`. `reduce_range: auto` lets no
 //! channel of a weight saturate the 16-bit sums of x86 processors without VNNI; `never` is for those with it, and for ARM.
 //!
+//! `rounding: gptq` rounds weights for what they are multiplied with on 32 of the samples: errors of neighbours do not add up where
+//! neighbours in an image are alike.
+//!
 //! `sensitivity: auto` compares the outputs on `samples` calibration samples (from all over them; ranges have seen them too)
 //! with those of the model before, and holds them to `min_cosine`, `min_sqnr_db` and `top1_agreement`. Where all in codes does
-//! not keep these, it measures on `probes` samples what each product alone does to the outputs, changes observers, and leaves
+//! not keep these, it rounds weights as above, measures on `probes` samples what each product alone does to the outputs, changes observers, and leaves
 //! products in 16-bit codes, where the target has them, or in float32: as few multiply-accumulates as hold the bound. It fails
 //! if less than `least_share` of them would be left in codes.
 
 use std::collections::BTreeMap;
 
-use planish_ir::{GraphPath, Model, Node, NodeId, cost, infer};
+use planish_ir::{GraphPath, Model, Node, NodeId, ValueId, cost, infer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +73,8 @@ pub struct Quantize {
     pub symmetric: Choice,
     /// Whether weights leave room for saturating sums.
     pub reduce_range: ReduceRange,
+    /// How weights of 8-bit integers are rounded.
+    pub rounding: WeightRounding,
     /// Type of biases.
     pub bias: BiasType,
     /// Whether it is measured what codes do to the outputs, and products stay in higher precision where that is too much.
@@ -129,6 +134,19 @@ pub enum Choice {
     Never,
 }
 
+/// How weights are rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightRounding {
+    /// `nearest`; with `sensitivity: auto` `gptq` if nearest codes do not keep the bound.
+    #[default]
+    Auto,
+    /// Each to the nearest code.
+    Nearest,
+    /// For least error of the products on calibration samples.
+    Gptq,
+}
+
 /// Type of biases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -142,7 +160,9 @@ pub enum BiasType {
     Float,
 }
 
-/// The bound if none is given: an error of an eighth of the output's norm.
+/// The bound if none is given: an error of an eighth of the output's norm. Of the models that the presets were tried on, those from 18 dB on
+/// (sentence encoder 18, text detector 23, file types 19) evaluate as in floats within a quarter of a per cent, and a text recognizer
+/// does so within a per cent and a half at 17 dB, where at 5 dB it loses nine per cent.
 const MIN_SQNR_DB: f64 = 18.0;
 
 impl Default for Quantize {
@@ -156,6 +176,7 @@ impl Default for Quantize {
             exclude: Vec::new(),
             symmetric: Choice::Auto,
             reduce_range: ReduceRange::Auto,
+            rounding: WeightRounding::Auto,
             bias: BiasType::Auto,
             sensitivity: Sensitivity::Off,
             min_cosine: None,
@@ -206,8 +227,11 @@ impl Transform for Quantize {
             return Ok(changes);
         }
         let (fit, style) = (self.fit(cx.target), self.style(cx.target));
-        let histograms = BTreeMap::new();
-        let mut draft = Draft { at, model, calibration, units: &candidates.units, fit, style, histograms };
+        let (histograms, weights, units) = (BTreeMap::new(), BTreeMap::new(), candidates.units);
+        let mut draft = Draft { at, model, calibration, units, fit, style, histograms, weights };
+        if self.rounding == WeightRounding::Gptq {
+            draft.compensate(&mut changes.notes)?;
+        }
         let total = cost::cost_of(model, &sized, &sizes);
         let (written, decisions) = match self.sensitivity {
             Sensitivity::Off => {
@@ -353,7 +377,8 @@ impl Quantize {
         let is_bounded = min_cosine.is_some() || min_sqnr_db.is_some() || top1_agreement.is_some();
         let min_sqnr_db = min_sqnr_db.or((!is_bounded).then_some(MIN_SQNR_DB));
         let bound = Bound { min_cosine, min_sqnr_db, top1_agreement };
-        Asked { bound, least_share, samples, probes, options: Options { observers, steps } }
+        let compensates = self.rounding == WeightRounding::Auto;
+        Asked { bound, least_share, samples, probes, options: Options { observers, steps }, compensates }
     }
 
     /// What the graph offers.
@@ -390,14 +415,27 @@ impl Quantize {
 }
 
 impl Candidates {
-    /// The products, those together that read the same activation.
+    /// The products, those together that read the same codes.
     pub(crate) fn sites(&self, at: Place<'_>) -> Vec<Site> {
-        let mut by_input: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
+        let mut by_root: BTreeMap<_, Vec<NodeId>> = BTreeMap::new();
         for unit in self.units.values().filter(|u| matches!(u.role, Role::Linear(_))) {
             let input = at.graph.node(unit.node).and_then(|n| n.input(0));
-            by_input.entry(input).or_default().push(unit.node);
+            by_root.entry(input.map(|v| self.root(at, v))).or_default().push(unit.node);
         }
-        by_input.into_values().map(|nodes| Site { nodes }).collect()
+        by_root.into_values().map(|nodes| Site { nodes }).collect()
+    }
+
+    /// Where the elements of a value were made, before they were moved.
+    fn root(&self, at: Place<'_>, mut value: ValueId) -> ValueId {
+        let before = |value: ValueId| {
+            let (id, node) = at.graph.producer(value)?;
+            let unit = self.units.get(&id).filter(|u| matches!(u.role, Role::Passes | Role::Affine { .. }))?;
+            node.input(*unit.reads.first()?)
+        };
+        while let Some(from) = before(value) {
+            value = from;
+        }
+        value
     }
 }
 

@@ -24,4 +24,5 @@ mod project;
 mod prune;
 mod round_trip;
 mod samples;
+mod sensitivity;
 mod support;

@@ -15,6 +15,7 @@ use crate::{
     PassError,
     quantize::Site,
     reconstruct::{Held, computed_outputs},
+    squashed::{self, Output},
 };
 
 /// What is asked for.
@@ -26,6 +27,8 @@ pub(crate) struct Asked {
     pub(crate) samples: u64,
     pub(crate) probes: u64,
     pub(crate) options: Options,
+    /// Weights may be rounded for what they are multiplied with.
+    pub(crate) compensates: bool,
 }
 
 /// Runs assignments.
@@ -50,11 +53,12 @@ impl<'d> Runs<'d, '_> {
     fn figures(&mut self, levels: &[Level], all: bool) -> Result<Figures, PassError> {
         let model = self.model(levels)?;
         let held = if all { &self.all } else { &self.few };
-        let is_centred = |name: &str| self.outputs.iter().any(|o| o.is_centred && o.before.as_deref() == Some(name));
-        let view = |name: &str, t: &Tensor| if is_centred(name) { centred(t) } else { None };
+        let before = self.outputs.iter().filter_map(|o| o.before.as_ref());
+        let is_centred = |name: &str| before.clone().any(|b| b.is_centred && b.name == name);
+        let view = |name: &str, t: &Tensor| if is_centred(name) { squashed::centred(t) } else { None };
         let compared = held.compare(&model, self.draft.calibration, view)?;
         let output = |o: &'d Output| {
-            let before = o.before.as_ref().and_then(|b| compared.get(b)?.as_ref().ok());
+            let before = o.before.as_ref().and_then(|b| compared.get(&b.name)?.as_ref().ok());
             Some(Compared { name: &o.name, output: compared.get(&o.name)?.as_ref(), before })
         };
         Ok(self.bound.judge(self.outputs.iter().filter_map(output)))
@@ -78,42 +82,10 @@ impl Measure<PassError> for Runs<'_, '_> {
     }
 }
 
-/// An output, and what it was before a squashing function at its end.
-struct Output {
-    name: String,
-    before: Option<String>,
-    /// The function does not depend on the mean of a row.
-    is_centred: bool,
-}
-
-/// The outputs that are computed. A squashing function hides most errors, and what it lets through are few and large ones: so a
-/// few samples tell more of what is before it.
+/// The outputs that are computed.
 fn outputs(model: &Model) -> Vec<Output> {
-    let graph = &model.graph;
-    let squashed = |name: &String| {
-        let node = graph.value_named(name).and_then(|v| graph.producer(v))?.1;
-        let is = |ops: &[&str]| !node.is_local() && ops.iter().any(|op| node.op.is(op));
-        let is_softmax = is(&["Softmax", "LogSoftmax"]);
-        let input = node.input(0).filter(|_| is_softmax || is(&["Sigmoid", "Tanh"]))?;
-        let is_last = node.attrs.int("axis").is_none_or(|axis| axis == -1);
-        graph.producer(input).map(|_| (graph.name_of(input), is_softmax && is_last))
-    };
-    let output = |name: String| {
-        let (before, is_centred) = squashed(&name).unzip();
-        Output { name, before, is_centred: is_centred.unwrap_or(false) }
-    };
+    let output = |name: String| Output { before: squashed::before(model, &name), name };
     computed_outputs(model).into_iter().map(output).collect()
-}
-
-/// Rows along the last axis, each without its mean.
-fn centred(tensor: &Tensor) -> Option<Tensor> {
-    let width = tensor.dims().last().and_then(|&w| usize::try_from(w).ok()).filter(|&w| w > 0)?;
-    let mut values: Vec<f32> = tensor.iter_f32().ok()?.collect();
-    for row in values.chunks_mut(width) {
-        let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
-        row.iter_mut().for_each(|v| *v -= mean as f32);
-    }
-    Tensor::from_f32(tensor.dims(), &values).ok()
 }
 
 fn by_node(sites: &[Site], levels: &[Level]) -> BTreeMap<NodeId, Level> {
@@ -130,7 +102,8 @@ pub(crate) fn assign(
 ) -> Result<(Written, BTreeMap<NodeId, Decision>), PassError> {
     let (model, calibration) = (draft.model, draft.calibration);
     let outputs = outputs(model);
-    let names: BTreeSet<String> = outputs.iter().flat_map(|o| o.before.iter().chain([&o.name]).cloned()).collect();
+    let names: BTreeSet<String> =
+        outputs.iter().flat_map(|o| o.before.iter().map(|b| &b.name).chain([&o.name]).cloned()).collect();
     let names: Vec<String> = names.into_iter().collect();
     let all = Held::spread(model, calibration, asked.samples, names.clone())?;
     let few = Held::spread(model, calibration, asked.probes, names)?;
@@ -140,21 +113,34 @@ pub(crate) fn assign(
         .map(|s| s.nodes.iter().filter_map(|n| draft.units.get(n)).fold(0, |sum, u| u.macs.saturating_add(sum)))
         .collect();
     let mut runs = Runs { draft, sites, bound: asked.bound, outputs: &outputs, all, few };
-    let found = sensitivity::search(&macs, &asked.options, &mut runs)?;
-    notes.push(format!("everything in codes, on {samples} samples: {}", found.plain.summary));
+    let everything = vec![Level::Codes; sites.len()];
+    let mut plain = runs.all(&everything)?;
+    notes.push(format!("everything in codes, on {samples} samples: {}", plain.summary));
+    if asked.compensates && !plain.holds() {
+        let (mut said, before) = (Vec::new(), plain.clone());
+        let weights = runs.draft.compensate(&mut said)?;
+        plain = runs.all(&everything)?;
+        if plain.error < before.error {
+            notes.append(&mut said);
+            notes.push(format!("with these, everything in codes: {}", plain.summary));
+        } else {
+            (plain, runs.draft.weights) = (before, weights);
+        }
+    }
+    let found = sensitivity::search(&macs, &asked.options, plain.clone(), &mut runs)?;
     let written = draft.write(&by_node(sites, &found.levels))?;
     let (in_codes, of) = predict::share(&written.placement, total);
     let share = in_codes as f64 / of.max(1) as f64;
     let is_empty = found.levels.iter().all(|l| *l == Level::Float);
     if is_empty || share < asked.least_share || !found.figures.holds() {
-        return Err(missed(asked, &found, share));
+        return Err(missed(asked, &plain, &found, share));
     }
     if !found.alone.is_empty() {
         let raised = |level: Level| found.levels.iter().filter(|l| **l == level).count();
         notes.push(format!(
             "{} sites measured one by one on {probes} samples, {} assignments on {samples}",
             sites.len(),
-            found.runs
+            found.runs + 1
         ));
         let observed = found.levels.iter().filter(|l| matches!(l, Level::Observed(_))).count();
         notes.push(format!(
@@ -168,10 +154,10 @@ pub(crate) fn assign(
     Ok((written, decisions))
 }
 
-fn missed(asked: &Asked, found: &Found, share: f64) -> PassError {
-    let mut message = match found.plain.holds() {
+fn missed(asked: &Asked, plain: &Figures, found: &Found, share: f64) -> PassError {
+    let mut message = match plain.holds() {
         true => String::new(),
-        false => format!("with everything in codes, {}. ", found.plain.failures.join("; ")),
+        false => format!("with everything in codes, {}. ", plain.failures.join("; ")),
     };
     message += &match found.figures.holds() && share > 0.0 {
         true => format!(
@@ -182,7 +168,7 @@ fn missed(asked: &Asked, found: &Found, share: f64) -> PassError {
         ),
         false => "No assignment that leaves a product in codes was found to keep the bound".to_owned(),
     };
-    let advice = if found.plain.holds() { "lower `least_share`" } else { "lower the bound, or choose another scheme" };
+    let advice = if plain.holds() { "lower `least_share`" } else { "lower the bound, or choose another scheme" };
     PassError::Precondition(format!("{message}; {advice}"))
 }
 

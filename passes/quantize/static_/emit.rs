@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     PassError, clean,
-    quantize::grid::{self, Codes, Grid},
+    quantize::grid::{self, Channels, Codes, Grid},
 };
 
 /// How to write.
@@ -38,6 +38,8 @@ pub(crate) struct Writer<'a> {
     placement: &'a Placement,
     grids: &'a BTreeMap<ValueId, Grid>,
     style: Style,
+    /// Weights of products, rounded.
+    weights: &'a BTreeMap<NodeId, Channels>,
     patch: Patch,
     /// Codes of values, and the numbers that they stand for.
     codes: BTreeMap<ValueId, Ref>,
@@ -53,7 +55,7 @@ impl<'a> Writer<'a> {
         at: Place<'a>,
         placement: &'a Placement,
         grids: &'a BTreeMap<ValueId, Grid>,
-        style: Style,
+        (style, weights): (Style, &'a BTreeMap<NodeId, Channels>),
     ) -> Self {
         let note = format!("{} nodes compute with codes", placement.units.len());
         Writer {
@@ -61,6 +63,7 @@ impl<'a> Writer<'a> {
             placement,
             grids,
             style,
+            weights,
             patch: Patch::new(Numerics::Lossy, note),
             codes: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -83,7 +86,7 @@ impl<'a> Writer<'a> {
         let Some(node) = self.at.graph.node(unit.node) else { return Ok(()) };
         let input = unit.reads.first().and_then(|&s| node.input(s));
         match (&unit.role, input) {
-            (Role::Scales(_), Some(x)) => {
+            (Role::Affine { .. }, Some(x)) => {
                 let codes = self.codes(x)?;
                 self.codes.insert(unit.result, codes);
             }
@@ -135,7 +138,7 @@ impl<'a> Writer<'a> {
                 .placement
                 .units
                 .get(&id)
-                .is_some_and(|u| matches!(u.role, Role::Scales(_) | Role::HardGate { .. } | Role::SelfGated(_))),
+                .is_some_and(|u| matches!(u.role, Role::Affine { .. } | Role::HardGate { .. } | Role::SelfGated(_))),
             Use::Node(_, Operand::Capture(_)) | Use::Output(_) => true,
         })
     }
@@ -209,7 +212,12 @@ impl<'a> Writer<'a> {
         };
         let least =
             |c: usize| bias.as_ref().and_then(|b| b.get(c)).map_or(0.0, |b| weights::least_scale(*b, activation));
-        let rounded = weights::round(&weight, linear, node, self.style.rounding, least).map_err(failed)?;
+        // With a scale that is too small for the bias, the weight is rounded anew.
+        let fits = |c: &&Channels| c.scales.iter().enumerate().all(|(channel, scale)| *scale >= least(channel));
+        let rounded = match self.weights.get(&unit.node).filter(fits) {
+            Some(rounded) => rounded.clone(),
+            None => weights::round(&weight, linear, node, self.style.rounding, least).map_err(failed)?,
+        };
         let (signal, noise) = rounded.power;
         self.noise.insert(unit.node, Noise { signal, noise });
         let scales = rounded.scales.clone();

@@ -115,7 +115,7 @@ impl Labels<'_> {
             Role::Passes if node.is_some_and(|n| is_view(&n.op.name)) => return 0,
             Role::Kernel("QLinearSigmoid") => (n.saturating_mul(4 * FLOAT), n.saturating_mul(2 * CODE)),
             Role::Kernel(_) | Role::Passes => (moved.saturating_mul(FLOAT), moved.saturating_mul(CODE)),
-            Role::Scales(_) => (moved.saturating_mul(FLOAT), 0),
+            Role::Affine { .. } => (moved.saturating_mul(FLOAT), 0),
             Role::HardGate { .. } => (moved.saturating_mul(FLOAT), moved.saturating_mul(CODE)),
             // onnxruntime runs it as two nodes.
             Role::SelfGated(Gate::Hard) => (n.saturating_mul(5 * FLOAT), n.saturating_mul(5 * CODE)),
@@ -167,7 +167,7 @@ impl Labels<'_> {
 
 /// True for units whose result is no code that was there before.
 const fn rounds(unit: &Unit) -> bool {
-    !matches!(unit.role, Role::Passes | Role::Scales(_))
+    !matches!(unit.role, Role::Passes | Role::Affine { .. })
 }
 
 /// True for operators that only give the same elements another shape.

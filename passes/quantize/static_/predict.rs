@@ -26,7 +26,7 @@ fn kernel(at: Place<'_>, placement: &Placement, unit: &Unit) -> String {
         Role::Kernel(kernel) => kernel,
         Role::HardGate { .. } => "QLinearAdd",
         Role::SelfGated(_) => "QLinearMul",
-        Role::Passes | Role::Scales(_) | Role::AddedTo(_) => {
+        Role::Passes | Role::Affine { .. } | Role::AddedTo(_) => {
             return at.graph.node(unit.node).map_or_else(String::new, |n| n.op.name.clone());
         }
     };
@@ -79,7 +79,7 @@ pub(crate) fn layers(listed: &Listed<'_>) -> Vec<Layer> {
         let output_sqnr_db = decision.error.filter(|e| *e > 0.0).map(|e| -10.0 * e.log10());
         if let Some(unit) = written.placement.units.get(&id) {
             // The codes stay as they are; nothing is left to run.
-            if matches!(unit.role, Role::Scales(_)) {
+            if matches!(unit.role, Role::Affine { .. }) {
                 continue;
             }
             let runs = !at.inputs_only;

@@ -4,7 +4,8 @@
 //! this does to the outputs is its error: errors of sites add up, as long as they are small and independent, which they are
 //! only roughly. So errors give an order, by what a site adds for each of its multiply-accumulates, and whole assignments are
 //! run to find how far down this order precision has to be raised: doubling steps, then halving ones, as many as the logarithm
-//! of the number of sites. At last the sites with most multiply-accumulates are tried in codes again, one by one.
+//! of the number of sites. Where floats were needed, as many as possible of those with 16 bits go back to 8. At last the sites
+//! with most multiply-accumulates are tried in codes again, one by one.
 //!
 //! Reference: Wu et al., Integer Quantization for Deep Learning Inference, 2020, section 6 (partial quantization by the
 //! sensitivity of single layers); the order by error for cost is the greedy one of Dantzig, Discrete-Variable Extremum
@@ -50,8 +51,6 @@ pub(crate) struct Found {
     pub(crate) levels: Vec<Level>,
     /// Of each site the error that it alone adds; empty if that was not asked.
     pub(crate) alone: Vec<f64>,
-    /// With everything in codes.
-    pub(crate) plain: Figures,
     /// As assigned.
     pub(crate) figures: Figures,
     /// Whole assignments that were run.
@@ -65,19 +64,24 @@ const BETTER: f64 = 0.8;
 /// So many sites at most are tried in codes again.
 const RETRIES: usize = 8;
 
-/// Finds levels for sites, of which the multiply-accumulates are given. The bound holds with all of them in floats.
-pub(crate) fn search<E>(macs: &[u64], options: &Options, measure: &mut impl Measure<E>) -> Result<Found, E> {
+/// Finds levels for sites, of which the multiply-accumulates are given; `plain` is with all of them in codes. The bound holds with
+/// all of them in floats.
+pub(crate) fn search<E>(
+    macs: &[u64],
+    options: &Options,
+    plain: Figures,
+    measure: &mut impl Measure<E>,
+) -> Result<Found, E> {
     let mut levels = vec![Level::Codes; macs.len()];
-    let plain = measure.all(&levels)?;
     if plain.holds() {
-        return Ok(Found { levels, alone: Vec::new(), figures: plain.clone(), plain, runs: 1 });
+        return Ok(Found { levels, alone: Vec::new(), figures: plain, runs: 0 });
     }
     let mut alone = Vec::new();
     for site in 0..macs.len() {
         alone.push(measure.few(&only(macs.len(), site, Level::Codes))?);
     }
     observe(&mut levels, &mut alone, options, measure)?;
-    let mut search = Search { base: levels.clone(), levels, figures: plain.clone(), runs: 1, measure };
+    let mut search = Search { base: levels.clone(), levels, figures: plain, runs: 0, measure };
     if search.levels.iter().any(|l| *l != Level::Codes) {
         search.run()?;
     }
@@ -88,9 +92,10 @@ pub(crate) fn search<E>(macs: &[u64], options: &Options, measure: &mut impl Meas
         }
         search.raise(&order, step)?;
     }
+    search.lower(&order)?;
     search.retry(macs)?;
     let Search { levels, figures, runs, .. } = search;
-    Ok(Found { levels, alone, plain, figures, runs })
+    Ok(Found { levels, alone, figures, runs })
 }
 
 /// One site in codes, all others in floats.
@@ -166,16 +171,7 @@ impl<M> Search<'_, M> {
         M: Measure<E>,
     {
         let before = self.levels.clone();
-        let first = |count: usize, search: &mut Self| {
-            search.levels.clone_from(&before);
-            for &site in order.iter().take(count) {
-                if let Some(l) = search.levels.get_mut(site) {
-                    *l = level;
-                }
-            }
-            search.run()?;
-            Ok(search.figures.holds())
-        };
+        let first = |count: usize, search: &mut Self| search.put(&before, order.iter().take(count), |_| Some(level));
         let (mut fails, mut holds) = (0, 1.min(order.len()));
         while !first(holds, self)? {
             if holds == order.len() {
@@ -195,6 +191,55 @@ impl<M> Search<'_, M> {
         }
         (self.levels, self.figures) = best;
         Ok(())
+    }
+
+    /// Puts sites with 16 bits back to where they were, those at the end of the order first: as many as the bound allows, where
+    /// floats made more of them needless.
+    fn lower<E>(&mut self, order: &[usize]) -> Result<(), E>
+    where
+        M: Measure<E>,
+    {
+        let is = |level: Level, site: &usize| self.levels.get(*site) == Some(&level);
+        let wide: Vec<usize> = order.iter().rev().filter(|s| is(Level::Wide, s)).copied().collect();
+        let has_floats = self.levels.contains(&Level::Float);
+        if wide.is_empty() || !has_floats || !self.figures.holds() {
+            return Ok(());
+        }
+        let (before, base) = (self.levels.clone(), self.base.clone());
+        let mut best = (before.clone(), self.figures.clone());
+        let (mut holds, mut fails) = (0, wide.len() + 1);
+        while fails - holds > 1 {
+            // All of them first: often the floats alone do it.
+            let count = if fails > wide.len() { wide.len() } else { holds + (fails - holds) / 2 };
+            if self.put(&before, wide.iter().take(count), |site| base.get(site).copied())? {
+                holds = count;
+                best = (self.levels.clone(), self.figures.clone());
+            } else {
+                fails = count;
+            }
+        }
+        (self.levels, self.figures) = best;
+        Ok(())
+    }
+
+    /// Runs some levels with others in their place; returns whether the bound holds.
+    fn put<'s, E>(
+        &mut self,
+        before: &[Level],
+        sites: impl Iterator<Item = &'s usize>,
+        level: impl Fn(usize) -> Option<Level>,
+    ) -> Result<bool, E>
+    where
+        M: Measure<E>,
+    {
+        self.levels = before.to_vec();
+        for &site in sites {
+            if let (Some(l), Some(new)) = (self.levels.get_mut(site), level(site)) {
+                *l = new;
+            }
+        }
+        self.run()?;
+        Ok(self.figures.holds())
     }
 
     /// Tries raised sites at the level before, those with most multiply-accumulates first.
@@ -263,7 +308,8 @@ mod tests {
     fn found(errors: &[f64], macs: &[u64], bound: f64, steps: &[Level]) -> Found {
         let mut measure = Sum { errors: errors.to_vec(), bound, observed: 1.0 };
         let options = Options { observers: vec![Observer::MinMax], steps: steps.to_vec() };
-        search(macs, &options, &mut measure).unwrap()
+        let plain = measure.all(&vec![Codes; macs.len()]).unwrap();
+        search(macs, &options, plain, &mut measure).unwrap()
     }
 
     use Level::{Codes, Float, Wide};
@@ -271,7 +317,7 @@ mod tests {
     #[test]
     fn nothing_is_measured_where_the_bound_holds() {
         let f = found(&[1.0, 2.0], &[1, 1], 3.0, &[Float]);
-        assert_eq!((f.levels, f.runs, f.alone.len()), (vec![Codes; 2], 1, 0));
+        assert_eq!((f.levels, f.runs, f.alone.len()), (vec![Codes; 2], 0, 0));
     }
 
     #[test]
@@ -288,6 +334,18 @@ mod tests {
     }
 
     #[test]
+    fn sixteen_bits_that_floats_make_needless_go_back() {
+        // All in 16 bits is not enough; with the first one in floats, eight bits do for the others.
+        let f = found(&[900.0, 1.0, 1.0, 1.0, 40.0], &[1; 5], 4.0, &[Wide, Float]);
+        assert_eq!(f.levels, [Float, Codes, Codes, Codes, Wide]);
+        let n = 64;
+        let errors: Vec<f64> = (0..n).map(|i| if i == 0 { 1e6 } else { 1.0 }).collect();
+        let f = found(&errors, &vec![1; n], 40.0, &[Wide, Float]);
+        assert!(f.figures.holds() && f.levels[0] == Float && f.runs < 40, "{f:?}");
+        assert!(f.levels.iter().filter(|l| **l == Wide).count() <= 24, "{:?}", f.levels);
+    }
+
+    #[test]
     fn what_was_raised_in_vain_goes_back() {
         // The tiny sites come first by their ratio; the large one alone is enough.
         let f = found(&[1.0, 1.0, 50.0], &[1, 1, 100], 3.0, &[Float]);
@@ -299,7 +357,8 @@ mod tests {
         let options = Options { observers: vec![Observer::MinMax], steps: vec![Float] };
         let levels = |observed: f64| {
             let mut measure = Sum { errors: vec![4.0, 1.0], bound: 3.0, observed };
-            search(&[1, 1], &options, &mut measure).unwrap().levels
+            let plain = measure.all(&[Codes; 2]).unwrap();
+            search(&[1, 1], &options, plain, &mut measure).unwrap().levels
         };
         assert_eq!(levels(0.25), [Level::Observed(Observer::MinMax), Codes]);
         assert_eq!(levels(0.9), [Float, Codes]);

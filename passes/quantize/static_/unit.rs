@@ -32,8 +32,8 @@ pub(crate) enum Role {
     Kernel(&'static str),
     /// Moves or picks elements; input and output share one grid.
     Passes,
-    /// Multiplies by a positive number: the same codes on another grid.
-    Scales(f32),
+    /// `factor * x + offset` with a positive factor: the same codes on another grid.
+    Affine { factor: f32, offset: f32 },
     /// `clamp(alpha * x + beta, 0, 1)`, by a sum whose result saturates.
     HardGate { alpha: f32, beta: f32 },
     /// `x` times a gate of itself.
@@ -292,16 +292,17 @@ fn glue(at: Place<'_>, node: &Node, domain: &str, name: &str) -> Result<(Role, V
             if inputs.len() != node.inputs().len() || !inputs.iter().all(float) {
                 return Err(Skip::NoMatch);
             }
-            if name == "Mul"
-                && is_cpu
-                && let [a, b] = inputs.as_slice()
-            {
-                let factor = |v: ValueId, other: usize| {
-                    at.number(v)
-                        .filter(|f| *f > 0.0 && same_shape(at, node, other))
-                        .map(|f| (Role::Scales(f), vec![other]))
+            if is_cpu && let [a, b] = inputs.as_slice() {
+                let affine = |v: ValueId, other: usize| {
+                    let number = at.number(v).filter(|_| same_shape(at, node, other))?;
+                    let role = match name {
+                        "Mul" if number > 0.0 => Role::Affine { factor: number, offset: 0.0 },
+                        "Add" if !is_rectified(at, node) => Role::Affine { factor: 1.0, offset: number },
+                        _ => return None,
+                    };
+                    Some((role, vec![other]))
                 };
-                if let Some(found) = factor(*a, 1).or_else(|| factor(*b, 0)) {
+                if let Some(found) = affine(*a, 1).or_else(|| affine(*b, 0)) {
                     return Ok(found);
                 }
             }
@@ -342,6 +343,12 @@ fn glue(at: Place<'_>, node: &Node, domain: &str, name: &str) -> Result<(Role, V
         }
         _ => Err(Skip::NoMatch),
     }
+}
+
+/// True if a sum is read by a rectifier, which the kernel of the sum does at no cost.
+fn is_rectified(at: Place<'_>, node: &Node) -> bool {
+    let reader = node.output(0).and_then(|v| at.graph.only_user(v)).map(|(_, n, _)| n);
+    reader.is_some_and(|n| n.op.is("Relu") || n.op.is("Clip"))
 }
 
 /// True if the output has the shape of an input.

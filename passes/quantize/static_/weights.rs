@@ -5,12 +5,16 @@
 //! on each side of zero. Weights of 7 bits always do; but mostly large ones have small neighbours, or neighbours of the
 //! other sign, and then a channel keeps up to 8 bits. Depthwise convolutions have a kernel that widens first.
 
-use planish_ir::{Node, Tensor, TensorError};
+use std::collections::BTreeMap;
+
+use planish_ir::{Node, NodeId, Tensor, TensorError};
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::grid::{self, Channels, Codes};
-use super::unit::{Linear, Product};
+use super::unit::{Linear, Place, Product, Role, Unit};
+use crate::{PassError, clean};
 
 /// Whether weights leave room for saturating sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -39,15 +43,16 @@ const LIMIT: f32 = 127.0;
 const LIMIT_OF_7_BITS: f32 = 64.0;
 /// Two codes may round up by half a step each.
 const LIMIT_OF_PAIRS: f32 = 127.0;
+/// Largest sum of two codes on one side of zero.
+pub(super) const MOST_OF_PAIRS: f32 = 128.0;
 
-/// Rounds the weight of a product; `least` is the smallest scale that each channel may have.
-pub(crate) fn round(
+/// Scales of the output channels of a weight, and the largest code.
+pub(super) fn scales(
     weight: &Tensor,
     linear: &Linear,
     node: &Node,
     how: Rounding,
-    least: impl Fn(usize) -> f32,
-) -> Result<Channels, TensorError> {
+) -> Result<(Vec<f32>, f32), TensorError> {
     let values: Vec<f32> = weight.iter_f32()?.collect();
     let largest = grid::largest_of_channels(&values, weight.dims(), linear.axis);
     let full = match how.codes {
@@ -65,13 +70,61 @@ pub(crate) fn round(
         let most = steps.iter().copied().fold(0.0, f32::max);
         steps.iter_mut().for_each(|s| *s = most);
     }
-    let scale = |(channel, step): (usize, &f32)| {
-        let scale = (step / limit).max(least(channel));
-        // Of a channel of zeros.
-        if scale > 0.0 && scale.is_finite() { scale.max(f32::MIN_POSITIVE) } else { 1.0 }
+    Ok((steps.iter().map(|step| usable(step / limit)).collect(), limit))
+}
+
+/// Not the 0 of a channel of zeros.
+const fn usable(scale: f32) -> f32 {
+    if scale > 0.0 && scale.is_finite() { scale.max(f32::MIN_POSITIVE) } else { 1.0 }
+}
+
+/// The weights of some products, each rounded to the nearest code.
+pub(super) fn nearest(
+    at: Place<'_>,
+    units: &BTreeMap<NodeId, Unit>,
+    how: Rounding,
+    products: Vec<NodeId>,
+) -> Result<BTreeMap<NodeId, Channels>, PassError> {
+    let one = |id: NodeId| {
+        let (Some(unit), Some(node)) = (units.get(&id), at.graph.node(id)) else { return Ok(None) };
+        let Role::Linear(linear) = &unit.role else { return Ok(None) };
+        let Some(weight) = clean::constant_of(at.graph, linear.weight) else { return Ok(None) };
+        let failed = |source| PassError::Tensor { place: at.graph.name_of(linear.weight), source };
+        let rounded = round(&weight, linear, node, how, |_| 0.0).map_err(failed)?;
+        Ok(Some((id, rounded)))
     };
-    let scales = steps.iter().enumerate().map(scale).collect();
+    products.into_par_iter().filter_map(|id| one(id).transpose()).collect()
+}
+
+/// Rounds the weight of a product; `least` is the smallest scale that each channel may have.
+pub(crate) fn round(
+    weight: &Tensor,
+    linear: &Linear,
+    node: &Node,
+    how: Rounding,
+    least: impl Fn(usize) -> f32,
+) -> Result<Channels, TensorError> {
+    let (mut scales, limit) = scales(weight, linear, node, how)?;
+    scales.iter_mut().enumerate().for_each(|(c, s)| *s = usable(s.max(least(c))));
+    let values: Vec<f32> = weight.iter_f32()?.collect();
     grid::quantize(&values, weight.dims(), linear.axis, how.codes, scales, limit)
+}
+
+/// For each column of a channel the one that it is added to in 16 bits, if that may saturate.
+pub(super) fn partners(weight: &Tensor, linear: &Linear, node: &Node, how: Rounding) -> Option<Vec<usize>> {
+    if how.reduce != Some(ReduceRange::Auto) || is_depthwise(linear, node, weight) {
+        return None;
+    }
+    let size = |i: usize| weight.dims().get(i).and_then(|&d| usize::try_from(d).ok()).unwrap_or(1);
+    let depth = usize::try_from(weight.elements()).ok()?.checked_div(size(linear.axis))?;
+    let inputs = if linear.op == Product::Conv { size(1).max(1) } else { depth.max(1) };
+    let places = (depth / inputs).max(1);
+    let partner = |column: usize| {
+        let summed = column % places * inputs + column / places;
+        let other = summed ^ 1;
+        if other < depth { other % inputs * places + other / inputs } else { column }
+    };
+    Some((0..depth).map(partner).collect())
 }
 
 /// True for a convolution with one input channel and one output channel in each group.
