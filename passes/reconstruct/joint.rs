@@ -109,14 +109,12 @@ impl Joint {
 
     /// Second moments of what the groups read.
     pub(super) fn inputs(&self, centred: bool) -> Vec<Mat<f64>> {
-        self.groups.iter().map(|h| self.moments(&h.matrix(true, centred)).inputs).collect()
+        self.groups.iter().map(|halves| all(halves, centred).inputs).collect()
     }
 
     /// Mean of what the first group reads.
     pub(super) fn mean(&self) -> Vec<f64> {
-        let mut mean = self.groups.first().map(|h| h.mean(true)).unwrap_or_default();
-        mean.truncate(self.width);
-        mean
+        self.groups.first().map(|[a, b]| Cross::means_of(&[a, b]).0).unwrap_or_default()
     }
 
     /// The biases that make the means agree.
