@@ -32,9 +32,19 @@ pub(crate) fn check_for(pass: impl Pass + 'static, target: Target, before: &str)
 /// Runs a configured pass for a target, with samples, and prints the result. Inner values are not computed, but drawn: from
 /// the uniform distribution over -1 to 1, in the shape that inference finds.
 pub(crate) fn check_calibrated(pass: impl Pass + 'static, target: Target, samples: &[Tensors], before: &str) -> String {
+    check_run_by(&Drawn, pass, target, samples, before)
+}
+
+/// The same, with another engine.
+pub(crate) fn check_run_by(
+    engine: &dyn Engine,
+    pass: impl Pass + 'static,
+    target: Target,
+    samples: &[Tensors],
+    before: &str,
+) -> String {
     let mut model = parse(before);
-    let calibration =
-        Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
+    let calibration = Calibration { engine, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
     run_calibrated(&mut model, &[step(pass)], target, Some(calibration), &NoObserver);
     text::print(&model)
 }

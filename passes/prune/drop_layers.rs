@@ -258,7 +258,13 @@ impl Search<'_> {
                 self.round += 1;
                 return Ok(Some((Choice { name, patch }, state)));
             }
-            let (slope, state) = self.measure(current, best)?;
+            let (slope, state) = match self.measure(current, best) {
+                Err(PassError::Engine(e)) => {
+                    notes.push(format!("{name} stays: without it the model cannot be run: {e}"));
+                    (f64::INFINITY, None)
+                }
+                measured => measured?,
+            };
             if let (0, Some(state)) = (self.round, &state) {
                 let saved = 100.0 * (1.0 - state.size / current.size.max(1.0));
                 notes.push(format!(

@@ -4,8 +4,8 @@ use planish_ir::infer;
 
 use super::{blocks::blocks, *};
 use crate::{
-    Target, Tensors,
-    testing::{check_calibrated, drawn, parse},
+    Engine, EngineError, Runnable, Target, Tensors,
+    testing::{Drawn, check_calibrated, check_run_by, drawn, parse},
 };
 
 /// The blocks of a graph, in words.
@@ -137,6 +137,29 @@ fn a_block_goes_with_all_that_only_it_needs() {
       out = MatMul (y, c)
     }
     "#);
+}
+
+/// Runs no model without the value `y`.
+struct Choosy;
+
+impl Engine for Choosy {
+    fn name(&self) -> &str {
+        "choosy"
+    }
+
+    fn load(&self, model: &Model, outputs: &[String]) -> Result<Box<dyn Runnable>, EngineError> {
+        match model.graph.value_named("y") {
+            Some(_) => Drawn.load(model, outputs),
+            None => Err(EngineError::Failed { message: "y is missing".to_owned() }),
+        }
+    }
+}
+
+#[test]
+fn a_block_without_which_the_model_cannot_be_run_stays() {
+    let pass = DropLayers { count: Some(1), ..DropLayers::default() };
+    let text = check_run_by(&Choosy, pass, Target::Generic, &samples(), TWO);
+    assert!(text.contains("y = Add (i, a)") && !text.contains("z = Add"), "{text}");
 }
 
 #[test]
