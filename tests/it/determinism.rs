@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use planish_proto::{Sources, onnx};
 use prost_order::shuffle;
 
-use crate::support::{models, planish};
+use crate::support::{fixture, models, planish};
 
 fn compile(model: &Path, out: &Path, preset: &str, threads: &str) -> Vec<u8> {
     planish()
@@ -28,6 +28,28 @@ fn threads_do_not_matter() {
             let many = compile(&model, &out, preset, "4");
             assert!(one == many, "{} {preset}", model.display());
         }
+    }
+}
+
+#[test]
+fn threads_do_not_matter_to_factors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, pipeline) = (folder.path().join("out.onnx"), folder.path().join("pipeline.yaml"));
+    let npz = fixture("data").join("mnist_calib.npz");
+    let samples = format!("calibration: {{npz: {}, samples: 8}}", npz.display());
+    for (model, passes, calibration) in [
+        ("mnist_cnn.onnx", "decompose: {macs: 0.6}", samples.as_str()),
+        ("mnist_cnn.onnx", "tucker: {ratio: 0.4}", ""),
+        ("mnist_vit.onnx", "low-rank: {ratio: 0.3}", ""),
+    ] {
+        fs::write(&pipeline, format!("version: 1\n{calibration}\npasses:\n  - {passes}\n")).unwrap();
+        let compiled = |threads: &str| {
+            let mut command = planish();
+            command.args(["compile", "--verify", "off", "--threads", threads, "--pipeline"]);
+            command.arg(&pipeline).arg(fixture("models").join(model)).arg("-o").arg(&out).assert().success();
+            fs::read(&out).unwrap()
+        };
+        assert!(compiled("1") == compiled("4"), "{model} {passes}");
     }
 }
 

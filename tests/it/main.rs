@@ -11,6 +11,7 @@
 //! | [`hostile`] | damaged and malicious files |
 //! | [`project`] | layering, generated text, fixtures |
 //! | [`prune`] | channels that others can stand for |
+//! | [`factorize`] | budgets of factorization, and fits in turn |
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "helpers of tests may fail like tests")]
 
@@ -18,6 +19,7 @@ mod cli;
 mod determinism;
 mod engines;
 mod equivalence;
+mod factorize;
 mod faults;
 mod hostile;
 mod project;
