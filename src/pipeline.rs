@@ -293,7 +293,7 @@ mod tests {
         insta::assert_snapshot!(error("version: 1\npasses: []\nverfy: {}\n"), @"unknown field `verfy`, expected one of `version`, `target`, `calibration`, `passes`, `verify`, `report` at line 3 column 1; did you mean `verify`?");
         insta::assert_snapshot!(error("version: 1\npasses:\n  - simplfy\n"), @"passes[0]: unknown pass `simplfy`; did you mean `simplify`? at line 3 column 5");
         insta::assert_snapshot!(error("version: 1\npasses:\n  - simplify\n  - fold-constants: {max_bites: 3}\n"), @"passes[1].fold-constants: unknown field `max_bites`, expected `max_bytes` at line 4 column 22; did you mean `max_bytes`?");
-        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"verify.engine: unknown variant `tracked`, expected one of `off`, `tract`, `onnxruntime` at line 3 column 18; did you mean `tract`?");
+        insta::assert_snapshot!(error("version: 1\npasses: []\nverify: {engine: tracked}\n"), @"verify.engine: unknown variant `tracked`, expected one of `auto`, `off`, `tract`, `onnxruntime` at line 3 column 18; did you mean `tract`?");
         insta::assert_snapshot!(error("version: 2\npasses: []\n"), @"version 2 is not known; this planish reads version 1");
         insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {npz: a.npz, random: 3}\n"), @"calibration: give exactly one of npz, npy, images, text and random");
         insta::assert_snapshot!(error("version: 1\npasses: []\ncalibration: {images: {folder: a, resiz: 3}}\n"), @"calibration.images: unknown field `resiz`, expected one of `folder`, `input`, `preprocess`, `resize`, `fit`, `fill`, `multiple`, `crop`, `layout`, `colors`, `interpolation`, `scale`, `mean`, `std` at line 3 column 35; did you mean `resize`?");
