@@ -182,6 +182,12 @@ fn simplified_graphs() {
     }
 }
 
+/// Real samples of the models of digits.
+fn digits(model: &Model) -> Vec<Tensors> {
+    let options = Options { samples: Some(8), ..Options::default() };
+    Source::of_path(&fixture("data/mnist_calib.npz")).load(model, &options).unwrap().all().unwrap()
+}
+
 #[test]
 fn presets_keep_the_outputs_of_every_fixture() {
     let engines = engines();
@@ -198,6 +204,12 @@ fn presets_keep_the_outputs_of_every_fixture() {
             ("tensorrt-fp16", Some(0.999)),
             ("tensorrt-int8", Some(0.98)),
         ] {
+            // These look for what has to stay in floats, which takes many runs if samples are noise.
+            let is_static = preset.ends_with("-int8");
+            if is_static && path.file_stem().is_none_or(|stem| stem != "mnist_cnn") {
+                continue;
+            }
+            let samples = if is_static { digits(&original) } else { samples.clone() };
             let preset = clap::ValueEnum::from_str(preset, true).unwrap();
             let pipeline = Pipeline::preset(preset).unwrap();
             let mut model = original.clone();

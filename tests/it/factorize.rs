@@ -78,3 +78,14 @@ fn all_of_the_budget_changes_little() {
     let found = sqnr(&model);
     assert!(found > 25.0, "{found} dB: {:?}", outcome.passes[0].notes);
 }
+
+#[test]
+fn threads_do_not_matter() {
+    let decomposed_by = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (model, _) = pool.install(|| decomposed(json!({"macs": 0.6, "round_to": 4})));
+        // With digests of the weights.
+        planish_ir::text::print(&model)
+    };
+    assert_eq!(decomposed_by(1), decomposed_by(4));
+}
