@@ -75,18 +75,6 @@ pub fn hash(file: &MappedFile) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// BLAKE3 of mapped files, beside other work: threads of its own, so that it does not keep the shared ones busy, and one fewer
-/// than there are cores, because what everything waits for runs on that one.
-pub fn hash_aside(files: &[Arc<MappedFile>]) -> Vec<String> {
-    let threads = rayon::current_num_threads().saturating_sub(1).max(1);
-    let hash_all = || files.iter().map(|f| hash(f)).collect();
-    match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-        Ok(pool) => pool.install(hash_all),
-        // Without threads of its own it takes part in the shared ones.
-        Err(_) => hash_all(),
-    }
-}
-
 /// Verifies a model and writes it in one step: whatever happens, the old file or the new one is there.
 ///
 /// `identity` determines the content; a data file beside the model is named by it.

@@ -38,7 +38,8 @@ impl<'s> Hashes<'s> {
     /// Starts to compute them.
     pub fn start<'e>(scope: &'s Scope<'s, 'e>, files: Vec<Arc<MappedFile>>) -> Hashes<'s> {
         let count = files.len();
-        let task: ScopedJoinHandle<'s, Vec<String>> = scope.spawn(move || model_file::hash_aside(&files));
+        let task: ScopedJoinHandle<'s, Vec<String>> =
+            scope.spawn(move || files.iter().map(|f| model_file::hash(f)).collect());
         // A panic there is a bug here: a model without its provenance must not be written as if all were well.
         let wait = || task.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Hashes { task: LazyLock::new(Box::new(wait)), count }

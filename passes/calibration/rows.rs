@@ -3,7 +3,7 @@
 use planish_ir::{Attrs, DType, Tensor};
 
 /// How the values that one linear map reads at a time lie in a tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rows {
     /// Along one axis, which counts from the end if it is negative: the input of `MatMul`, `Gemm`, or a 1x1 convolution.
     Axis(i64),
@@ -13,7 +13,7 @@ pub enum Rows {
 
 /// How a convolution slides over its input. A row is the window of one group of channels: channels first, then the taps in
 /// row-major order, as the weights have them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unfold {
     kernel: Vec<usize>,
     strides: Vec<usize>,
@@ -22,7 +22,7 @@ pub struct Unfold {
     groups: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Padding {
     /// Before and after each axis.
     Explicit(Vec<(i64, i64)>),

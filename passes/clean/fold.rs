@@ -25,6 +25,9 @@ use serde::{Deserialize, Serialize};
 use super::dedup::TRANSPOSED_MIN_BYTES;
 use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
 
+/// Bytes of a result that are stored by default. `tables` leaves alone what would then be computed again and again.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -35,7 +38,7 @@ pub struct FoldConstants {
 
 impl Default for FoldConstants {
     fn default() -> FoldConstants {
-        FoldConstants { max_bytes: 1 << 20 }
+        FoldConstants { max_bytes: MAX_BYTES }
     }
 }
 

@@ -12,7 +12,10 @@ use planish_ir::{Node, NodeId, Numerics, OpName, Patch, Ref, Tensor, Type, op};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::operands::{dims, is_plain};
+use super::{
+    fold::MAX_BYTES,
+    operands::{dims, is_plain},
+};
 use crate::{Pass, Rule, RuleContext, Shape, Skip};
 
 /// Configuration: none.
@@ -25,9 +28,6 @@ impl Pass for Tables {
         Shape::Rule(self)
     }
 }
-
-/// What folding stores by default.
-const MOST_BYTES: u64 = 1 << 20;
 
 impl Rule for Tables {
     fn roots(&self) -> &'static [&'static str] {
@@ -60,7 +60,7 @@ impl Rule for Tables {
             })
             .collect();
         let operands = operands.ok_or(Skip::NoMatch)?;
-        if table.byte_len() > MOST_BYTES {
+        if table.byte_len() > MAX_BYTES {
             return Err(Skip::because("the table is too large to be folded"));
         }
         let name = cx.graph.name_of(t);

@@ -200,12 +200,7 @@ impl Blocks {
             let along = whitened.after(now.outputs.get(.., ..output_rank).transpose());
             let (vectors, _) = svd::eigen(&along.input_gram(), rank)?;
             let next = self.behind(svd::orthonormal(&self.unwhitened(vectors)))?;
-            let (old, new) = (self.error(&now, output_rank), self.error(&next, output_rank));
-            if new >= old {
-                break;
-            }
-            now = next;
-            if old - new < STALLED * old {
+            if !self.takes(&mut now, next, output_rank) {
                 break;
             }
         }
@@ -222,16 +217,20 @@ impl Blocks {
             let least = Least { core: &core.taps, cross, moments: &known.moments, root: known.root.as_ref() };
             let Some(projection) = least.from(now.projection.clone()) else { break };
             let Some(next) = self.behind(svd::orthonormal(&projection)) else { break };
-            let (old, new) = (self.error(&now, output_rank), self.error(&next, output_rank));
-            if new >= old {
-                break;
-            }
-            now = next;
-            if old - new < STALLED * old {
+            if !self.takes(&mut now, next, output_rank) {
                 break;
             }
         }
         Some(now)
+    }
+
+    /// Takes what is better; false if another step is not worth it.
+    fn takes(&self, now: &mut Behind, next: Behind, output_rank: usize) -> bool {
+        let (old, new) = (self.error(now, output_rank), self.error(&next, output_rank));
+        if new < old {
+            *now = next;
+        }
+        old - new >= STALLED * old && new < old
     }
 
     /// Squared error as a share of the power, with this rank of outputs.

@@ -73,6 +73,7 @@ impl<'a> Shrinking<'a> {
     pub(super) fn run(&self, rule: Rule, changes: &mut Changes) -> Result<(), PassError> {
         let first = self.bases(false)?;
         let held = Held::new(self.model, self.calibration, self.settings.probes)?;
+        changes.notes.extend(held.bounded());
         let kept = match rule {
             Rule::Own(own) => self.units.iter().zip(&first).map(|(u, b)| self.own(own, u, b.as_ref())).collect(),
             Rule::Budget(budget) => self.allocate(budget, &first, &held, changes)?,
@@ -115,7 +116,7 @@ impl<'a> Shrinking<'a> {
         if self.settings.refit {
             self.sequence(&rotated, &kept, &mut trial, &first_half, &mut changes.notes)?;
             let refitted = held.error(&trial, self.calibration)?;
-            in_turn = refitted < shrunk && !held.is_seen();
+            in_turn = held.prefers(refitted, shrunk);
             errors.push_str(&format!(", {refitted:.2e} with what is behind refitted; the better one is taken"));
         }
         changes.notes.insert(0, errors);

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     Calibration, Changes, Context, PassError, Skip,
-    calibration::{Selected, Want, bindings},
+    calibration::{Rows, Selected, Want, bindings},
     reconstruct::{Halves, Held, Masks, Sequence},
 };
 
@@ -184,7 +184,7 @@ struct Splitting<'a> {
 
 /// Second moments by what they are of.
 struct Statistics {
-    index: BTreeMap<(ValueId, String), usize>,
+    index: BTreeMap<(ValueId, Rows, usize), usize>,
     halves: Vec<Halves>,
 }
 
@@ -194,6 +194,7 @@ impl Splitting<'_> {
         let decomposed = self.decompose(statistics.as_ref(), false, None);
         let options: Vec<Vec<Pick>> = self.sites.iter().zip(&decomposed).map(|(s, d)| s.options(d)).collect();
         let held = self.calibration.map(|c| Held::new(self.model, c, self.settings.probes)).transpose()?;
+        changes.notes.extend(held.as_ref().and_then(Held::bounded));
         let chosen = match self.rule {
             Rule::Own(own) => options.iter().map(|o| best(own, o).cloned()).collect(),
             Rule::Budget(budget) => self.allocate(budget, &options, &decomposed, held.as_ref(), changes)?,
@@ -215,7 +216,7 @@ impl Splitting<'_> {
                 let half = Calibration { samples: &first, ..*calibration };
                 let patches = self.in_turn(&chosen, statistics.as_ref(), false, &half, &mut changes.notes)?;
                 let refitted = held.error(&self.apply(&patches)?, calibration)?;
-                in_turn = refitted < split && !held.is_seen();
+                in_turn = held.prefers(refitted, split);
                 errors.push_str(&format!(
                     ", {refitted:.2e} with each split and fitted after those in front of it; the {} is taken",
                     if in_turn { "latter" } else { "former" }
@@ -248,7 +249,7 @@ impl Splitting<'_> {
         let mut wants = Vec::new();
         for reads in self.sites.iter().flat_map(|s| &s.layers).filter_map(|l| l.reads()) {
             for &value in &reads.values {
-                index.entry((value, key(&reads))).or_insert_with(|| {
+                index.entry((value, reads.rows.clone(), reads.width)).or_insert_with(|| {
                     let halves = Halves::new(reads.rows.clone(), reads.width);
                     wants.push(Want::of(self.model.graph.name_of(value), halves));
                     wants.len() - 1
@@ -481,7 +482,7 @@ impl Site<'_> {
 impl Statistics {
     /// Of the rows of all nodes of a layer.
     fn moments(&self, reads: &Reads, all: bool) -> Option<Moments> {
-        let of = |v: &ValueId| self.halves.get(*self.index.get(&(*v, key(reads)))?);
+        let of = |v: &ValueId| self.halves.get(*self.index.get(&(*v, reads.rows.clone(), reads.width))?);
         let halves: Vec<&Halves> = reads.values.iter().map(of).collect::<Option<_>>()?;
         let count = halves.len().max(1) as f64;
         let mut matrix = Mat::<f64>::zeros(reads.width, reads.width);
@@ -492,11 +493,6 @@ impl Statistics {
         }
         Some(Moments { matrix: damped(&matrix, DAMPING), mean: reads.centred.then_some(mean) })
     }
-}
-
-/// What tells rows of one value from other rows of it.
-fn key(reads: &Reads) -> String {
-    format!("{:?} {}", reads.rows, reads.width)
 }
 
 fn title(site: &Site<'_>, pick: &Pick) -> String {

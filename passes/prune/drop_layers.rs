@@ -118,6 +118,7 @@ impl Transform for DropLayers {
             round: 0,
         };
         let mut changes = Changes::default();
+        changes.notes.extend(search.held.bounded());
         let start = search.size(model);
         if start == 0.0 {
             let why = format!("nothing goes: the {} of the model are not known, or there are none", search.unit());

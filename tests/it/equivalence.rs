@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use planish::{
+    cli::Preset,
     data::{Options, Samples, Source, Tensors},
     engine::tract::Tract,
     equivalence::{Verdict, compare},
@@ -182,10 +183,29 @@ fn simplified_graphs() {
     }
 }
 
-/// Real samples of the models of digits.
-fn digits(model: &Model) -> Vec<Tensors> {
-    let options = Options { samples: Some(8), ..Options::default() };
-    Source::of_path(&fixture("data/mnist_calib.npz")).load(model, &options).unwrap().all().unwrap()
+/// How presets look for what has to stay in floats.
+const SEARCH: &str = "quantize: {sensitivity: auto, min_sqnr_db: 17}";
+
+/// Tolerance: what the preset promises, on samples that it has not calibrated on.
+#[test]
+fn real_digits_keep_to_the_bounds_of_presets() {
+    let original = ModelFile::open(&fixture("models/mnist_cnn.onnx")).unwrap().model;
+    let options = Options { samples: Some(16), ..Options::default() };
+    let data = Source::of_path(&fixture("data/mnist_calib.npz")).load(&original, &options).unwrap().all().unwrap();
+    let (calibration, others) = data.split_at(8);
+    for preset in [Preset::OrtCpuInt8, Preset::TensorrtInt8] {
+        let pipeline = Pipeline::preset(preset).unwrap();
+        assert!(preset.text().contains(SEARCH));
+        let mut model = original.clone();
+        let outcome = run_for(pipeline.target, &mut model, &pipeline.passes, calibration).unwrap();
+        for engine in engines() {
+            let runs = all(others);
+            let verdict =
+                compare(&*engine, &original, &model, runs.first(u64::MAX), outcome.numerics(), &pipeline.verify)
+                    .unwrap();
+            assert_close(&verdict, &format!("{preset:?} by {}", engine.name()));
+        }
+    }
 }
 
 #[test]
@@ -204,14 +224,9 @@ fn presets_keep_the_outputs_of_every_fixture() {
             ("tensorrt-fp16", Some(0.999)),
             ("tensorrt-int8", Some(0.98)),
         ] {
-            // These look for what has to stay in floats, which takes many runs if samples are noise.
-            let is_static = preset.ends_with("-int8");
-            if is_static && path.file_stem().is_none_or(|stem| stem != "mnist_cnn") {
-                continue;
-            }
-            let samples = if is_static { digits(&original) } else { samples.clone() };
-            let preset = clap::ValueEnum::from_str(preset, true).unwrap();
-            let pipeline = Pipeline::preset(preset).unwrap();
+            let preset = <Preset as clap::ValueEnum>::from_str(preset, true).unwrap();
+            // On noise it takes many runs to find what has to stay in floats; `real_digits_keep_to_the_bounds_of_presets` looks.
+            let pipeline = Pipeline::parse(&preset.text().replace(SEARCH, "quantize")).unwrap();
             let mut model = original.clone();
             let outcome = run_for(pipeline.target, &mut model, &pipeline.passes, &samples).unwrap();
             if pipeline.target == Target::Tensorrt {

@@ -7,8 +7,10 @@ use planish::{
     pipeline::Verify,
 };
 use planish_ir::{Model, Numerics};
-use planish_passes::{Calibration, Driver, InMemory, NoObserver, Outcome, find};
+use planish_passes::{Outcome, Target};
 use serde_json::{Value, json};
+
+use crate::support::compress;
 
 /// Convolutions with a skip, and matrices behind them.
 const NET: &str = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,16,12,12] x) => (float[N,24] y)
@@ -35,18 +37,7 @@ fn samples(model: &Model, seed: u64) -> Samples {
 fn decomposed(config: Value) -> (Model, Outcome) {
     let mut model = planish_ir::text::parse(NET).unwrap();
     let samples = samples(&model, 1);
-    let calibration =
-        Calibration { engine: &Tract, samples: &samples, memory: 1 << 28, watch: &NoObserver, store: None };
-    let driver = Driver {
-        engine: None,
-        calibration: Some(calibration),
-        weights: &InMemory,
-        target: Default::default(),
-        stop_after: None,
-        bindings: [("N".to_owned(), 1)].into(),
-        observer: &NoObserver,
-    };
-    let outcome = driver.run(&mut model, &[find("decompose").unwrap().configured(config).unwrap()]).unwrap();
+    let outcome = compress(&mut model, "decompose", config, Target::default(), &samples);
     (model, outcome)
 }
 

@@ -7,8 +7,10 @@ use planish::{
     pipeline::Verify,
 };
 use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
-use planish_passes::{Calibration, Driver, InMemory, NoObserver, Outcome, find};
+use planish_passes::{Outcome, Target};
 use serde_json::{Value, json};
+
+use crate::support::compress;
 
 /// Convolutions with a skip, and a classifier behind them.
 const NET: &str = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,5] y)
@@ -59,18 +61,7 @@ fn prune(model: &mut Model, config: Value) -> Outcome {
 
 fn run(model: &mut Model, pass: &str, config: Value) -> Outcome {
     let samples = samples(model, 1);
-    let calibration =
-        Calibration { engine: &Tract, samples: &samples, memory: 1 << 28, watch: &NoObserver, store: None };
-    let driver = Driver {
-        engine: None,
-        calibration: Some(calibration),
-        weights: &InMemory,
-        target: Default::default(),
-        stop_after: None,
-        bindings: [("N".to_owned(), 1)].into(),
-        observer: &NoObserver,
-    };
-    driver.run(model, &[find(pass).unwrap().configured(config).unwrap()]).unwrap()
+    compress(model, pass, config, Target::default(), &samples)
 }
 
 /// Signal to error in dB, on samples that the fit has not seen; infinite if there is no difference.

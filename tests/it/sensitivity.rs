@@ -7,8 +7,10 @@ use planish::{
     pipeline::Verify,
 };
 use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
-use planish_passes::{Calibration, Driver, InMemory, NoObserver, Outcome, Target, find};
+use planish_passes::{Outcome, Target};
 use serde_json::{Value, json};
+
+use crate::support::compress;
 
 /// A depthwise convolution on an image, and what makes a map of probabilities of it.
 const NET: &str = r#"<ir_version: 10, opset_import: ["" : 21]> g (float[N,4,8,8] x) => (float[N,2,6,6] y)
@@ -46,18 +48,7 @@ fn samples() -> Samples {
 
 fn quantize(model: &mut Model, config: Value) -> Outcome {
     let samples = samples();
-    let calibration =
-        Calibration { engine: &Tract, samples: &samples, memory: 1 << 28, watch: &NoObserver, store: None };
-    let driver = Driver {
-        engine: None,
-        calibration: Some(calibration),
-        weights: &InMemory,
-        target: Target::OnnxruntimeCpu,
-        stop_after: None,
-        bindings: [("N".to_owned(), 1)].into(),
-        observer: &NoObserver,
-    };
-    driver.run(model, &[find("quantize").unwrap().configured(config).unwrap()]).unwrap()
+    compress(model, "quantize", config, Target::OnnxruntimeCpu, &samples)
 }
 
 fn figures(original: &Model, model: &Model) -> OutputFigures {

@@ -3,7 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use planish::engine::ort::OnnxRuntime;
+use planish::{
+    data::Samples,
+    engine::{ort::OnnxRuntime, tract::Tract},
+};
+use planish_ir::Model;
+use planish_passes::{Calibration, Driver, InMemory, NoObserver, Outcome, Target, find};
+use serde_json::Value;
 
 /// The models in `fixtures/models`, by name.
 pub(crate) fn models() -> Vec<PathBuf> {
@@ -77,4 +83,19 @@ pub(crate) fn onnxruntime() -> Option<OnnxRuntime> {
             None
         }
     }
+}
+
+/// The model after a pass that looks at samples, run by the embedded engine, and what was said.
+pub(crate) fn compress(model: &mut Model, pass: &str, config: Value, target: Target, samples: &Samples) -> Outcome {
+    let calibration = Calibration { engine: &Tract, samples, memory: 1 << 28, watch: &NoObserver, store: None };
+    let driver = Driver {
+        engine: None,
+        calibration: Some(calibration),
+        weights: &InMemory,
+        target,
+        stop_after: None,
+        bindings: [("N".to_owned(), 1)].into(),
+        observer: &NoObserver,
+    };
+    driver.run(model, &[find(pass).unwrap().configured(config).unwrap()]).unwrap()
 }

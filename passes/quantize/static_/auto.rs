@@ -107,6 +107,7 @@ pub(crate) fn assign(
     let names: Vec<String> = names.into_iter().collect();
     let all = Held::spread(model, calibration, asked.samples, names.clone())?;
     let few = Held::spread(model, calibration, asked.probes, names)?;
+    notes.extend(all.bounded());
     let (samples, probes) = (all.len(), few.len());
     let macs: Vec<u64> = sites
         .iter()

@@ -62,7 +62,7 @@ pub(super) fn weights(
             continue;
         }
         // Products that read the same value in the same way share its moments.
-        let gram = *grams.entry((linear.input, format!("{:?} {width}", linear.rows))).or_insert_with(|| {
+        let gram = *grams.entry((linear.input, linear.rows.clone(), width)).or_insert_with(|| {
             wants.push(Want::of(at.graph.name_of(linear.input), gram));
             wants.len() - 1
         });

@@ -57,7 +57,7 @@ impl<'a> Draft<'a> {
                 Making { at, placement: &placement, sources: &sources, histograms, fit, overrides: &overrides };
             let (grids, misfits) = grids::grids(&making);
             if !misfits.is_empty() {
-                // Sums of these need a kernel of their own.
+                // Sums of these need a kernel of their own. Only what is moved by a sum can be a misfit, so each round has fewer.
                 let roots: BTreeSet<ValueId> = misfits.iter().filter_map(|v| sources.get(v)).map(|s| s.root).collect();
                 let is_of_one = |u: &Unit| sources.get(&u.result).is_some_and(|s| roots.contains(&s.root));
                 for unit in self.units.values_mut().filter(|u| is_of_one(u)) {
