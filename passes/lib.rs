@@ -29,6 +29,7 @@ pub mod clean;
 pub mod convert;
 pub mod factorize;
 pub mod fuse;
+mod heads;
 pub mod lint;
 pub mod metrics;
 pub mod prune;

@@ -12,22 +12,19 @@
 //! the layer behind; then these channels go, from all heads of a layer alike, as the views ask for. How many is decided for all layers
 //! together, by what it does to the model's outputs. There is no break-even: both sides become smaller. The scale of the scores stays.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use planish_ir::{
-    GraphPath, Model, NodeId, Use, ValueId,
-    axes::{Class, Classes, classes},
-    infer::{self, Bindings},
-};
+use planish_ir::{GraphPath, Model, axes::classes};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    heads::{Heads, Kind, Product, Side},
     rank::{Allocation, Factorization},
-    shrink::{Shrinking, Unit},
+    shrink::Shrinking,
 };
-use crate::{Bias, Changes, Context, Pass, PassError, Shape, Skip, Transform, calibration::bindings, prune::prunable};
+use crate::{
+    Changes, Context, Pass, PassError, Shape, Skip, Transform,
+    calibration::bindings,
+    heads::{Asked, Kind, units},
+};
 
 /// Configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -105,159 +102,21 @@ impl Transform for LowRankAttention {
         let mut changes = Changes::default();
         let sizes = bindings(model, &*calibration.samples.get(0)?);
         let classes = classes(model, cx.facts);
-        let units = self.units(model, cx, &classes, &sizes, &mut changes);
+        let wanted = |kind: Kind| match kind {
+            Kind::QueryKey { .. } => self.query_key,
+            Kind::ValueOutput => self.value_output,
+        };
+        let asked = Asked { wanted: &wanted, protected: &self.protect };
+        let (units, refused) = units(model, cx, &classes, &sizes, &asked);
+        changes.skipped.extend(refused.into_iter().map(|(id, why)| (GraphPath::main(), id, Skip::because(why))));
         if units.is_empty() {
             changes.notes.push("there is no attention whose heads can be made smaller".to_owned());
             return Ok(changes);
         }
-        let shrinking = Shrinking::new(self, model, cx, calibration, &classes, units)?;
+        let shrinking = Shrinking::new(self, model, cx, calibration, &classes, &units)?;
         shrinking.run(rule, &mut changes)?;
         Ok(changes)
     }
-}
-
-impl LowRankAttention {
-    /// What can be made smaller; what cannot is noted.
-    fn units(
-        &self,
-        model: &Model,
-        cx: &Context<'_>,
-        classes: &Classes,
-        sizes: &Bindings,
-        changes: &mut Changes,
-    ) -> Vec<Unit> {
-        let bound = infer::infer(model, sizes);
-        let heads = Heads { model, facts: bound.graph() };
-        let mut found: BTreeMap<usize, Vec<Product>> = BTreeMap::new();
-        let refuse = |changes: &mut Changes, node: NodeId, why: String| {
-            changes.skipped.push((GraphPath::main(), node, Skip::because(why)));
-        };
-        for id in model.graph.topological_order().unwrap_or_default() {
-            match heads.product(id) {
-                None => {}
-                Some(Err(why)) => refuse(changes, id, why),
-                Some(Ok(product)) => match classes.indices_along(&GraphPath::main(), product.axis.0, product.axis.1) {
-                    &[class] => found.entry(class).or_default().push(product),
-                    _ => refuse(changes, id, "the channels of its heads are not alike".to_owned()),
-                },
-            }
-        }
-        let costs = prunable(model, cx.facts, classes, sizes);
-        let mut units = Vec::new();
-        for (index, products) in found {
-            let Some(class) = classes.all().get(index) else { continue };
-            let wanted = |p: &Product| match p.kind {
-                Kind::QueryKey { .. } => self.query_key,
-                Kind::ValueOutput => self.value_output,
-            };
-            if !products.iter().all(wanted) {
-                continue;
-            }
-            let node = products.first().map(|p| p.node);
-            let checked = self.check(model, &heads, class, &products);
-            match (checked, costs.free.iter().chain(&costs.blocked).find(|u| u.class == index)) {
-                (Ok(size), Some(cost)) => units.push(Unit {
-                    class: index,
-                    size,
-                    name: name(model, &products),
-                    products,
-                    macs: cost.macs,
-                    parameters: cost.parameters,
-                }),
-                (Ok(_), None) => {}
-                (Err(why), _) => node.into_iter().for_each(|n| refuse(changes, n, why.clone())),
-            }
-        }
-        units
-    }
-
-    /// The number of channels, if nothing but the products knows of them.
-    fn check(&self, model: &Model, heads: &Heads<'_>, class: &Class, products: &[Product]) -> Result<usize, String> {
-        let graph = &model.graph;
-        let main = GraphPath::main();
-        let size = class.size.known().and_then(|n| usize::try_from(n).ok()).ok_or("the size of its heads is open")?;
-        if !class.blocks.is_empty() {
-            return Err(
-                "the channels of its heads are an input or output of the model, or have to stay for another reason"
-                    .to_owned(),
-            );
-        }
-        if !class.mixed.is_empty() {
-            return Err("a normalization or the like mixes the channels of its heads".to_owned());
-        }
-        let sides: Vec<&Side> = products.iter().flat_map(|p| &p.sides).collect();
-        if sides.iter().any(|s| s.heads.iter().any(|h| h.len() != size)) {
-            return Err("its heads have not the size of their channels".to_owned());
-        }
-        let mut known: BTreeSet<ValueId> = sides.iter().map(|s| s.linear.weight).collect();
-        for side in &sides {
-            let linear = &side.linear;
-            let is_gemm = graph.node(linear.node).is_some_and(|n| n.op.is("Gemm"));
-            if is_gemm && linear.bias == Bias::None {
-                return Err("a Gemm scales its product or its bias".to_owned());
-            }
-            if graph.only_user(linear.weight).is_none() {
-                return Err("others read the weights of its heads too".to_owned());
-            }
-            if self.protect.contains(&graph.name_of(linear.weight)) {
-                return Err("its weights are protected".to_owned());
-            }
-            if let Bias::Constant(bias) = linear.bias {
-                known.insert(bias);
-            }
-        }
-        let mut nodes: BTreeSet<NodeId> = products.iter().flat_map(|p| p.path.iter().copied()).collect();
-        nodes.extend(sides.iter().map(|s| s.linear.node));
-        if class.summed.iter().any(|p| p.graph != main || !nodes.contains(&p.node)) {
-            return Err("something else sums over the channels of its heads".to_owned());
-        }
-        let reads = |u: Use| match u {
-            Use::Node(id, _) => nodes.contains(&id) || heads.reads_shape(id),
-            Use::Output(_) => false,
-        };
-        for member in &class.members {
-            let is_constant = graph.constant(member.value).is_some();
-            let fits = match is_constant {
-                true => known.contains(&member.value),
-                false => graph.users(member.value).all(reads),
-            };
-            if member.graph != main || !fits {
-                return Err("something else computes with the channels of its heads".to_owned());
-            }
-        }
-        // Channel `c` of the class is channel `c` of each head.
-        for &weight in &known {
-            for channel in 0..size {
-                let mut expected: BTreeSet<u64> = BTreeSet::new();
-                let here = |s: &&&Side| s.linear.weight == weight || s.linear.bias == Bias::Constant(weight);
-                for side in sides.iter().filter(here) {
-                    // The bias of a layer that reads the channels has none of them.
-                    if side.linear.weight == weight || !is_reader(products, side) {
-                        expected.extend(side.heads.iter().filter_map(|h| h.get(channel)).map(|&c| c as u64));
-                    }
-                }
-                let members = class.members.iter().filter(|m| m.value == weight);
-                let actual: BTreeSet<u64> = members.filter_map(|m| m.places(channel as u64)).flatten().collect();
-                if actual != expected {
-                    return Err("where its weights have the channels of its heads is not clear".to_owned());
-                }
-            }
-        }
-        Ok(size)
-    }
-}
-
-/// True for the layer that reads the values of heads.
-fn is_reader(products: &[Product], side: &Side) -> bool {
-    let reads = |p: &Product| p.kind == Kind::ValueOutput && p.sides.get(1).is_some_and(|s| std::ptr::eq(s, side));
-    products.iter().any(reads)
-}
-
-fn name(model: &Model, products: &[Product]) -> String {
-    let weight = |s: &Side| model.graph.name_of(s.linear.weight);
-    let mut names: Vec<String> = products.iter().flat_map(|p| p.sides.iter().map(weight)).collect();
-    names.dedup();
-    names.join(", ")
 }
 
 #[cfg(test)]

@@ -36,7 +36,6 @@ mod decompose;
 mod digits;
 #[cfg(test)]
 mod equivalence;
-mod heads;
 mod hooi;
 mod in_turn;
 mod least;
@@ -44,11 +43,10 @@ mod low_rank;
 mod method;
 mod projection;
 mod rank;
-mod rotate;
 mod shrink;
 mod spatial_svd;
 mod split;
-mod svd;
+pub(crate) mod svd;
 #[cfg(test)]
 mod testing;
 mod tucker;

@@ -156,7 +156,7 @@ pub(super) fn root(symmetric: &Mat<f64>) -> Option<Mat<f64>> {
 }
 
 /// The first eigenvectors of a symmetric matrix that is not negative, and all of its eigenvalues, the largest first.
-pub(super) fn eigen(symmetric: &Mat<f64>, count: usize) -> Option<(Mat<f64>, Vec<f64>)> {
+pub(crate) fn eigen(symmetric: &Mat<f64>, count: usize) -> Option<(Mat<f64>, Vec<f64>)> {
     digits::eigen(symmetric, count)
 }
 
@@ -166,12 +166,12 @@ pub(super) fn orthonormal(matrix: &Mat<f64>) -> Mat<f64> {
 }
 
 /// Sum of the products of elements.
-pub(super) fn dot(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> f64 {
+pub(crate) fn dot(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> f64 {
     (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
 }
 
 /// Normally distributed numbers, the same on every machine (splitmix64, and the sum of twelve uniform ones).
-pub(super) struct Random(pub(super) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn uniform(&mut self) -> f64 {
@@ -182,7 +182,7 @@ impl Random {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub(super) fn normal(&mut self) -> f64 {
+    pub(crate) fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }
 }

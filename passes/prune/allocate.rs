@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{
-    Model, ValueId,
+    GraphPath, Model, ValueId,
     axes::Classes,
     cost,
     infer::{Bindings, Inferred},
@@ -47,11 +47,35 @@ impl Budget {
     }
 }
 
+/// Classes, and the share that each takes of an axis.
+type Shares = Vec<(usize, f64)>;
+
 /// A cost that shrinks with the channels of its factors: `amount * Π (1 - Σ share * removed share)`.
 struct Cost {
     amount: f64,
-    /// For each axis, classes on it and the share of it that they take.
-    axes: Vec<Vec<(usize, f64)>>,
+    /// For each axis, classes on it and the share of it that they take; for an axis of heads and their channels two lists.
+    axes: Vec<Shares>,
+}
+
+/// The classes along an axis of so many elements, and the share of it that each takes. Those in one list lie side by side; classes of
+/// which each has channels in all channels of the other, as heads and the channels of a head have, are in different ones.
+fn along(classes: &Classes, path: &GraphPath, (value, axis): (ValueId, usize), size: u64) -> Vec<Shares> {
+    let mut lists: Vec<(BTreeSet<u64>, Shares)> = Vec::new();
+    for &index in classes.indices_along(path, value, axis) {
+        let Some(class) = classes.all().get(index).filter(|_| size > 0) else { continue };
+        let here = class.members.iter().filter(|m| m.graph == *path && m.value == value && m.axis == axis);
+        let channels = 0..class.size.known().unwrap_or(0);
+        let places: BTreeSet<u64> = here.flat_map(|m| channels.clone().filter_map(|c| m.places(c))).flatten().collect();
+        let share = (index, places.len() as f64 / size as f64);
+        match lists.iter_mut().find(|(taken, _)| taken.is_disjoint(&places)) {
+            Some((taken, list)) => {
+                taken.extend(places);
+                list.push(share);
+            }
+            None => lists.push((places, vec![share])),
+        }
+    }
+    lists.into_iter().map(|l| l.1).collect()
 }
 
 /// The costs of a model, each as far as candidates can change it.
@@ -71,20 +95,11 @@ impl Costs {
         budget: Budget,
     ) -> Costs {
         let graph = &model.graph;
-        let path = planish_ir::GraphPath::main();
-        let along = |v: ValueId, axis: usize| -> Vec<(usize, f64)> {
-            let size = facts.graph().fact(v).shape().and_then(|s| s.get(axis)?.known()).unwrap_or(0);
-            let share = |&index: &usize| {
-                let class = classes.all().get(index)?;
-                let here = class.members.iter().filter(|m| m.graph == path && m.value == v && m.axis == axis);
-                let places: u64 = here.filter_map(|m| super::units::places(class, m)).sum();
-                (size > 0).then(|| (index, places as f64 / size as f64))
-            };
-            classes.indices_along(&path, v, axis).iter().filter_map(share).collect()
-        };
-        let of_value = |v: ValueId| -> Vec<Vec<(usize, f64)>> {
-            let rank = facts.graph().fact(v).shape().map_or(0, <[_]>::len);
-            (0..rank).map(|axis| along(v, axis)).filter(|a| !a.is_empty()).collect()
+        let path = GraphPath::main();
+        let of_value = |v: ValueId| -> Vec<Shares> {
+            let shape = facts.graph().fact(v).shape().unwrap_or_default();
+            let sizes = shape.iter().map(|d| d.known().unwrap_or(0)).enumerate();
+            sizes.flat_map(|(axis, size)| along(classes, &path, (v, axis), size)).collect()
         };
         let mut costs = Vec::new();
         match budget {
@@ -271,7 +286,33 @@ impl Candidate {
 
 #[cfg(test)]
 mod tests {
+    use planish_ir::{axes::classes, infer};
+
     use super::*;
+    use crate::testing::parse;
+
+    #[test]
+    fn channels_of_heads_save_as_much_of_each_head_that_stays() {
+        let model = parse(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[1,5,6] x) => (float[1,5,6] y)
+            <float[6,12] wv, float[12,6] wo, int64[4] split = {0, 0, 3, 4}, int64[3] merge = {0, 0, 12}> {
+                v = MatMul (x, wv)
+                a = Reshape (v, split)
+                b = Reshape (a, merge)
+                y = MatMul (b, wo)
+            }"#,
+        );
+        let facts = infer::infer(&model, &Bindings::new());
+        let classes = classes(&model, &facts);
+        let of =
+            |size: u64| classes.all().iter().position(|c| c.blocks.is_empty() && c.size.known() == Some(size)).unwrap();
+        let (heads, channels) = (of(3), of(4));
+        let costs = Costs::of_model(&model, &facts, &classes, &Bindings::new(), Budget::Parameters(1.0));
+        let total = |removed: &[(usize, f64)]| costs.total(&removed.iter().copied().collect()).round();
+        assert_eq!(total(&[]), 144.0);
+        assert_eq!(total(&[(heads, 2.0 / 3.0)]), 48.0);
+        assert_eq!(total(&[(heads, 2.0 / 3.0), (channels, 0.5)]), 24.0);
+    }
 
     #[test]
     fn the_class_that_costs_least_per_gain_goes_first() {

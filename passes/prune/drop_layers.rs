@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Transform,
     calibration::bindings,
-    reconstruct::{Held, Masks, Sequence},
+    reconstruct::{Held, Masks, Pair, Sequence},
 };
 use blocks::{blocks, patch};
 
@@ -307,7 +307,8 @@ impl Search<'_> {
     fn refit(&self, original: &Model, dropped: &State, notes: &mut Vec<String>) -> Result<Vec<Patch>, PassError> {
         let (nothing, facts, calibration) = (Masks::new(), self.cx.facts, self.calibration);
         let sequence = Sequence { original, facts, masks: &nothing, calibration, reach: REACH, replace: None };
-        let tried = sequence.refit_if_better(dropped.model.clone(), &dropped.model, &self.held, notes)?;
+        let pair = Pair { original, compressed: &dropped.model };
+        let tried = sequence.refit_if_better(dropped.model.clone(), pair, &self.held, notes)?;
         let (before, after) = tried.errors;
         notes.push(format!(
             "relative squared error of the outputs on {} samples {}: {before:.2e} as it is, {after:.2e} with {} layers fitted, which is {}",

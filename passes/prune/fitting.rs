@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Bias, Calibration, Context, Linear, PassError,
     calibration::Want,
-    reconstruct::{Halves, Held, Sequence, Shift, best_ridge, products},
+    reconstruct::{Halves, Held, Pair, Sequence, Shift, best_ridge, products},
 };
 
 /// Channels of classes, by the index of the class.
@@ -97,10 +97,19 @@ impl<'a> Fitting<'a> {
         Ok(Fitting { model, cx, calibration, classes, readers, layers })
     }
 
-    /// In which order the channels of each class go, and finds the ridge of each layer on the way. None for a class whose matrices are
-    /// singular even with a ridge, as they are if values are not finite.
-    pub(super) fn curves(&mut self, groups: &[Group], min_keep: f64, criterion: Criterion) -> Vec<Option<Curve>> {
+    /// In which order the channels of each class go, and finds the ridge of each layer on the way; for some classes the order is `known`.
+    /// None for a class whose matrices are singular even with a ridge, as they are if values are not finite.
+    pub(super) fn curves(
+        &mut self,
+        groups: &[Group],
+        known: &BTreeMap<usize, Option<Curve>>,
+        min_keep: f64,
+        criterion: Criterion,
+    ) -> Vec<Option<Curve>> {
         let curve = |g: &Group| {
+            if let Some(known) = known.get(&g.class) {
+                return known.clone();
+            }
             let limit = g.size - ((g.size as f64 * min_keep).ceil() as u64).clamp(1, g.size);
             let (size, limit) = (usize::try_from(g.size).ok()?, usize::try_from(limit).ok()?);
             let step = usize::try_from(g.size.div_ceil(STEPS)).ok()?;
@@ -265,9 +274,23 @@ impl<'a> Fitting<'a> {
         Ok((error, fits))
     }
 
+    /// Takes the ridges of another model whose layers are the same, in other bases.
+    pub(super) fn damped_as(mut self, other: &Fitting<'_>) -> Fitting<'a> {
+        for (node, layer) in &mut self.layers {
+            layer.damping = other.layers.get(node).map_or(layer.damping, |o| o.damping);
+        }
+        self
+    }
+
     /// Takes channels out for good. Of two fits, all layers at once and one after the other, that is taken which is better on held
-    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one.
-    pub(super) fn finish(&self, removed: &Removed, held: Option<&Held>) -> Result<Finished, PassError> {
+    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one. `trial` is the
+    /// same model, in bases that the other samples have not seen.
+    pub(super) fn finish(
+        &self,
+        trial: &Fitting<'_>,
+        removed: &Removed,
+        held: Option<&Held>,
+    ) -> Result<Finished, PassError> {
         let masks = masks(self.model, self.cx.facts, self.classes, removed);
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
         let (refit, unfitted) = self.refit(&self.fit(removed, Fit::All, &Fits::new()), Fit::All)?;
@@ -283,16 +306,17 @@ impl<'a> Fitting<'a> {
             return Ok(Finished { patches, errors, notes });
         };
         let sequence = Sequence {
-            original: self.model,
+            original: trial.model,
             facts: self.cx.facts,
             masks: &masks,
             calibration,
             reach: usize::MAX,
             replace: None,
         };
-        let (refit, _) = self.refit(&self.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
-        let trial = self.apply(&self.patches(removed, &refit)?)?;
-        let tried = sequence.refit_if_better(trial, &self.apply(&patches)?, held, &mut notes)?;
+        let (refit, _) = trial.refit(&trial.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
+        let trial = trial.apply(&trial.patches(removed, &refit)?)?;
+        let pair = Pair { original: self.model, compressed: &self.apply(&patches)? };
+        let tried = sequence.refit_if_better(trial, pair, held, &mut notes)?;
         match tried.patches {
             Some(refits) => patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p))),
             None => notes.extend(unfitted()),

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::units::prunable;
-use crate::{Context, Linear};
+use crate::{Context, Linear, heads::Unit};
 
 /// What channels are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +21,9 @@ pub enum Kind {
     Heads,
     /// Of feed-forward layers and recurrent cells.
     Neurons,
+    /// Of each head: those of queries and keys, and those of values, in the bases in which the last of them matter least. All heads of a
+    /// layer keep as many.
+    HeadChannels,
 }
 
 /// A layer, and its columns for each channel of a class.
@@ -45,6 +48,10 @@ pub(super) struct Asked<'a> {
     pub(super) kinds: &'a [Kind],
     /// Weights whose channels stay.
     pub(super) protected: &'a [String],
+    /// Channels of heads.
+    pub(super) heads: &'a [Unit],
+    /// They are turned, so that products of activations may sum over fewer.
+    pub(super) are_turned: bool,
 }
 
 impl Group {
@@ -63,11 +70,13 @@ impl Group {
             let names = weights(model, class);
             let name = names.first().cloned().unwrap_or_default();
             let Some(size) = unit.size.filter(|&n| n > 1) else { continue };
-            let kind = kind(model, class);
+            let heads = asked.heads.iter().find(|u| u.class == unit.class);
+            let kind = if heads.is_some() { Kind::HeadChannels } else { kind(model, class) };
             if !asked.kinds.contains(&kind) || names.iter().any(|n| asked.protected.contains(n)) {
                 continue;
             }
-            match readers(model, cx, class) {
+            let passed = heads.filter(|_| asked.are_turned);
+            match readers(model, cx, class, |node| passed.is_some_and(|u| u.sums(node))) {
                 Ok(readers) => groups.push(Group { class: unit.class, size, name, readers, kind }),
                 Err(why) => notes.push(format!("{name}: {size} channels stay: {why}")),
             }
@@ -76,10 +85,11 @@ impl Group {
     }
 
     /// Numbers of channels that may go, ascending from 0, such that a multiple of `round_to` stays where there are enough. Heads are few,
-    /// and each is large.
+    /// and each is large; so are their channels, of which all heads of a layer lose as many.
     pub(super) fn allowed(&self, limit: u64, round_to: u64) -> Vec<u64> {
+        let least = if self.kind == Kind::HeadChannels { 8 } else { 4 };
         let mut quantum = if self.kind == Kind::Heads { 1 } else { round_to.max(1) };
-        while quantum > 1 && self.size < 4 * quantum {
+        while quantum > 1 && self.size < least * quantum {
             quantum /= 2;
         }
         (0..=limit.min(self.size)).filter(|k| *k == 0 || (self.size - k).is_multiple_of(quantum)).collect()
@@ -114,8 +124,13 @@ fn weights(model: &Model, class: &Class) -> Vec<String> {
     class.members.iter().filter_map(name).collect()
 }
 
-/// The layers that sum over a class; or why it is not pruned.
-fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<Reads>, String> {
+/// The layers that sum over a class, but for nodes that need none to make up for what goes; or why it is not pruned.
+fn readers(
+    model: &Model,
+    cx: &Context<'_>,
+    class: &Class,
+    is_passed: impl Fn(NodeId) -> bool,
+) -> Result<Vec<Reads>, String> {
     if !class.mixed.is_empty() {
         return Err("a normalization or the like mixes them".into());
     }
@@ -124,7 +139,7 @@ fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<Reads>,
         return Err("a subgraph has them".into());
     }
     let mut readers = Vec::new();
-    for place in &class.summed {
+    for place in class.summed.iter().filter(|p| !is_passed(p.node)) {
         let graph = &model.graph;
         let name = || {
             graph
@@ -155,7 +170,11 @@ fn readers(model: &Model, cx: &Context<'_>, class: &Class) -> Result<Vec<Reads>,
         let all = all.filter(|c| c.iter().any(|c| !c.is_empty()) && c.iter().flatten().all(|&c| c < width));
         readers.push((place.node, all.ok_or_else(|| format!("where {:?} has them is not known", name()))?));
     }
-    if readers.is_empty() { Err("nothing sums over them".into()) } else { Ok(readers) }
+    if readers.is_empty() && !class.summed.iter().any(|p| is_passed(p.node)) {
+        Err("nothing sums over them".into())
+    } else {
+        Ok(readers)
+    }
 }
 
 #[cfg(test)]

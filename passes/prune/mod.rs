@@ -13,6 +13,7 @@ mod normalized;
 mod prune;
 mod search;
 mod sparsify;
+mod turned;
 mod units;
 mod unshare;
 

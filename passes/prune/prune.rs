@@ -3,9 +3,8 @@
 //! Before     h = Relu (Conv (x, w0));  y = Conv (h, w1)          h has 64 channels
 //! After      h = Relu (Conv (x, w0'));  y = Conv (h, w1', b')    h has 40; w1' and b' are fitted to what the layer computed before
 //! When       channels that nothing blocks (`planish inspect --prunable`) and that only layers with constant weights sum over:
-//!            MatMul, Gemm and Conv of the main graph
-//! Refuses    channels that are mixed (normalized over), that an activation sums over (the size of queries and keys), or that a
-//!            convolution in groups sums over
+//!            MatMul, Gemm and Conv of the main graph; with samples also the channels of queries and keys, of all heads of a layer alike
+//! Refuses    channels that are mixed (normalized over), that another activation sums over, or that a convolution in groups sums over
 //! Numerics   Lossy: the report gives the error of the outputs on samples that the fits, of which it takes the better, have not seen.
 //!            Without samples it is not known, and larger
 //! Reference  Hassibi, Stork: Second order derivatives for network pruning: optimal brain surgeon, NIPS 1992; Frantar, Alistarh: Optimal
@@ -13,7 +12,8 @@
 //!
 //! Which channels go within a class follows from the second moments of what its readers read. How many go in each class follows from
 //! what that does to the outputs, on samples that were held out, and from what it saves: first measured by taking a quarter out of each
-//! class alone, then by what taking less or more of it would do to the model that came of that.
+//! class alone, then by what taking less or more of it would do to the model that came of that. The channels of heads are first turned
+//! into the basis in which the last of them matter least, as `low-rank-attention` does; of these the last ones go.
 
 use std::collections::BTreeMap;
 
@@ -27,11 +27,13 @@ use super::{
     fitting::{Fitting, Removed},
     groups::{Asked, Group, Kind},
     search::Search,
+    turned::Turned,
     unshare::unshare,
 };
 use crate::{
-    Changes, Context, Pass, PassError, Shape, Transform,
+    Calibration, Changes, Context, Pass, PassError, Shape, Transform,
     calibration::{bindings, unit_bindings},
+    heads::{self, Unit},
     reconstruct::Held,
 };
 
@@ -68,7 +70,7 @@ impl Default for Prune {
             macs: None,
             params: None,
             bytes: None,
-            units: vec![Kind::Channels, Kind::Heads, Kind::Neurons],
+            units: vec![Kind::Channels, Kind::Heads, Kind::Neurons, Kind::HeadChannels],
             criterion: Criterion::default(),
             round_to: 8,
             min_keep: 0.1,
@@ -130,9 +132,15 @@ impl Prune {
             None => unit_bindings(model),
         };
         let classes = classes(model, cx.facts);
-        let asked = Asked { kinds: &self.units, protected: &self.protect };
+        let mut changes = Changes::default();
+        let held = calibration.map(|c| Held::new(model, c, self.probes)).transpose()?;
+        changes.notes.extend(held.as_ref().and_then(Held::bounded));
+        let any = heads::Asked { wanted: &|_| true, protected: &self.protect };
+        let (units, _) = heads::units(model, cx, &classes, &bindings, &any);
+        let turned = self.turned(model, calibration.zip(held.as_ref()), &units, &mut changes.notes)?;
+        let asked = Asked { kinds: &self.units, protected: &self.protect, heads: &units, are_turned: turned.is_some() };
         let (groups, notes) = Group::all(model, cx, &classes, &bindings, &asked);
-        let mut changes = Changes { notes, ..Changes::default() };
+        changes.notes.extend(notes);
         if groups.is_empty() {
             changes.notes.push("nothing can be pruned; `planish inspect --prunable` says why".to_owned());
             return Ok(changes);
@@ -142,10 +150,10 @@ impl Prune {
                            much more than what is fitted to data; give samples if there are any";
             changes.notes.push(warning.to_owned());
         }
-        let mut fitting = Fitting::new(model, cx, calibration, &classes, &groups)?;
-        let curves = fitting.curves(&groups, self.min_keep, self.criterion);
-        let held = calibration.map(|c| Held::new(model, c, self.probes)).transpose()?;
-        changes.notes.extend(held.as_ref().and_then(Held::bounded));
+        let in_bases = turned.as_ref().map_or(model, |t| &t.model);
+        let mut fitting = Fitting::new(in_bases, cx, calibration, &classes, &groups)?;
+        let known = turned.as_ref().map_or_else(BTreeMap::new, |t| t.curves(self.min_keep));
+        let curves = fitting.curves(&groups, &known, self.min_keep, self.criterion);
         let costs = Costs::of_model(model, cx.facts, &classes, &bindings, budget);
         let search =
             Search { groups: &groups, curves: &curves, fitting: &fitting, held: held.as_ref(), costs: &costs, budget };
@@ -164,7 +172,14 @@ impl Prune {
             ));
         }
         let kept = costs.total(&shares) / costs.total(&BTreeMap::new()).max(1.0);
-        let finished = fitting.finish(&removed, held.as_ref())?;
+        let finished = match &turned {
+            Some(turned) => {
+                let whole = turned.whole(&removed)?;
+                let whole = Fitting::new(whole.as_ref().unwrap_or(model), cx, calibration, &classes, &groups)?;
+                whole.damped_as(&fitting).finish(&fitting, &removed, held.as_ref())?
+            }
+            None => fitting.finish(&fitting, &removed, held.as_ref())?,
+        };
         let summary = format!("{:.1} % of the {} are kept; {}", 100.0 * kept, budget.what(), finished.errors);
         changes.notes.insert(0, summary);
         changes.notes.extend(finished.notes);
@@ -174,5 +189,26 @@ impl Prune {
         }
         changes.patches = finished.patches;
         Ok(changes)
+    }
+
+    /// The model with its heads in other bases. None if their channels are not asked for, without samples, or if it cannot be done, which
+    /// is noted.
+    fn turned<'a>(
+        &self,
+        model: &'a Model,
+        seen: Option<(&Calibration<'_>, &Held)>,
+        units: &'a [Unit],
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Turned<'a>>, PassError> {
+        let is_asked = self.units.contains(&Kind::HeadChannels) && !units.is_empty();
+        let Some((calibration, held)) = seen.filter(|_| is_asked) else { return Ok(None) };
+        match Turned::new(model, calibration, units, held) {
+            Ok(turned) => Ok(Some(turned)),
+            Err(PassError::Precondition(why)) => {
+                notes.push(why);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

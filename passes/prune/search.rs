@@ -147,14 +147,22 @@ impl<'a> Search<'a> {
             let mut moved = chosen.to_vec();
             moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
             let (changed, _) = self.fitting.probe(&removed(open, &moved), held, fits)?;
-            let local = o.local(o.count(at)) - o.local(o.count(other));
-            let factor = (error - changed) / local;
-            if factor.is_finite() && o.factor > 0.0 {
-                factors.push((i, factor.clamp(o.factor / CHANGE, o.factor * CHANGE)));
+            let (from, to) = (o.count(at), o.count(other));
+            // What goes for nothing alone may cost something now that others go that could stand for it.
+            let paid = (error - changed) * if from > to { 1.0 } else { -1.0 };
+            let is_free = from.min(to) >= o.free || paid <= ROUNDING;
+            let free = if is_free { o.free } else { from.min(to) };
+            let local = o.curve.error_at(from.max(to)) - o.curve.error_at(from.min(to).max(free));
+            let factor = paid / local;
+            match is_free {
+                _ if !factor.is_finite() => {}
+                true if o.factor > 0.0 => factors.push((i, free, factor.clamp(o.factor / CHANGE, o.factor * CHANGE))),
+                true => {}
+                false => factors.push((i, free, factor)),
             }
         }
-        for (i, factor) in factors {
-            open.iter_mut().skip(i).take(1).for_each(|o| o.factor = factor);
+        for (i, free, factor) in factors {
+            open.iter_mut().skip(i).take(1).for_each(|o| (o.free, o.factor) = (free, factor));
         }
         Ok(())
     }

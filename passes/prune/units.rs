@@ -93,7 +93,7 @@ fn shares(path: &GraphPath, node: &Node, facts: &GraphFacts, classes: &Classes) 
 }
 
 /// How many places of its axis a member takes.
-pub(super) fn places(class: &Class, member: &planish_ir::axes::Member) -> Option<u64> {
+fn places(class: &Class, member: &planish_ir::axes::Member) -> Option<u64> {
     let copies = member.repeats.iter().try_fold(1u64, |n, r| n.checked_mul(r.count.known()?))?;
     class.size.known()?.checked_mul(member.block.known()?)?.checked_mul(copies)
 }

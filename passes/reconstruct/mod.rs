@@ -18,7 +18,7 @@ use planish_ir::{GraphPath, ValueId};
 
 pub(crate) use halves::{Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
-pub(crate) use sequential::{Fitted, Replace, Sequence};
+pub(crate) use sequential::{Fitted, Pair, Replace, Sequence};
 pub(crate) use shift::{Shift, products};
 
 /// What of each axis of a value a compressed model still has.

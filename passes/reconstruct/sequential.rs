@@ -69,6 +69,13 @@ struct Layer {
 /// The weights that a layer has, and what is accumulated for others.
 type Seen = (Vec<Mat<f64>>, Joint);
 
+/// A model and what was made of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pair<'a> {
+    pub(crate) original: &'a Model,
+    pub(crate) compressed: &'a Model,
+}
+
 /// What came of trying a fit on one half of the samples.
 pub(crate) struct Tried {
     /// Error of the outputs on held samples before and after.
@@ -90,7 +97,7 @@ impl Sequence<'_> {
     pub(crate) fn refit_if_better(
         &self,
         mut trial: Model,
-        whole: &Model,
+        whole: Pair<'_>,
         held: &Held,
         notes: &mut Vec<String>,
     ) -> Result<Tried, PassError> {
@@ -101,7 +108,10 @@ impl Sequence<'_> {
         let after = held.error(&trial, self.calibration)?;
         drop(trial);
         let patches = match held.prefers(after, before) {
-            true => Some(self.refit(&mut whole.clone(), &mut Vec::new())?),
+            true => {
+                let sequence = Sequence { original: whole.original, ..*self };
+                Some(sequence.refit(&mut whole.compressed.clone(), &mut Vec::new())?)
+            }
             false => None,
         };
         Ok(Tried { errors: (before, after), layers, patches })

@@ -54,9 +54,9 @@ pub fn run(args: &cli::Bisect) -> Result {
     if let Some(folder) = &args.keep {
         std::fs::create_dir_all(folder).or_fail_with(Kind::File, || format!("cannot make {}", folder.display()))?;
     }
-    let samples = recipe::samples(&args.recipe, &pipeline, &file)?;
-    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file.model, &samples, &file)?;
-    let (engine, note) = engines::for_samples(pipeline.verify.engine, &args.recipe.run, &file.model, &samples)?;
+    let mut samples = recipe::samples(&args.recipe, &pipeline, &file)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file.model, &mut samples, &file)?;
+    let (engine, note) = engines::for_samples(pipeline.verify.engine, &args.recipe.run, &file.model, &mut samples)?;
     note.iter().for_each(|n| log::warn!("{n}"));
     progress.say("running the original");
     let mut fitting = samples.clone();

@@ -144,8 +144,8 @@ fn compile(
     sizes: &Sizes,
     progress: &Progress,
 ) -> Result<Compiled> {
-    let samples = recipe::samples(&args.recipe, pipeline, file)?;
-    let calibrator = recipe::Calibrator::new(&args.recipe, pipeline, &file.model, &samples, file)?;
+    let mut samples = recipe::samples(&args.recipe, pipeline, file)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, pipeline, &file.model, &mut samples, file)?;
     let explainer = args.explain.as_deref().map(|pattern| Explainer::new(pattern, &file.model, progress));
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.

@@ -66,8 +66,8 @@ pub(super) fn check(choice: EngineChoice, run: &RunArgs) -> Result {
     ask(choice, run, |_| Ok(())).map(drop)
 }
 
-/// The engine that can run a model on some samples, seen by one of each size that was drawn, and what to say of it. If there is none, it
-/// is tract, which will say what is wrong.
+/// The engine that can run a model on some samples, seen by one of each size that was drawn, and what to say of it. Drawn samples with
+/// whose sizes the model does not run give way to larger ones. If there is no engine, it is tract, which will say what is wrong.
 ///
 /// # Errors
 /// If the engine that was asked for by name is not there.
@@ -75,13 +75,16 @@ pub(super) fn for_samples(
     choice: EngineChoice,
     run: &RunArgs,
     model: &Model,
-    samples: &Samples,
+    samples: &mut Samples,
 ) -> Result<(Box<dyn Engine>, Option<String>)> {
-    let once = |engine: &dyn Engine| match choice {
-        EngineChoice::Auto => Expected::fitting(engine, model, &mut samples.clone(), 1).map(drop),
-        // Without a choice it does not matter who can.
-        EngineChoice::Off | EngineChoice::Tract | EngineChoice::Onnxruntime => Ok(()),
-    };
-    let answer = ask(choice, run, once)?;
+    let answer = ask(choice, run, |engine| fit(engine, model, samples))?;
     Ok(answer.map_or_else(|| (Box::new(Tract) as Box<dyn Engine>, None), |a| (a.engine, a.note)))
+}
+
+/// Takes samples that an engine can run a model on, if there are such.
+pub(super) fn fit(engine: &dyn Engine, model: &Model, samples: &mut Samples) -> std::result::Result<(), EngineError> {
+    let mut fitting = samples.clone();
+    Expected::fitting(engine, model, &mut fitting, 1)?;
+    *samples = fitting;
+    Ok(())
 }

@@ -95,12 +95,12 @@ pub(super) struct Calibrator<'a> {
 
 impl<'a> Calibrator<'a> {
     /// What a pipeline asks for. If it names no engine, the built-in one runs a model that it can run, whoever verifies and whatever
-    /// is installed.
+    /// is installed. The samples become those that the model runs on.
     pub(super) fn new(
         recipe: &Recipe,
         pipeline: &Pipeline,
         model: &Model,
-        samples: &Samples,
+        samples: &mut Samples,
         weights: &'a dyn Weights,
     ) -> Result<Calibrator<'a>> {
         let Some(calibration) = &pipeline.calibration else {

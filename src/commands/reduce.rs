@@ -64,9 +64,9 @@ fn by_pipeline(args: &cli::Reduce, file: &ModelFile, progress: &Progress) -> Res
         return Err(Failure::message(Kind::Config, message));
     }
     engines::check(pipeline.verify.engine, &args.recipe.run)?;
-    let samples = source.load(&file.model, &options).or_fail(Kind::Config)?;
-    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file.model, &samples, &InMemory)?;
-    let (engine, note) = engines::for_samples(pipeline.verify.engine, &args.recipe.run, &file.model, &samples)?;
+    let mut samples = source.load(&file.model, &options).or_fail(Kind::Config)?;
+    let calibrator = recipe::Calibrator::new(&args.recipe, &pipeline, &file.model, &mut samples, &InMemory)?;
+    let (engine, note) = engines::for_samples(pipeline.verify.engine, &args.recipe.run, &file.model, &mut samples)?;
     note.iter().for_each(|n| log::warn!("{n}"));
     let judge =
         Judge { pipeline: &pipeline, source: &source, options: &options, engine: &*engine, calibrator: &calibrator };
@@ -102,7 +102,8 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// Fails itself if there is nothing to compare with.
     fn complaint(&self, model: &Model) -> anyhow::Result<Option<Complaint>> {
-        let samples = self.source.load(model, &self.options.fitting(model))?;
+        let mut samples = self.source.load(model, &self.options.fitting(model))?;
+        engines::fit(self.engine, model, &mut samples)?;
         let mut fitting = samples.clone();
         let expected = Expected::fitting(self.engine, model, &mut fitting, self.pipeline.verify.samples)?;
         let trial = Trial {

@@ -13,16 +13,15 @@ use faer::{
     linalg::solvers::{Solve, Svd},
 };
 
-use super::svd::eigen;
-use crate::reconstruct::ridge;
+use crate::{factorize::svd::eigen, reconstruct::ridge};
 
 /// What one head's channels are multiplied by on both sides, and the squared error that each channel saves, the largest first.
-pub(super) struct Basis {
+pub(crate) struct Basis {
     /// For queries or values: new channels x old ones.
-    pub(super) first: Mat<f64>,
+    pub(crate) first: Mat<f64>,
     /// For keys: the same. For the layer that reads: old channels x new ones.
-    pub(super) second: Mat<f64>,
-    pub(super) squares: Vec<f64>,
+    pub(crate) second: Mat<f64>,
+    pub(crate) squares: Vec<f64>,
 }
 
 /// Ridge as a share of the mean of the diagonal: bases are of few channels, and seen on many rows.
@@ -65,10 +64,8 @@ fn finite(basis: Basis) -> Option<Basis> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::svd::{Random, dot},
-        *,
-    };
+    use super::*;
+    use crate::factorize::svd::{Random, dot};
 
     fn moments(n: usize, random: &mut Random) -> Mat<f64> {
         let x = Mat::from_fn(n, 3 * n, |i, _| random.normal() * 0.7f64.powi(i as i32));

@@ -14,19 +14,19 @@ use planish_ir::{
 use crate::{Linear, calibration::Rows};
 
 /// A matrix product of activations that are both, or of which the second is, made by a layer.
-pub(super) struct Product {
-    pub(super) kind: Kind,
-    pub(super) node: NodeId,
+pub(crate) struct Product {
+    pub(crate) kind: Kind,
+    pub(crate) node: NodeId,
     /// What the product sums over, or what it hands on: the axis of a value.
-    pub(super) axis: (ValueId, usize),
+    pub(crate) axis: (ValueId, usize),
     /// Queries and keys, or values and the layer that reads what comes of them.
-    pub(super) sides: [Side; 2],
+    pub(crate) sides: [Side; 2],
     /// Nodes that the channels go through.
-    pub(super) path: BTreeSet<NodeId>,
+    pub(crate) path: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     QueryKey {
         /// A softmax follows that does not see what is added to all keys alike.
         softmax: bool,
@@ -35,10 +35,10 @@ pub(super) enum Kind {
 }
 
 /// A layer, and where its weights have the channels of each head.
-pub(super) struct Side {
-    pub(super) linear: Linear,
+pub(crate) struct Side {
+    pub(crate) linear: Linear,
     /// For each head its channels: rows of the matrix; columns for the layer that reads.
-    pub(super) heads: Vec<Vec<usize>>,
+    pub(crate) heads: Vec<Vec<usize>>,
 }
 
 /// The numbers of channels, and how they lie.
