@@ -264,14 +264,27 @@ impl<'a> Fitting<'a> {
         Ok(model)
     }
 
-    /// Error of the outputs on held samples without some channels, when the weights behind them are fitted to the others; and how they
-    /// are fitted, for the next time.
-    pub(super) fn probe(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(f64, Fits), PassError> {
-        let calibration = self.calibration.ok_or_else(|| PassError::Precondition("there are no samples".to_owned()))?;
+    /// The model without some channels, when the weights behind them are fitted to the first half of the samples; and how they are fitted,
+    /// for the next time.
+    fn without(&self, removed: &Removed, known: &Fits) -> Result<(Model, Fits), PassError> {
         let fits = self.fit(removed, Fit::First, known);
         let (refit, _) = self.refit(&fits, Fit::First)?;
-        let error = held.error(&self.apply(&self.patches(removed, &refit)?)?, calibration)?;
-        Ok((error, fits))
+        Ok((self.apply(&self.patches(removed, &refit)?)?, fits))
+    }
+
+    fn calibration(&self) -> Result<&'a Calibration<'a>, PassError> {
+        self.calibration.ok_or_else(|| PassError::Precondition("there are no samples".to_owned()))
+    }
+
+    /// Error of the outputs on held samples without some channels; and how layers are fitted.
+    pub(super) fn probe(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(f64, Fits), PassError> {
+        let (model, fits) = self.without(removed, known)?;
+        Ok((held.error(&model, self.calibration()?)?, fits))
+    }
+
+    /// For probes that differ little from a model without some channels.
+    pub(super) fn near(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<Held, PassError> {
+        held.of_changes(&self.without(removed, known)?.0, self.calibration()?)
     }
 
     /// Takes the ridges of another model whose layers are the same, in other bases.
@@ -313,8 +326,7 @@ impl<'a> Fitting<'a> {
             reach: usize::MAX,
             replace: None,
         };
-        let (refit, _) = trial.refit(&trial.fit(removed, Fit::First, &Fits::new()), Fit::First)?;
-        let trial = trial.apply(&trial.patches(removed, &refit)?)?;
+        let trial = trial.without(removed, &Fits::new())?.0;
         let pair = Pair { original: self.model, compressed: &self.apply(&patches)? };
         let tried = sequence.refit_if_better(trial, pair, held, &mut notes)?;
         match tried.patches {

@@ -75,7 +75,7 @@ impl Default for Prune {
             round_to: 8,
             min_keep: 0.1,
             protect: Vec::new(),
-            probes: 64,
+            probes: 128,
         }
     }
 }

@@ -52,8 +52,9 @@ impl<'a> Search<'a> {
     /// How many channels go, where any do. What cannot go is noted.
     pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Vec<Taken<'a>>, PassError> {
         let mut open = Vec::new();
+        let near = self.held.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
         for (group, curve) in self.groups.iter().zip(self.curves) {
-            match self.alone(group, curve.as_ref(), round_to) {
+            match self.alone(near.as_ref(), group, curve.as_ref(), round_to) {
                 Ok(found) => open.extend(found),
                 // A class that cannot be cut; an engine that fails is no reason of a class.
                 Err(PassError::Precondition(why)) => {
@@ -62,6 +63,7 @@ impl<'a> Search<'a> {
                 Err(error) => return Err(error),
             }
         }
+        drop(near);
         let Some(held) = self.held else {
             let chosen = self.allocate(&open);
             return Ok(taken(&open, &chosen));
@@ -76,7 +78,8 @@ impl<'a> Search<'a> {
             }
             let (error, fits) = self.fitting.probe(&removed(&open, &chosen), held, &Fits::new())?;
             if round < ROUNDS {
-                self.measure_around(held, &mut open, &chosen, error, &fits)?;
+                let near = self.fitting.near(&removed(&open, &chosen), held, &fits)?;
+                self.measure_around(&near, &mut open, &chosen, error, &fits)?;
             }
             if best.as_ref().is_none_or(|b| error < b.0) {
                 best = Some((error, chosen));
@@ -87,13 +90,19 @@ impl<'a> Search<'a> {
 
     /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
     /// go; fails with the reason if it cannot be found out.
-    fn alone(&self, group: &'a Group, curve: Option<&'a Curve>, round_to: u64) -> Result<Option<Open<'a>>, PassError> {
+    fn alone(
+        &self,
+        held: Option<&Held>,
+        group: &'a Group,
+        curve: Option<&'a Curve>,
+        round_to: u64,
+    ) -> Result<Option<Open<'a>>, PassError> {
         let stays = |why: &str| PassError::Precondition(why.to_owned());
         let curve = curve.ok_or_else(|| stays("what its readers read is singular or not finite"))?;
         let counts = group.allowed(curve.order.len() as u64, round_to);
         let mut open = Open { group, curve, counts, free: 0, factor: 1.0 };
         let Some(&last) = open.counts.last().filter(|&&k| k > 0) else { return Ok(None) };
-        let Some(held) = self.held else { return Ok(Some(open)) };
+        let Some(held) = held else { return Ok(Some(open)) };
         let nearest = |aim: u64| {
             let more = open.counts.iter().copied().filter(|&k| k > 0);
             more.min_by_key(|k| k.abs_diff(aim)).unwrap_or(last)

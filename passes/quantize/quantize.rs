@@ -257,7 +257,6 @@ impl Transform for Quantize {
 }
 
 impl Quantize {
-    /// Fails if the model or the target does not have what the scheme needs.
     /// A bound that nothing is held to, or that nothing can meet or miss, is a slip.
     fn check_bounds(&self) -> Result<(), String> {
         let share = |x: f64| (0.0..=1.0).contains(&x);
@@ -281,6 +280,7 @@ impl Quantize {
         }
     }
 
+    /// Fails if the model or the target does not have what the scheme needs.
     fn check(&self, model: &Model, target: Target) -> Result<(), PassError> {
         self.check_bounds().map_err(PassError::Precondition)?;
         let needed = match self.scheme {

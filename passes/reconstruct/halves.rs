@@ -1,13 +1,14 @@
 //! Samples in two halves: what is fitted to one is held against the other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use faer::Mat;
 use planish_ir::{Def, Model, Tensor};
 use rayon::prelude::*;
 
+use super::checkpoints::Checkpoints;
 use crate::{
-    Calibration, PassError, Samples,
+    Calibration, PassError, Samples, Tensors,
     calibration::{Gram, Rows, Selected, Statistic},
     metrics::Comparison,
 };
@@ -108,15 +109,15 @@ pub(crate) struct Held {
     /// Where the first of them is, how far apart they are, and how many there are at most.
     samples: (usize, usize, usize),
     outputs: Vec<String>,
-    expected: Vec<Vec<Tensor>>,
+    expected: Arc<Vec<Vec<Tensor>>>,
     /// Samples that there would be if memory did not bound them.
     asked: usize,
+    /// Of a model that others are made of.
+    checkpoints: Option<Checkpoints>,
 }
 
 /// What is kept of held samples takes at most this part of the memory.
 const PART: u64 = 4;
-/// A fit that changes more has to be better by this, or it is no better than chance on few samples.
-const MARGIN: f64 = 0.98;
 
 /// A value beside that of the original, or in words why it cannot be compared.
 pub(crate) type Compared = Result<Comparison, String>;
@@ -148,18 +149,26 @@ impl Held {
         outputs: Vec<String>,
     ) -> Result<Held, PassError> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        let mut held = Held { samples: (first, step, limit), outputs, expected: Vec::new(), asked: 0 };
+        let mut held =
+            Held { samples: (first, step, limit), outputs, expected: Arc::default(), asked: 0, checkpoints: None };
         held.asked = held.selected(calibration).len();
         // The first of them shows how many fit.
         held.samples.2 = 1;
-        held.expected = held.run(model, calibration, |_, values| values)?;
+        held.expected = Arc::new(held.run(model, calibration, |_, values| values)?);
         let each = held.expected.iter().flatten().map(Tensor::byte_len).fold(1, u64::saturating_add);
         let fit = usize::try_from(calibration.memory / PART / each).unwrap_or(usize::MAX);
         held.samples.2 = limit.min(fit).max(1);
         if held.samples.2 > 1 {
-            held.expected = held.run(model, calibration, |_, values| values)?;
+            held.expected = Arc::new(held.run(model, calibration, |_, values| values)?);
         }
         Ok(held)
+    }
+
+    /// The same, for models that are made of this one: they are run from the first change on.
+    pub(crate) fn of_changes(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Held, PassError> {
+        let checkpoints = Checkpoints::new(model, calibration, &self.selected(calibration), calibration.memory / PART)?;
+        let (outputs, expected) = (self.outputs.clone(), Arc::clone(&self.expected));
+        Ok(Held { samples: self.samples, outputs, expected, asked: self.asked, checkpoints: Some(checkpoints) })
     }
 
     fn selected<'a>(&self, calibration: &Calibration<'a>) -> Selected<'a> {
@@ -178,13 +187,14 @@ impl Held {
         })
     }
 
-    /// True if a fit that changes more is the better one, by the errors that it leaves. With one sample nothing tells.
+    /// True if a fit that changes more is the better one, by the errors that it leaves. With one sample nothing tells. It needs no margin:
+    /// what is fitted to half of the samples here gains more than a smaller fit once it is fitted to all.
     pub(crate) const fn prefers(&self, larger: f64, smaller: f64) -> bool {
-        larger < MARGIN * smaller && !self.is_seen()
+        larger < smaller && !self.is_seen()
     }
 
     /// How many samples there are.
-    pub(crate) const fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.expected.len()
     }
 
@@ -200,10 +210,21 @@ impl Held {
         calibration: &Calibration<'_>,
         take: impl Fn(usize, Vec<Tensor>) -> T + Sync,
     ) -> Result<Vec<T>, PassError> {
-        let runnable = calibration.engine.load(model, &self.outputs)?;
+        type One<'o> = &'o (dyn Fn(&Tensors, usize) -> Result<Vec<Tensor>, PassError> + Sync);
         let samples = self.selected(calibration);
-        let run = |i: usize| Ok(take(i, runnable.run(&*samples.get(i)?)?));
-        (0..samples.len()).into_par_iter().map(run).collect()
+        let all = |one: One<'_>| -> Result<Vec<T>, PassError> {
+            let run = |i: usize| Ok(take(i, one(&*samples.get(i)?, i)?));
+            (0..samples.len()).into_par_iter().map(run).collect()
+        };
+        if let Some(started) = self.checkpoints.as_ref().and_then(|c| c.start(model, calibration, &self.outputs)) {
+            match all(&|given, i| started.run(given, i)) {
+                // What an engine cannot run from the middle, it may run from the beginning.
+                Err(PassError::Engine(_)) => {}
+                done => return done,
+            }
+        }
+        let runnable = calibration.engine.load(model, &self.outputs)?;
+        all(&|given, _| Ok(runnable.run(given)?))
     }
 
     /// What a model computes beside the original, by name; what cannot be compared, as its shape is another one, in words. `view` may put

@@ -3,9 +3,11 @@
 //! Samples come in two halves ([`Halves`], [`Held`]): what is fitted to one is judged by the other. [`Sequence`] fits layer after layer,
 //! each from what it reads in the compressed model.
 
+mod checkpoints;
 mod cross;
 mod halves;
 mod joint;
+mod piece;
 mod second;
 mod sequential;
 mod shift;

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use planish_ir::{Def, GraphPath, Model, NodeId, Tensor, ValueId};
+use planish_ir::{Def, Model, NodeId, Tensor, ValueId};
 use rayon::prelude::*;
 
+use super::piece::Piece;
 use crate::{Calibration, PassError, Tensors};
 
 /// The stage of each computed value of a main graph.
@@ -108,14 +109,7 @@ pub(super) fn run<const N: usize>(
     for (wanted, border) in wanted.iter().zip(before) {
         let mut outputs: Vec<ValueId> = wanted.reads.clone();
         outputs.extend(wanted.keeps.iter().filter(|v| !wanted.reads.contains(v)));
-        let piece = wanted
-            .model
-            .graph_at(&GraphPath::main())
-            .and_then(|_| wanted.model.extract_between(&GraphPath::main(), &border.values, &outputs));
-        let piece = piece.ok_or_else(|| PassError::Precondition("a value of the model is gone".to_owned()))?;
-        let names: Vec<String> = outputs.iter().map(|&v| wanted.model.graph.name_of(v)).collect();
-        let inputs: Vec<String> = piece.graph.inputs().iter().map(|&v| piece.graph.name_of(v)).collect();
-        runs.push((calibration.engine.load(&piece, &names)?, names, inputs));
+        runs.push(Piece::between(wanted.model, &border.values, &outputs, calibration)?);
     }
     let count = calibration.samples.len();
     let wave = rayon::current_num_threads().max(1);
@@ -124,22 +118,16 @@ pub(super) fn run<const N: usize>(
     for start in (0..count).step_by(wave) {
         let one = |sample: usize| -> Result<Vec<Vec<Tensor>>, PassError> {
             let given = calibration.samples.get(sample)?;
-            let run = |((runnable, _, inputs), border): (&(Box<dyn crate::Runnable>, _, Vec<String>), &Border)| {
-                let known = border.tensors.get(sample);
-                let input =
-                    |n: &String| Some((n.clone(), known.and_then(|k| k.get(n)).or_else(|| given.get(n))?.clone()));
-                Ok(runnable.run(&inputs.iter().filter_map(input).collect())?)
-            };
-            runs.iter().zip(before).map(run).collect()
+            runs.iter().zip(before).map(|(piece, border)| piece.run(&given, border.tensors.get(sample))).collect()
         };
         let made: Vec<Vec<Vec<Tensor>>> =
             (start..count.min(start + wave)).into_par_iter().map(one).collect::<Result<_, _>>()?;
         for values in made {
             let looked_at = values.iter().zip(wanted).flat_map(|(v, w)| v.iter().take(w.reads.len()).cloned());
             take(&looked_at.collect::<Vec<_>>())?;
-            for (((values, (_, names, _)), wanted), next) in values.into_iter().zip(&runs).zip(wanted).zip(&mut next) {
+            for (((values, piece), wanted), next) in values.into_iter().zip(&runs).zip(wanted).zip(&mut next) {
                 let kept = wanted.keeps.iter().map(|&v| wanted.model.graph.name_of(v)).collect::<BTreeSet<_>>();
-                let kept = names.iter().cloned().zip(values).filter(|(n, _)| kept.contains(n));
+                let kept = piece.outputs.iter().cloned().zip(values).filter(|(n, _)| kept.contains(n));
                 let kept: Tensors = if fits { kept.collect() } else { Tensors::new() };
                 bytes = kept.values().map(Tensor::byte_len).fold(bytes, u64::saturating_add);
                 next.tensors.push(kept);

@@ -106,7 +106,7 @@ pub(crate) fn assign(
         outputs.iter().flat_map(|o| o.before.iter().map(|b| &b.name).chain([&o.name]).cloned()).collect();
     let names: Vec<String> = names.into_iter().collect();
     let all = Held::spread(model, calibration, asked.samples, names.clone())?;
-    let few = Held::spread(model, calibration, asked.probes, names)?;
+    let few = Held::spread(model, calibration, asked.probes, names)?.of_changes(model, calibration)?;
     notes.extend(all.bounded());
     let (samples, probes) = (all.len(), few.len());
     let macs: Vec<u64> = sites
