@@ -60,7 +60,7 @@ pub struct Prune {
     pub min_keep: f64,
     /// Weights whose channels stay, by name.
     pub protect: Vec<String>,
-    /// Samples on which the effect of each class is measured.
+    /// Samples on which effects are measured, at most: of all samples every second one, which trial fits do not see.
     pub probes: u64,
 }
 

@@ -41,8 +41,8 @@ pub(super) struct Started<'a> {
 
 impl Started<'_> {
     /// Runs it on the sample of this number.
-    pub(super) fn run(&self, given: &Tensors, sample: usize) -> Result<Vec<Tensor>, PassError> {
-        self.piece.run(given, self.known.get(sample))
+    pub(super) fn run(&self, samples: &dyn Samples, sample: usize) -> Result<Vec<Tensor>, PassError> {
+        self.piece.run(samples, sample, self.known.get(sample))
     }
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::checkpoints::Checkpoints;
 use crate::{
-    Calibration, PassError, Samples, Tensors,
+    Calibration, PassError, Samples,
     calibration::{Gram, Rows, Selected, Statistic},
     metrics::Comparison,
 };
@@ -110,14 +110,15 @@ pub(crate) struct Held {
     samples: (usize, usize, usize),
     outputs: Vec<String>,
     expected: Arc<Vec<Vec<Tensor>>>,
-    /// Samples that there would be if memory did not bound them.
+    /// Samples that there would be if nothing bound them.
     asked: usize,
     /// Of a model that others are made of.
     checkpoints: Option<Checkpoints>,
 }
 
-/// What is kept of held samples takes at most this part of the memory.
-const PART: u64 = 4;
+/// What is kept of held samples takes at most so many bytes, and what is kept on the way as many. The same on every machine and for every
+/// `memory`, because results depend on it.
+const KEPT: u64 = 512 << 20;
 
 /// A value beside that of the original, or in words why it cannot be compared.
 pub(crate) type Compared = Result<Comparison, String>;
@@ -156,7 +157,7 @@ impl Held {
         held.samples.2 = 1;
         held.expected = Arc::new(held.run(model, calibration, |_, values| values)?);
         let each = held.expected.iter().flatten().map(Tensor::byte_len).fold(1, u64::saturating_add);
-        let fit = usize::try_from(calibration.memory / PART / each).unwrap_or(usize::MAX);
+        let fit = usize::try_from(KEPT / each).unwrap_or(usize::MAX);
         held.samples.2 = limit.min(fit).max(1);
         if held.samples.2 > 1 {
             held.expected = Arc::new(held.run(model, calibration, |_, values| values)?);
@@ -166,7 +167,7 @@ impl Held {
 
     /// The same, for models that are made of this one: they are run from the first change on.
     pub(crate) fn of_changes(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Held, PassError> {
-        let checkpoints = Checkpoints::new(model, calibration, &self.selected(calibration), calibration.memory / PART)?;
+        let checkpoints = Checkpoints::new(model, calibration, &self.selected(calibration), KEPT)?;
         let (outputs, expected) = (self.outputs.clone(), Arc::clone(&self.expected));
         Ok(Held { samples: self.samples, outputs, expected, asked: self.asked, checkpoints: Some(checkpoints) })
     }
@@ -176,13 +177,14 @@ impl Held {
         Selected { samples: calibration.samples, first, step, limit }
     }
 
-    /// Says if memory allows fewer samples than were asked for.
+    /// Says if fewer samples are kept than were asked for.
     pub(crate) fn bounded(&self) -> Option<String> {
         (self.len() < self.asked).then(|| {
             format!(
-                "outputs are compared on {} samples instead of {}, as more do not fit into `memory`",
+                "outputs are compared on {} samples instead of {}, as those of more take over {} MiB",
                 self.len(),
-                self.asked
+                self.asked,
+                KEPT >> 20
             )
         })
     }
@@ -210,21 +212,21 @@ impl Held {
         calibration: &Calibration<'_>,
         take: impl Fn(usize, Vec<Tensor>) -> T + Sync,
     ) -> Result<Vec<T>, PassError> {
-        type One<'o> = &'o (dyn Fn(&Tensors, usize) -> Result<Vec<Tensor>, PassError> + Sync);
+        type One<'o> = &'o (dyn Fn(usize) -> Result<Vec<Tensor>, PassError> + Sync);
         let samples = self.selected(calibration);
         let all = |one: One<'_>| -> Result<Vec<T>, PassError> {
-            let run = |i: usize| Ok(take(i, one(&*samples.get(i)?, i)?));
+            let run = |i: usize| Ok(take(i, one(i)?));
             (0..samples.len()).into_par_iter().map(run).collect()
         };
         if let Some(started) = self.checkpoints.as_ref().and_then(|c| c.start(model, calibration, &self.outputs)) {
-            match all(&|given, i| started.run(given, i)) {
+            match all(&|i| started.run(&samples, i)) {
                 // What an engine cannot run from the middle, it may run from the beginning.
                 Err(PassError::Engine(_)) => {}
                 done => return done,
             }
         }
         let runnable = calibration.engine.load(model, &self.outputs)?;
-        all(&|given, _| Ok(runnable.run(given)?))
+        all(&|i| Ok(runnable.run(&*samples.get(i)?)?))
     }
 
     /// What a model computes beside the original, by name; what cannot be compared, as its shape is another one, in words. `view` may put

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use planish_ir::{GraphPath, Model, Tensor, ValueId};
 
-use crate::{Calibration, PassError, Runnable, Tensors};
+use crate::{Calibration, PassError, Runnable, Samples, Tensors};
 
 /// A loaded part of a main graph: what is between some values, inputs, and outputs.
 pub(super) struct Piece {
@@ -29,9 +29,20 @@ impl Piece {
         Ok(Piece { runnable: calibration.engine.load(&piece, &outputs)?, inputs, outputs })
     }
 
-    /// Runs it on a sample of which values in between may be known.
-    pub(super) fn run(&self, given: &Tensors, known: Option<&Tensors>) -> Result<Vec<Tensor>, PassError> {
-        let input = |n: &String| Some((n.clone(), known.and_then(|k| k.get(n)).or_else(|| given.get(n))?.clone()));
+    /// Runs it on the sample of this number, of which values in between may be known. The sample is made only if its inputs are needed:
+    /// images have to be decoded.
+    pub(super) fn run(
+        &self,
+        samples: &dyn Samples,
+        sample: usize,
+        known: Option<&Tensors>,
+    ) -> Result<Vec<Tensor>, PassError> {
+        let known = |n: &String| known.and_then(|k| k.get(n));
+        let given = match self.inputs.iter().all(|n| known(n).is_some()) {
+            true => None,
+            false => Some(samples.get(sample)?),
+        };
+        let input = |n: &String| Some((n.clone(), known(n).or_else(|| given.as_ref()?.get(n))?.clone()));
         Ok(self.runnable.run(&self.inputs.iter().filter_map(input).collect())?)
     }
 }

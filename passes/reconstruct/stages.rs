@@ -117,8 +117,9 @@ pub(super) fn run<const N: usize>(
     let (mut bytes, mut fits) = (0u64, true);
     for start in (0..count).step_by(wave) {
         let one = |sample: usize| -> Result<Vec<Vec<Tensor>>, PassError> {
-            let given = calibration.samples.get(sample)?;
-            runs.iter().zip(before).map(|(piece, border)| piece.run(&given, border.tensors.get(sample))).collect()
+            let run =
+                |(piece, border): (&Piece, &Border)| piece.run(calibration.samples, sample, border.tensors.get(sample));
+            runs.iter().zip(before).map(run).collect()
         };
         let made: Vec<Vec<Vec<Tensor>>> =
             (start..count.min(start + wave)).into_par_iter().map(one).collect::<Result<_, _>>()?;
