@@ -26,6 +26,18 @@ pub enum Kind {
     HeadChannels,
 }
 
+impl Kind {
+    /// What they are called in reports.
+    pub(super) const fn what(self) -> &'static str {
+        match self {
+            Kind::Channels => "channels",
+            Kind::Heads => "heads",
+            Kind::Neurons => "neurons",
+            Kind::HeadChannels => "channels of each head",
+        }
+    }
+}
+
 /// A layer, and its columns for each channel of a class.
 pub(super) type Reads = (NodeId, Vec<Vec<usize>>);
 

@@ -165,10 +165,11 @@ impl Prune {
             shares.insert(group.class, count as f64 / group.size as f64);
             let share = 100.0 * curve.error_at(count);
             changes.notes.push(format!(
-                "{}: {} of {} stay; its readers lose {share:.2} % of their power",
+                "{}: {} of {} {} stay; what reads them loses {share:.2} % of its power",
                 group.name,
                 group.size - count,
-                group.size
+                group.size,
+                group.kind.what()
             ));
         }
         let kept = costs.total(&shares) / costs.total(&BTreeMap::new()).max(1.0);
