@@ -154,7 +154,14 @@ impl Prune {
         let mut fitting = Fitting::new(in_bases, cx, calibration, &classes, &groups)?;
         let known = turned.as_ref().map_or_else(BTreeMap::new, |t| t.curves(self.min_keep));
         let curves = fitting.curves(&groups, &known, self.min_keep, self.criterion);
-        let costs = Costs::of_model(model, cx.facts, &classes, &bindings, budget);
+        // With the sizes of a sample also those are known that follow from open ones in ways that have no closed form.
+        let sized = infer::infer(model, &bindings);
+        let costs = Costs::of_model(model, &sized, &classes, &bindings, budget);
+        if costs.total(&BTreeMap::new()) <= 0.0 {
+            let why =
+                format!("the {} of the model are not known; give its open sizes with --dim NAME=N", budget.what());
+            return Err(PassError::Precondition(why));
+        }
         let search =
             Search { groups: &groups, curves: &curves, fitting: &fitting, held: held.as_ref(), costs: &costs, budget };
         let chosen = search.run(self.round_to, &mut changes.notes)?;
