@@ -315,6 +315,29 @@ mod tests {
     }
 
     #[test]
+    fn costs_are_known_with_the_sizes_of_a_sample() {
+        // Half of an open size has no closed form.
+        let model = parse(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[1,S,6] x) => (y)
+            <float[12,8] w, float[8,4] v, int64[1] two = {2}, int64[1] one = {1}, int64[1] twelve = {12}> {
+                s = Shape <start = 1, end = 2> (x)
+                h = Div (s, two)
+                t = Concat <axis = 0> (one, h, twelve)
+                a = Reshape (x, t)
+                u = MatMul (a, w)
+                y = MatMul (u, v)
+            }"#,
+        );
+        let sizes = Bindings::from([("S".to_owned(), 10)]);
+        let total = |facts: &Inferred| {
+            let classes = classes(&model, facts);
+            Costs::of_model(&model, facts, &classes, &sizes, Budget::Macs(1.0)).total(&BTreeMap::new())
+        };
+        assert_eq!(total(&infer::infer(&model, &Bindings::new())), 0.0);
+        assert_eq!(total(&infer::infer(&model, &sizes)), (5 * 12 * 8 + 5 * 8 * 4) as f64);
+    }
+
+    #[test]
     fn the_class_that_costs_least_per_gain_goes_first() {
         let linear =
             |class, slope: f64| Candidate { class, size: 8, steps: (0..8).map(|k| (k, slope * k as f64)).collect() };
