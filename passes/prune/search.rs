@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use super::{
     allocate::{Budget, Candidate, Costs, allocate},
     eliminate::Curve,
@@ -53,8 +55,12 @@ impl<'a> Search<'a> {
     pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Vec<Taken<'a>>, PassError> {
         let mut open = Vec::new();
         let near = self.held.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
-        for (group, curve) in self.groups.iter().zip(self.curves) {
-            match self.alone(near.as_ref(), group, curve.as_ref(), round_to) {
+        let all: Vec<_> = self.groups.iter().zip(self.curves).collect();
+        let alone = |(group, curve): &(&'a Group, &'a Option<Curve>)| {
+            (*group, self.alone(near.as_ref(), group, curve.as_ref(), round_to))
+        };
+        for (group, found) in overlapped(&all, alone) {
+            match found {
                 Ok(found) => open.extend(found),
                 // A class that cannot be cut; an engine that fails is no reason of a class.
                 Err(PassError::Precondition(why)) => {
@@ -147,16 +153,21 @@ impl<'a> Search<'a> {
         error: f64,
         fits: &Fits,
     ) -> Result<(), PassError> {
-        let mut factors = Vec::new();
-        for (i, o) in open.iter().enumerate() {
+        let moved = |(i, o): (usize, &Open<'_>)| {
             let at = chosen.get(i).copied().unwrap_or(0);
             let aim = if at == 0 { o.group.size / 8 } else { o.count(at) / 2 };
             let others = (0..o.counts.len()).filter(|&other| other != at);
-            let Some(other) = others.min_by_key(|&other| o.count(other).abs_diff(aim)) else { continue };
+            let other = others.min_by_key(|&other| o.count(other).abs_diff(aim))?;
             let mut moved = chosen.to_vec();
             moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
-            let (changed, _) = self.fitting.probe(&removed(open, &moved), held, fits)?;
-            let (from, to) = (o.count(at), o.count(other));
+            Some((i, removed(open, &moved), o.count(at), o.count(other)))
+        };
+        let moves: Vec<_> = open.iter().enumerate().filter_map(moved).collect();
+        let probed = overlapped(&moves, |(_, removed, ..)| self.fitting.probe(removed, held, fits));
+        let mut factors = Vec::new();
+        for ((i, _, from, to), probed) in moves.into_iter().zip(probed) {
+            let (changed, _) = probed?;
+            let Some(o) = open.get(i) else { continue };
             // What goes for nothing alone may cost something now that others go that could stand for it.
             let paid = (error - changed) * if from > to { 1.0 } else { -1.0 };
             let is_free = from.min(to) >= o.free || paid <= ROUNDING;
@@ -175,6 +186,15 @@ impl<'a> Search<'a> {
         }
         Ok(())
     }
+}
+
+/// While one model is fitted and loaded, which takes one thread, another one runs. With more at a time there would only be more models in
+/// memory.
+const AT_ONCE: usize = 2;
+
+/// Probes of which a few go on at the same time. The results are in order.
+fn overlapped<T: Sync, R: Send>(all: &[T], probe: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    all.chunks(AT_ONCE).flat_map(|chunk| chunk.par_iter().map(&probe).collect::<Vec<R>>()).collect()
 }
 
 impl Open<'_> {
