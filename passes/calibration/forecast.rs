@@ -13,8 +13,10 @@ const LIVE: u64 = 3;
 /// What a collection of statistics is going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forecast {
-    /// Bytes of the statistics of the largest round.
+    /// Bytes of the statistics, which are there until the last round is done.
     pub statistics: u64,
+    /// Bytes of what is made when statistics are added to, or read afterwards, by all threads.
+    pub working: u64,
     /// Bytes of the activations that they read, for one sample, in the largest round.
     pub activations: u64,
     /// Values whose size is not known before they are computed, and which are not in `activations`.
@@ -37,7 +39,7 @@ impl Forecast {
         let run = self.activations.saturating_add(self.scratch).saturating_mul(self.parallel as u64);
         // Memory is had in larger pieces than it is asked for.
         let run = run.saturating_add(run / 8);
-        self.statistics.saturating_add(run).saturating_add(self.weights)
+        self.statistics.saturating_add(self.working).saturating_add(run).saturating_add(self.weights)
     }
 }
 
@@ -48,8 +50,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Fills one round after the other: half of the memory is for statistics, half for activations. What is too large by itself
-    /// gets a round of its own.
+    /// Fills one round after the other: half of the memory is for activations. What is too large by itself gets a round of its own.
     pub(super) fn new<S: Statistic>(
         calibration: &Calibration<'_>,
         models: &[&Model],
@@ -60,11 +61,13 @@ impl Plan {
         let (half, samples) = (calibration.memory / 2, calibration.samples.len());
         let mut rounds = Vec::new();
         let mut forecast = Forecast { samples, ..Forecast::default() };
-        let mut round = Round::default();
+        let (mut round, mut working) = (Round::default(), 0);
         for (at, want) in wants.iter().enumerate() {
+            forecast.statistics = forecast.statistics.saturating_add(want.statistic.bytes());
+            working = working.max(want.statistic.working());
             let mut next = round.clone();
             next.add(models, facts, want);
-            if (next.statistics > half || next.activations > half) && at > round.start {
+            if next.activations > half && at > round.start {
                 rounds.push(round.close(at, &mut forecast));
                 next = Round { start: at, ..Round::default() };
                 next.add(models, facts, want);
@@ -77,6 +80,7 @@ impl Plan {
         let run = forecast.activations.saturating_add(forecast.scratch);
         let affordable = half.checked_div(run).map_or(threads, |n| usize::try_from(n).unwrap_or(threads));
         forecast.parallel = threads.min(affordable).max(1);
+        forecast.working = working.saturating_mul(rayon::current_num_threads().min(wants.len()) as u64);
         forecast.rounds = rounds.len();
         let held = |m: &&Model| calibration.engine.holds(weight_bytes(m), shapes);
         forecast.weights = models.iter().map(held).fold(0, u64::saturating_add);
@@ -87,7 +91,6 @@ impl Plan {
 #[derive(Clone, Default)]
 struct Round {
     start: usize,
-    statistics: u64,
     activations: u64,
     open: usize,
     seen: BTreeSet<(usize, String)>,
@@ -95,7 +98,6 @@ struct Round {
 
 impl Round {
     fn add<S: Statistic>(&mut self, models: &[&Model], facts: &[Inferred], want: &Want<S>) {
-        self.statistics = self.statistics.saturating_add(want.statistic.bytes());
         for read in &want.reads {
             if !self.seen.insert(read.clone()) {
                 continue;
@@ -108,7 +110,6 @@ impl Round {
     }
 
     fn close(self, end: usize, forecast: &mut Forecast) -> Range<usize> {
-        forecast.statistics = forecast.statistics.max(self.statistics);
         forecast.activations = forecast.activations.max(self.activations);
         forecast.open = forecast.open.max(self.open);
         self.start..end

@@ -1,7 +1,7 @@
 //! Gram matrices of activations.
 
 use faer::{
-    Accum, MatMut, MatRef, Par,
+    Accum, Mat, MatMut, MatRef, Par,
     linalg::matmul::triangular::{BlockStructure, matmul},
 };
 use planish_ir::Tensor;
@@ -27,8 +27,13 @@ struct Sums {
     shift: Vec<f32>,
     /// Of shifted rows.
     sum: Vec<f64>,
-    /// Of products of shifted rows; the lower triangle of a row-major matrix.
+    /// Of products of shifted rows: of a symmetric matrix the rows up to the diagonal, one after the other.
     products: Vec<f64>,
+}
+
+/// Elements up to the diagonal.
+const fn triangle(width: usize) -> usize {
+    width * (width + 1) / 2
 }
 
 /// Elements of a chunk of rows.
@@ -65,37 +70,88 @@ impl Gram {
 
     /// `Σ x xᵀ`, row-major and symmetric, `width` squared values.
     pub fn products(&self, group: usize) -> Vec<f64> {
-        self.moment(group, |g| g.shift.iter().map(|&s| f64::from(s)).collect())
+        self.sums_about(group, &vec![0.0; self.width])
     }
 
     /// `Σ (x - mean) (x - mean)ᵀ`, row-major and symmetric, `width` squared values.
     pub fn covariance(&self, group: usize) -> Vec<f64> {
-        // Moving the origin to the mean is moving it by what the shift missed.
-        self.moment(group, |g| g.sum.iter().map(|s| -s / g.count.max(1) as f64).collect())
+        self.sums_about(group, &self.mean(group))
     }
 
-    /// `Σ (x + a) (x + a)ᵀ` of shifted rows `x`, where `a` follows from the sums.
-    fn moment(&self, group: usize, by: impl Fn(&Sums) -> Vec<f64>) -> Vec<f64> {
+    fn sums_about(&self, group: usize, origin: &[f64]) -> Vec<f64> {
         let n = self.width;
         let mut full = vec![0.0; n * n];
-        let Some(g) = self.groups.get(group).filter(|g| g.count > 0) else { return full };
-        let (a, count) = (by(g), g.count as f64);
-        for i in 0..n {
-            for j in 0..=i {
-                let (Some(&ai), Some(&aj), Some(&si), Some(&sj)) = (a.get(i), a.get(j), g.sum.get(i), g.sum.get(j))
-                else {
-                    continue;
-                };
-                let product = g.products.get(i * n + j).copied().unwrap_or(0.0);
-                let moved = product + ai * sj + aj * si + count * ai * aj;
-                for at in [i * n + j, j * n + i] {
-                    if let Some(entry) = full.get_mut(at) {
-                        *entry = moved;
-                    }
-                }
+        let mut view = MatMut::from_column_major_slice_mut(&mut full, n, n);
+        self.add_above(group, origin, 1.0, view.as_mut());
+        mirror(view);
+        full
+    }
+
+    /// Mean of the rows of several, of which some have seen rows.
+    pub(crate) fn mean_of(all: &[&Gram], group: usize) -> Vec<f64> {
+        let mut mean = vec![0.0; all.first().map_or(0, |g| g.width)];
+        let total = Gram::count_of(all, group);
+        for g in all {
+            let share = g.count(group) as f64 / total;
+            mean.iter_mut().zip(g.mean(group)).for_each(|(m, x)| *m += share * x);
+        }
+        mean
+    }
+
+    /// Mean of `x xᵀ` over the rows of several; about their mean if that is `centred`.
+    pub(crate) fn moments_of(all: &[&Gram], group: usize, centred: bool) -> Mat<f64> {
+        let n = all.first().map_or(0, |g| g.width);
+        let origin = if centred { Gram::mean_of(all, group) } else { vec![0.0; n] };
+        let scale = 1.0 / Gram::count_of(all, group);
+        let mut moments = Mat::zeros(n, n);
+        all.iter().for_each(|g| g.add_above(group, &origin, scale, moments.as_mut()));
+        mirror(moments.as_mut());
+        moments
+    }
+
+    fn count_of(all: &[&Gram], group: usize) -> f64 {
+        all.iter().map(|g| g.count(group)).sum::<u64>().max(1) as f64
+    }
+
+    /// Adds `scale Σ (x - origin) (x - origin)ᵀ` to the diagonal and what is above it.
+    fn add_above(&self, group: usize, origin: &[f64], scale: f64, mut into: MatMut<'_, f64>) {
+        let Some(g) = self.groups.get(group).filter(|g| g.count > 0) else { return };
+        // The sums are of shifted rows. About their own mean nothing large cancels, and what is missing is how far that is away.
+        let count = g.count as f64;
+        let own: Vec<f64> = g.sum.iter().map(|s| s / count).collect();
+        let away: Vec<f64> = own
+            .iter()
+            .zip(&g.shift)
+            .zip(origin)
+            .map(|((own, &shift), origin)| own + f64::from(shift) - origin)
+            .collect();
+        let mut products = g.products.as_slice();
+        for (j, (own_j, away_j)) in own.iter().zip(&away).enumerate() {
+            let Some((row, rest)) = products.split_at_checked(j + 1) else { return };
+            products = rest;
+            let column = into.as_mut().col_mut(j).subrows_mut(0, j + 1);
+            let others = row.iter().zip(own.iter().zip(&away));
+            for (entry, (product, (own_i, away_i))) in column.iter_mut().zip(others) {
+                *entry += scale * (product + count * (away_i * away_j - own_i * own_j));
             }
         }
-        full
+    }
+}
+
+/// Copies what is above the diagonal below it.
+pub(crate) fn mirror(mut m: MatMut<'_, f64>) {
+    const BLOCK: usize = 64;
+    let n = m.ncols();
+    for start in (0..n).step_by(BLOCK) {
+        let end = n.min(start + BLOCK);
+        for j in start..end {
+            (j + 1..end).for_each(|i| m[(i, j)] = m[(j, i)]);
+        }
+        for later in (end..n).step_by(BLOCK) {
+            let (size, other) = (end - start, BLOCK.min(n - later));
+            let block = m.as_ref().submatrix(start, later, size, other).to_owned();
+            m.as_mut().submatrix_mut(later, start, other, size).copy_from(block.transpose());
+        }
     }
 }
 
@@ -113,7 +169,7 @@ impl Sums {
             }
             self.shift = mean.into_iter().map(|m| (m / count as f64) as f32).collect();
             self.sum = vec![0.0; width];
-            self.products = vec![0.0; width * width];
+            self.products = vec![0.0; triangle(width)];
         }
         for row in rows.chunks_mut(width) {
             for ((x, &shift), sum) in row.iter_mut().zip(&self.shift).zip(&mut self.sum) {
@@ -128,9 +184,8 @@ impl Sums {
         let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
         // One thread: statistics are what runs in parallel.
         matmul(target, lower, Accum::Replace, x.transpose(), all, x, all, 1.0, Par::Seq);
-        for (i, (sums, products)) in self.products.chunks_mut(width).zip(products.chunks(width)).enumerate() {
-            sums.iter_mut().zip(products).take(i + 1).for_each(|(sum, &p)| *sum += f64::from(p));
-        }
+        let lower = products.chunks(width).enumerate().flat_map(|(i, row)| row.iter().take(i + 1));
+        self.products.iter_mut().zip(lower).for_each(|(sum, &p)| *sum += f64::from(p));
     }
 }
 
@@ -175,13 +230,17 @@ impl Statistic for Gram {
     }
 
     fn bytes(&self) -> u64 {
-        // The matrix, and the product of one chunk.
-        let square = (self.width as u64).saturating_mul(self.width as u64);
-        square.saturating_mul(8 * self.groups.len() as u64 + 4).saturating_add(4 * CHUNK as u64)
+        let half = (self.width as u64).saturating_mul(self.width as u64 + 1) / 2;
+        half.saturating_mul(8 * self.groups.len() as u64)
+    }
+
+    fn working(&self) -> u64 {
+        // The product of one chunk is smaller than the matrix that is read.
+        (self.width as u64).saturating_mul(self.width as u64).saturating_mul(8).max(4 * CHUNK as u64)
     }
 
     fn identity(&self) -> Option<String> {
-        Some(format!("gram of {} along {:?}", self.width, self.rows))
+        Some(format!("half gram of {} along {:?}", self.width, self.rows))
     }
 
     fn save(&self) -> Vec<u8> {
@@ -203,7 +262,7 @@ impl Statistic for Gram {
             let sums = Sums { count, shift, sum: r.floats()?, products: r.floats()? };
             let lens = (sums.shift.len(), sums.sum.len(), sums.products.len());
             let width = if count == 0 { 0 } else { self.width };
-            if lens != (width, width, width * width) {
+            if lens != (width, width, triangle(width)) {
                 return Err(format!("it is of {} numbers instead of {width}", sums.sum.len()));
             }
             groups.push(sums);

@@ -28,8 +28,8 @@ use forecast::Plan;
 
 pub use bindings::{bindings, unit_bindings};
 pub use forecast::Forecast;
-pub(crate) use gram::CHUNK;
 pub use gram::Gram;
+pub(crate) use gram::{CHUNK, mirror};
 pub use histogram::Histogram;
 pub use range::{Moments, Range};
 pub use rows::{Rows, Unfold};
@@ -115,8 +115,8 @@ pub struct Calibration<'a> {
     pub engine: &'a dyn Engine,
     /// What it runs them on.
     pub samples: &'a dyn Samples,
-    /// Bytes that statistics, and the activations that they are made of, may take at a time. If they need more, the samples
-    /// are run several times; the results are the same.
+    /// Bytes that activations may take, twice. If they need more, the samples are run several times; the results are the same. Passes
+    /// that can do without all statistics at the same time hold them to it, too.
     pub memory: u64,
     /// Is told what is forecast, and how far a run is.
     pub watch: &'a dyn Watch,
@@ -142,6 +142,11 @@ pub trait Statistic: Send {
 
     /// Bytes that it takes at most.
     fn bytes(&self) -> u64;
+
+    /// Bytes of what is made at a time when it is added to, or read.
+    fn working(&self) -> u64 {
+        0
+    }
 
     /// What it is and how it is set up, in words that no other statistic has. `None` if it is not kept in a [`Store`].
     fn identity(&self) -> Option<String> {

@@ -99,6 +99,20 @@ fn the_forecast_knows_the_sizes_of_a_sample() {
     assert_eq!((plan.forecast.activations, plan.forecast.open, plan.forecast.rounds), (2 * 5 * 2 * 4, 0, 1));
 }
 
+#[test]
+fn the_forecast_counts_the_statistics_of_all_rounds() {
+    let samples = samples(&[5]);
+    let facts = [infer::infer(&model(), &bindings(&model(), &samples[0]))];
+    let wants = || ["x", "y"].map(|name| Want::of(name, Gram::new(Rows::Axis(-1), 2)));
+    let (engine, list) = (Echo(Mutex::new(0)), samples.as_slice());
+    let forecast = |memory: u64| {
+        let calibration = Calibration { engine: &engine, samples: &list, memory, watch: &NoObserver, store: None };
+        Plan::new(&calibration, &[&model()], &facts, &wants(), 1).forecast
+    };
+    // Three products of each.
+    assert_eq!([1, 1 << 30].map(forecast).map(|f| (f.rounds, f.statistics)), [(2, 2 * 3 * 8), (1, 2 * 3 * 8)]);
+}
+
 /// The definition: every window, tap by tap.
 fn naive_windows(
     x: &[f32],

@@ -7,9 +7,18 @@
 
 use std::collections::BTreeSet;
 
-use faer::{Mat, MatRef, Side, linalg::solvers::Solve};
+use faer::{
+    Accum, Mat, MatRef, Par, Side,
+    linalg::{
+        matmul::{
+            matmul,
+            triangular::{self, BlockStructure},
+        },
+        solvers::Solve,
+    },
+};
 
-use crate::reconstruct::ridge;
+use crate::reconstruct::{Factor, ridge};
 
 /// Squared partial correlation above which two channels do not go in the same step.
 const TIE: f64 = 0.02;
@@ -63,6 +72,7 @@ impl Curve {
 /// What is left of a reader while channels go.
 struct State {
     weights: Mat<f64>,
+    /// Symmetric; what is above the diagonal says nothing.
     inverse: Mat<f64>,
     /// Current columns of each channel.
     columns: Vec<Vec<usize>>,
@@ -73,14 +83,14 @@ struct State {
 /// Takes out `limit` of `channels` channels, at most `step` at a time: those that cost least, or as they are given. Nothing if a matrix has
 /// no inverse.
 pub(super) fn eliminate(
-    readers: &[Reader],
+    readers: Vec<Reader>,
     channels: usize,
     limit: usize,
     step: usize,
     damping: f64,
     given: Option<&[usize]>,
 ) -> Option<Curve> {
-    let mut states: Vec<State> = readers.iter().map(|r| State::new(r, damping)).collect::<Option<_>>()?;
+    let mut states: Vec<State> = readers.into_iter().map(|r| State::new(r, damping)).collect::<Option<_>>()?;
     let mut left: Vec<usize> = (0..channels).collect();
     let mut curve = Curve::default();
     let mut total = 0.0;
@@ -127,14 +137,13 @@ fn cheapest(states: &[State], left: &[usize], count: usize) -> Option<Vec<usize>
 }
 
 impl State {
-    fn new(reader: &Reader, damping: f64) -> Option<State> {
-        let n = reader.moments.nrows();
-        let lambda = ridge(&reader.moments, damping);
-        let damped = Mat::from_fn(n, n, |i, j| reader.moments[(i, j)] + if i == j { lambda } else { 0.0 });
-        let inverse = damped.llt(Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n));
-        let power = power(&reader.weights, &reader.moments);
+    fn new(reader: Reader, damping: f64) -> Option<State> {
+        let Reader { weights, moments, columns } = reader;
+        let power = power(&weights, &moments);
         let scale = if power > 0.0 { 1.0 / power } else { 0.0 };
-        Some(State { weights: reader.weights.clone(), inverse, columns: reader.columns.clone(), scale })
+        let lambda = ridge(&moments, damping);
+        let inverse = Factor::new(moments, lambda)?.inverse();
+        Some(State { weights, inverse, columns, scale })
     }
 
     fn columns_of(&self, channels: &[usize]) -> Vec<usize> {
@@ -148,7 +157,7 @@ impl State {
         let columns = |c: usize| self.columns.get(c).map_or(&[][..], Vec::as_slice);
         let pairs = columns(a).iter().flat_map(|&i| columns(b).iter().map(move |&j| (i, j)));
         let squared = |(i, j)| {
-            self.inverse[(i, j)].powi(2) / (self.inverse[(i, i)] * self.inverse[(j, j)]).max(f64::MIN_POSITIVE)
+            self.inverse[below(i, j)].powi(2) / (self.inverse[(i, i)] * self.inverse[(j, j)]).max(f64::MIN_POSITIVE)
         };
         pairs.map(squared).fold(0.0, f64::max)
     }
@@ -163,7 +172,7 @@ impl State {
             let norm: f64 = (0..self.weights.nrows()).map(|o| self.weights[(o, c)].powi(2)).sum();
             return Some(self.scale * norm / self.inverse[(c, c)]);
         }
-        let block = pick(self.inverse.as_ref(), &s, &s);
+        let block = pick_below(self.inverse.as_ref(), &s, &s);
         let weights = Mat::from_fn(s.len(), self.weights.nrows(), |i, o| self.weights[(o, s[i])]);
         let solved = block.llt(Side::Lower).ok()?.solve(&weights);
         Some(self.scale * dot(&weights, &solved))
@@ -174,14 +183,16 @@ impl State {
         let gone = |c: &usize| s.binary_search(c).is_ok();
         let k: Vec<usize> = (0..self.inverse.nrows()).filter(|c| !gone(c)).collect();
         if !s.is_empty() {
-            let block = pick(self.inverse.as_ref(), &s, &s);
-            let side = pick(self.inverse.as_ref(), &s, &k);
+            let block = pick_below(self.inverse.as_ref(), &s, &s);
+            let side = pick_below(self.inverse.as_ref(), &s, &k);
             let solved = block.llt(Side::Lower).ok()?.solve(&side);
-            let outputs = self.weights.nrows();
-            let lost = Mat::from_fn(outputs, s.len(), |o, i| self.weights[(o, s[i])]);
-            let kept = Mat::from_fn(outputs, k.len(), |o, i| self.weights[(o, k[i])]);
-            self.weights = kept - &lost * &solved;
-            self.inverse = pick(self.inverse.as_ref(), &k, &k) - side.transpose() * &solved;
+            let lost = Mat::from_fn(self.weights.nrows(), s.len(), |o, i| self.weights[(o, s[i])]);
+            keep_columns(&mut self.weights, &k);
+            matmul(self.weights.as_mut(), Accum::Add, &lost, &solved, -1.0, Par::Seq);
+            keep_both(&mut self.inverse, &k);
+            let (lower, all) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+            let into = self.inverse.as_mut();
+            triangular::matmul(into, lower, Accum::Add, side.transpose(), all, &solved, all, -1.0, Par::Seq);
         }
         let mut place = vec![None; k.len() + s.len()];
         k.iter().enumerate().for_each(|(new, &old)| place[old] = Some(new));
@@ -190,6 +201,22 @@ impl State {
         }
         Some(())
     }
+}
+
+/// Leaves some columns of a matrix, ascending, where it lies: a copy of a large one is dear.
+fn keep_columns(m: &mut Mat<f64>, columns: &[usize]) {
+    for (new, &old) in columns.iter().enumerate() {
+        (0..m.nrows()).for_each(|i| m[(i, new)] = m[(i, old)]);
+    }
+    m.truncate(m.nrows(), columns.len());
+}
+
+/// Leaves some rows and the same columns of a symmetric matrix that is known up to the diagonal.
+fn keep_both(m: &mut Mat<f64>, kept: &[usize]) {
+    for (new, &old) in kept.iter().enumerate() {
+        kept.iter().enumerate().skip(new).for_each(|(to, &from)| m[(to, new)] = m[(from, old)]);
+    }
+    m.truncate(kept.len(), kept.len());
 }
 
 /// `tr(W H Wᵀ)`: power of the outputs.
@@ -205,20 +232,26 @@ fn pick(m: MatRef<'_, f64>, rows: &[usize], columns: &[usize]) -> Mat<f64> {
     Mat::from_fn(rows.len(), columns.len(), |i, j| m[(rows[i], columns[j])])
 }
 
+/// Of a symmetric matrix that is known up to the diagonal.
+fn pick_below(m: MatRef<'_, f64>, rows: &[usize], columns: &[usize]) -> Mat<f64> {
+    Mat::from_fn(rows.len(), columns.len(), |i, j| m[below(rows[i], columns[j])])
+}
+
+fn below(i: usize, j: usize) -> (usize, usize) {
+    (i.max(j), i.min(j))
+}
+
 /// The weights of what stays, changed so that they make up for the columns that go: the least squares fit to what the layer computed
 /// before, with a ridge toward the weights that it had. The columns that go are zero. Nothing if the matrix has no inverse.
 pub(super) fn refit(weights: &Mat<f64>, moments: &Mat<f64>, gone: &[usize], damping: f64) -> Option<Mat<f64>> {
     let is_gone = |c: &usize| gone.binary_search(c).is_ok();
     let kept: Vec<usize> = (0..weights.ncols()).filter(|c| !is_gone(c)).collect();
-    let lambda = ridge(moments, damping);
-    let mut inner = pick(moments.as_ref(), &kept, &kept);
-    (0..kept.len()).for_each(|i| inner[(i, i)] += lambda);
     let cross = pick(moments.as_ref(), &kept, gone);
     let lost = Mat::from_fn(weights.nrows(), gone.len(), |o, i| weights[(o, gone[i])]);
-    let factor = inner.llt(Side::Lower).ok()?;
+    let factor = Factor::new(pick(moments.as_ref(), &kept, &kept), ridge(moments, damping))?;
     // Solved for what there are fewer of.
     let change = match gone.len() < weights.nrows() {
-        true => &lost * factor.solve(&cross).transpose(),
+        true => &lost * factor.solve(cross).transpose(),
         false => factor.solve(&cross * lost.transpose()).transpose().to_owned(),
     };
     let mut new = Mat::zeros(weights.nrows(), weights.ncols());
@@ -260,7 +293,7 @@ mod tests {
         let x = matrix(5, 40, 3);
         let copied = Mat::from_fn(5, 40, |i, j| if i == 3 { 2.0 * x[(1, j)] } else { x[(i, j)] });
         r.moments = &copied * copied.transpose();
-        let curve = eliminate(std::slice::from_ref(&r), 5, 2, 1, 1e-9, None).unwrap();
+        let curve = eliminate(vec![r.clone()], 5, 2, 1, 1e-9, None).unwrap();
         assert!([1, 3].contains(&curve.order[0]) && curve.error[0] < 1e-6 && curve.error[1] > 1e-3, "{curve:?}");
         let new = refit(&r.weights, &r.moments, &[3], 1e-9).unwrap();
         assert!(loss(&r.weights, &new, &r.moments) < 1e-6);
@@ -272,7 +305,7 @@ mod tests {
         #[test]
         fn the_curve_is_the_loss_of_the_refit(seed in 0u64..500, gone in 1usize..5) {
             let r = reader(4, 6, seed);
-            let curve = eliminate(std::slice::from_ref(&r), 6, gone, 1, 1e-7, None).unwrap();
+            let curve = eliminate(vec![r.clone()], 6, gone, 1, 1e-7, None).unwrap();
             let mut s = curve.order.clone();
             s.sort_unstable();
             let new = refit(&r.weights, &r.moments, &s, 1e-7).unwrap();
@@ -289,7 +322,7 @@ mod tests {
         fn channels_of_several_columns_go_whole(seed in 0u64..200) {
             let mut r = reader(3, 6, seed);
             r.columns = vec![vec![0, 3], vec![1, 4], vec![2, 5]];
-            let curve = eliminate(std::slice::from_ref(&r), 3, 2, 2, 1e-7, None).unwrap();
+            let curve = eliminate(vec![r.clone()], 3, 2, 2, 1e-7, None).unwrap();
             let mut s: Vec<usize> = curve.order.iter().flat_map(|&c| r.columns[c].clone()).collect();
             s.sort_unstable();
             let new = refit(&r.weights, &r.moments, &s, 1e-7).unwrap();

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::{
     criterion::{Criterion, likeness},
     cut::{Refit, cut, masks},
-    eliminate::{Curve, Reader, eliminate, loss, refit},
+    eliminate::{Curve, Reader, eliminate, loss, power, refit},
     groups::{Group, Reads},
     moments::{Fit, Moments},
     normalized::normalized_by,
@@ -113,20 +113,20 @@ impl<'a> Fitting<'a> {
             let limit = g.size - ((g.size as f64 * min_keep).ceil() as u64).clamp(1, g.size);
             let (size, limit) = (usize::try_from(g.size).ok()?, usize::try_from(limit).ok()?);
             let step = usize::try_from(g.size.div_ceil(STEPS)).ok()?;
-            let readers = self.readers_of(g, Fit::All)?;
             if criterion != Criterion::Surgeon {
+                let readers = self.readers_of(g, Fit::All)?;
                 let order = self.order(g, &readers, criterion, size)?;
-                return eliminate(&readers, size, limit, step, DEFAULT_DAMPING, Some(&order));
+                return eliminate(readers, size, limit, step, DEFAULT_DAMPING, Some(&order));
             }
             // Little ridge finds what can stand for each other, much is not misled by few samples.
+            let half = limit.div_ceil(2).next_multiple_of(step).min(limit);
             let tried = ORDER_DAMPINGS.map(|damping| {
-                let readers = self.readers_of(g, Fit::First)?;
-                let curve = eliminate(&readers, size, limit, step, damping, None)?;
+                let curve = eliminate(self.readers_of(g, Fit::First)?, size, half, step, damping, None)?;
                 let lost = g.readers.iter().map(|reads| self.held_loss(reads, &curve, damping)).sum::<Option<f64>>()?;
                 Some((lost, damping))
             });
             let best = tried.into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0));
-            eliminate(&readers, size, limit, step, best.map_or(DEFAULT_DAMPING, |b| b.1), None)
+            eliminate(self.readers_of(g, Fit::All)?, size, limit, step, best.map_or(DEFAULT_DAMPING, |b| b.1), None)
         };
         let curves: Vec<Option<Curve>> = groups.par_iter().map(curve).collect();
         // Half of what each layer may lose shows which ridge it needs.
@@ -167,14 +167,13 @@ impl<'a> Fitting<'a> {
         Some(order)
     }
 
-    /// What a layer loses on the second half of the samples, fitted to the first, once half of what may go is gone. None without samples.
+    /// What a layer loses on the second half of the samples, fitted to the first, once a curve is gone. None without samples.
     fn held_loss(&self, (node, columns): &Reads, curve: &Curve, damping: f64) -> Option<f64> {
         let layer = self.layers.get(node)?;
-        let going = curve.order.iter().take(curve.order.len().div_ceil(2));
-        let gone: BTreeSet<usize> = going.filter_map(|&c| columns.get(c)).flatten().copied().collect();
+        let gone: BTreeSet<usize> = curve.order.iter().filter_map(|&c| columns.get(c)).flatten().copied().collect();
         let gone: Vec<usize> = gone.into_iter().collect();
-        let [first, second] = layer.moments.both(layer.linear.bias != Bias::None)?;
-        Some(layer.loss(&refit(&layer.weights, &first, &gone, damping)?, &second))
+        let second = || layer.moments.second(layer.linear.bias != Bias::None);
+        Some(layer.loss(&refit(&layer.weights, &layer.moments(Fit::First), &gone, damping)?, &second()?))
     }
 
     /// The columns of each layer that go with channels.
@@ -383,12 +382,15 @@ impl Layer {
     /// The ridge with which a fit to one half of the samples loses least on the other.
     fn best_damping(&self, gone: &[usize]) -> f64 {
         let centred = self.linear.bias != Bias::None;
-        let Some([first, second]) = self.moments.both(centred) else { return DEFAULT_DAMPING };
-        let on = |fitted: &Mat<f64>, other: &Mat<f64>, damping: f64| {
+        let Some(second) = self.moments.second(centred) else { return DEFAULT_DAMPING };
+        let first = self.moments(Fit::First);
+        let old = self.seen(&self.weights);
+        let powers = [&first, &second].map(|m| power(&old, m).max(f64::MIN_POSITIVE));
+        let on = |fitted: &Mat<f64>, other: &Mat<f64>, of_other: f64, damping: f64| {
             let new = refit(&self.weights, fitted, gone, damping);
-            new.map_or(f64::INFINITY, |w| self.loss(&w, other))
+            new.map_or(f64::INFINITY, |w| power(&(self.seen(&w) - &old), other) / of_other)
         };
-        best_ridge(|damping| on(&first, &second, damping) + on(&second, &first, damping))
+        best_ridge(|damping| on(&first, &second, powers[1], damping) + on(&second, &first, powers[0], damping))
     }
 
     /// Share of the layer's power that is lost with new weights, as far as what reads it sees it.

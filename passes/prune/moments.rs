@@ -30,10 +30,10 @@ impl Moments {
         }
     }
 
-    /// The matrices of both halves of the samples. None if none were seen.
-    pub(super) fn both(&self, centred: bool) -> Option<[Mat<f64>; 2]> {
+    /// The matrix of the second half of the samples. None if none were seen.
+    pub(super) fn second(&self, centred: bool) -> Option<Mat<f64>> {
         match self {
-            Moments::Seen(halves) => Some(halves.both(centred)),
+            Moments::Seen(halves) => Some(halves.second(centred)),
             Moments::Guessed(_) => None,
         }
     }

@@ -32,7 +32,7 @@ pub(super) struct Moments {
 /// Bytes of the sums over rows of so many inputs and outputs.
 pub(super) fn bytes(width: usize, outputs: usize) -> u64 {
     let (width, outputs) = (width as u64, outputs as u64);
-    width.saturating_mul(width.saturating_add(outputs)).saturating_mul(8)
+    width.saturating_mul((width / 2 + 1).saturating_add(outputs)).saturating_mul(8)
 }
 
 impl Cross {
@@ -94,7 +94,9 @@ impl Cross {
     pub(super) fn moments(all: &[&Cross], centred: bool) -> Moments {
         let (width, outputs) = all.first().map_or((0, 0), |c| (c.inputs.width(), c.outputs));
         let (of_inputs, of_targets) = Cross::means_of(all);
-        let mut moments = Moments { inputs: Mat::zeros(width, width), cross: Mat::zeros(outputs, width), power: 0.0 };
+        let inputs: Vec<&Gram> = all.iter().map(|c| &c.inputs).collect();
+        let mut moments =
+            Moments { inputs: Gram::moments_of(&inputs, 0, centred), cross: Mat::zeros(outputs, width), power: 0.0 };
         let total = all.iter().map(|c| c.count()).sum::<f64>().max(1.0);
         for c in all.iter().filter(|c| c.count() > 0.0) {
             // Each is known about its own mean; what is missing is how far that is from the origin, which is the common mean or zero.
@@ -104,9 +106,6 @@ impl Cross {
             };
             let (dx, dy) = (away(&own_inputs, &of_inputs), away(&own_targets, &of_targets));
             let (count, share) = (c.count(), c.count() / total);
-            let covariance = c.inputs.covariance(0);
-            let moved = |i: usize, j: usize| share * (covariance[i * width + j] / count + dx[i] * dx[j]);
-            moments.inputs += Mat::from_fn(width, width, moved);
             let shift = c.inputs.shift();
             let mean_of = |o: usize| c.sum[o] / count;
             let residual: Vec<f64> = own_inputs.iter().zip(shift).map(|(m, &s)| m - f64::from(s)).collect();

@@ -35,6 +35,11 @@ impl Halves {
         self.seen > 1
     }
 
+    /// Those of the first half, or all.
+    fn grams(&self, all: bool) -> Vec<&Gram> {
+        self.halves.iter().take(if all { 2 } else { 1 }).collect()
+    }
+
     /// Mean of a row, over all samples or the first half.
     pub(crate) fn mean(&self, all: bool) -> Vec<f64> {
         self.mean_of(0, all)
@@ -42,12 +47,7 @@ impl Halves {
 
     /// The same, of a group of channels.
     pub(crate) fn mean_of(&self, group: usize, all: bool) -> Vec<f64> {
-        let [first, second] = &self.halves;
-        let (a, b) = (first.count(group) as f64, second.count(group) as f64);
-        match all && a + b > 0.0 {
-            true => first.mean(group).iter().zip(second.mean(group)).map(|(x, y)| (a * x + b * y) / (a + b)).collect(),
-            false => first.mean(group),
-        }
+        Gram::mean_of(&self.grams(all), group)
     }
 
     /// Mean of `x xᵀ`, or covariance, over all samples or the first half.
@@ -57,31 +57,22 @@ impl Halves {
 
     /// The same, of a group of channels.
     pub(crate) fn matrix_of(&self, group: usize, all: bool, centred: bool) -> Mat<f64> {
+        Gram::moments_of(&self.grams(all), group, centred)
+    }
+
+    /// The matrix of the second half. If there is only one sample, it is that of the first.
+    pub(crate) fn second(&self, centred: bool) -> Mat<f64> {
+        self.second_of(0, centred)
+    }
+
+    fn second_of(&self, group: usize, centred: bool) -> Mat<f64> {
         let [first, second] = &self.halves;
-        let count = (first.count(group) + if all { second.count(group) } else { 0 }).max(1) as f64;
-        let width = first.width();
-        let a = first.products(group);
-        let b = if all { second.products(group) } else { Vec::new() };
-        let mean = if centred { self.mean_of(group, all) } else { vec![0.0; width] };
-        let at = |list: &[f64], i: usize, j: usize| list.get(i * width + j).copied().unwrap_or(0.0);
-        let mean_at = |i: usize| mean.get(i).copied().unwrap_or(0.0);
-        Mat::from_fn(width, width, |i, j| (at(&a, i, j) + at(&b, i, j)) / count - mean_at(i) * mean_at(j))
+        Gram::moments_of(&[if second.count(group) > 0 { second } else { first }], group, centred)
     }
 
-    /// The matrices of both halves. If there is only one sample, it is both.
-    pub(crate) fn both(&self, centred: bool) -> [Mat<f64>; 2] {
-        self.both_of(0, centred)
-    }
-
-    /// The same, of a group of channels.
+    /// The matrices of both halves of a group of channels. If there is only one sample, it is both.
     pub(crate) fn both_of(&self, group: usize, centred: bool) -> [Mat<f64>; 2] {
-        let [first, second] = &self.halves;
-        let one = |g: &Gram| {
-            let (width, count) = (g.width(), g.count(group).max(1) as f64);
-            let m = if centred { g.covariance(group) } else { g.products(group) };
-            Mat::from_fn(width, width, |i, j| m.get(i * width + j).copied().unwrap_or(0.0) / count)
-        };
-        [one(first), one(if second.count(group) > 0 { second } else { first })]
+        [self.matrix_of(group, false, centred), self.second_of(group, centred)]
     }
 }
 
@@ -94,6 +85,11 @@ impl Statistic for Halves {
 
     fn bytes(&self) -> u64 {
         self.halves.iter().map(Gram::bytes).fold(0, u64::saturating_add)
+    }
+
+    fn working(&self) -> u64 {
+        // The matrices of both halves, and the factor of a part of one.
+        self.halves.iter().map(Gram::working).fold(0, u64::max).saturating_mul(3)
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Calibration {
     /// Who runs the model for passes that look at activations.
     #[serde(default, skip_serializing_if = "CalibrationEngine::is_default")]
     pub engine: CalibrationEngine,
-    /// What statistics may take, such as 2GB; more rounds over the samples make up for less memory, and the result is the
+    /// What activations may take, such as 2GB; more rounds over the samples make up for less memory, and the result is the
     /// same. By default half of what is free, but not more than 4 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,

@@ -1,0 +1,80 @@
+//! The Cholesky factor of a matrix of second moments with a ridge, made where the matrix lies: the largest ones are the peak of what a pass
+//! takes.
+
+use faer::{
+    Accum, Mat, Par,
+    dyn_stack::{MemBuffer, MemStack},
+    linalg::{
+        cholesky::llt::{factor, solve},
+        matmul::triangular::{BlockStructure, matmul},
+        triangular_inverse::invert_lower_triangular,
+    },
+};
+
+use crate::calibration::mirror;
+
+/// Of a symmetric positive definite matrix.
+pub(crate) struct Factor {
+    /// What is above the diagonal says nothing.
+    lower: Mat<f64>,
+}
+
+impl Factor {
+    /// Of a symmetric matrix with something added to the diagonal. None if that is not positive definite.
+    pub(crate) fn new(mut matrix: Mat<f64>, added: f64) -> Option<Factor> {
+        (0..matrix.nrows().min(matrix.ncols())).for_each(|i| matrix[(i, i)] += added);
+        let n = matrix.nrows();
+        let mut memory = MemBuffer::try_new(factor::cholesky_in_place_scratch::<f64>(n, PAR, SPEC())).ok()?;
+        let stack = MemStack::new(&mut memory);
+        factor::cholesky_in_place(matrix.as_mut(), factor::LltRegularization::default(), PAR, stack, SPEC()).ok()?;
+        Some(Factor { lower: matrix })
+    }
+
+    /// `X` of `A X = B`, where `B` was.
+    pub(crate) fn solve(&self, mut right: Mat<f64>) -> Mat<f64> {
+        // It needs no memory: the factor is not permuted.
+        solve::solve_in_place(self.lower.as_ref(), right.as_mut(), PAR, MemStack::new(&mut []));
+        right
+    }
+
+    /// The inverse, where the factor was.
+    pub(crate) fn inverse(self) -> Mat<f64> {
+        let Factor { lower: mut inverse } = self;
+        let n = inverse.nrows();
+        let mut root = Mat::zeros(n, n);
+        invert_lower_triangular(root.as_mut(), inverse.as_ref(), PAR);
+        let (lower, upper) = (BlockStructure::TriangularLower, BlockStructure::TriangularUpper);
+        // What is computed lies above the diagonal, from where it is mirrored.
+        let (into, transposed) = (inverse.as_mut(), root.transpose());
+        matmul(into, upper, Accum::Replace, transposed, upper, root.as_ref(), lower, 1.0, PAR);
+        mirror(inverse.as_mut());
+        inverse
+    }
+}
+
+/// Layers are what runs in parallel, and results must not depend on the number of threads.
+const PAR: Par = Par::Seq;
+const SPEC: fn() -> faer::Spec<factor::LltParams, f64> = faer::Spec::default;
+
+#[cfg(test)]
+mod tests {
+    use faer::Side;
+
+    use super::*;
+
+    #[test]
+    fn it_is_the_factor_of_the_damped_matrix() {
+        let n = 70;
+        let x = Mat::from_fn(n, 2 * n, |i, j| ((i * 31 + j * 17) % 23) as f64 / 7.0 - 1.5);
+        let a = &x * x.transpose();
+        let damped = Mat::from_fn(n, n, |i, j| a[(i, j)] + if i == j { 3.0 } else { 0.0 });
+        let inverse = Factor::new(a.clone(), 3.0).unwrap().inverse();
+        let one = &damped * &inverse;
+        assert!((&one - Mat::<f64>::identity(n, n)).norm_max() < 1e-9);
+        assert_eq!(inverse, inverse.transpose().to_owned());
+        let b = Mat::from_fn(n, 5, |i, j| (i + j) as f64);
+        let solved = Factor::new(a, 3.0).unwrap().solve(b.clone());
+        assert!((&damped * &solved - &b).norm_max() < 1e-8 && damped.llt(Side::Lower).is_ok());
+        assert!(Factor::new(Mat::zeros(3, 3), 0.0).is_none());
+    }
+}
