@@ -286,47 +286,50 @@ impl<'a> Fitting<'a> {
         held.of_changes(&self.without(removed, known)?.0, self.calibration()?)
     }
 
-    /// Takes the ridges of another model whose layers are the same, in other bases.
-    pub(super) fn damped_as(mut self, other: &Fitting<'_>) -> Fitting<'a> {
+    /// The ridge of each layer; the statistics go.
+    pub(super) fn into_ridges(self) -> BTreeMap<NodeId, f64> {
+        self.layers.into_iter().map(|(node, layer)| (node, layer.damping)).collect()
+    }
+
+    /// Takes ridges that were found for the same layers in other bases.
+    pub(super) fn damped_as(mut self, ridges: &BTreeMap<NodeId, f64>) -> Fitting<'a> {
         for (node, layer) in &mut self.layers {
-            layer.damping = other.layers.get(node).map_or(layer.damping, |o| o.damping);
+            layer.damping = ridges.get(node).copied().unwrap_or(layer.damping);
         }
         self
     }
 
+    /// The model without some channels, to find out which fit is better.
+    pub(super) fn trial(&self, removed: &Removed) -> Result<Trial<'a>, PassError> {
+        Ok(Trial { original: self.model, compressed: self.without(removed, &Fits::new())?.0 })
+    }
+
     /// Takes channels out for good. Of two fits, all layers at once and one after the other, that is taken which is better on held
-    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one. `trial` is the
-    /// same model, in bases that the other samples have not seen.
-    pub(super) fn finish(
-        &self,
-        trial: &Fitting<'_>,
-        removed: &Removed,
-        held: Option<&Held>,
-    ) -> Result<Finished, PassError> {
+    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one, and no trial. That
+    /// is the same model, maybe in bases that the held samples have not seen.
+    pub(super) fn finish(self, removed: &Removed, judged: Option<(Trial<'_>, &Held)>) -> Result<Finished, PassError> {
         let masks = masks(self.model, self.cx.facts, self.classes, removed);
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
         let (refit, unfitted) = self.refit(&self.fit(removed, Fit::All, &Fits::new()), Fit::All)?;
         let mut patches = self.patches(removed, &refit)?;
+        let compressed = self.apply(&patches)?;
+        // What follows has statistics of its own.
+        let Fitting { model, cx, calibration, layers, .. } = self;
+        drop(layers);
         let mut notes = Vec::new();
         let unfitted = || {
             let why = "not fitted, because others read them or their inputs are singular";
             (!unfitted.is_empty()).then(|| format!("{why}: {}", unfitted.join(", ")))
         };
-        let (Some(held), Some(calibration)) = (held, self.calibration) else {
+        let (Some((trial, held)), Some(calibration)) = (judged, calibration) else {
             notes.extend(unfitted());
             let errors = "what that does to the outputs is not known".to_owned();
             return Ok(Finished { patches, errors, notes });
         };
-        let sequence = Sequence {
-            original: trial.model,
-            facts: self.cx.facts,
-            masks: &masks,
-            calibration,
-            reach: usize::MAX,
-            replace: None,
-        };
-        let trial = trial.without(removed, &Fits::new())?.0;
-        let pair = Pair { original: self.model, compressed: &self.apply(&patches)? };
+        let Trial { original, compressed: trial } = trial;
+        let sequence =
+            Sequence { original, facts: cx.facts, masks: &masks, calibration, reach: usize::MAX, replace: None };
+        let pair = Pair { original: model, compressed: &compressed };
         let tried = sequence.refit_if_better(trial, pair, held, &mut notes)?;
         match tried.patches {
             Some(refits) => patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p))),
@@ -361,6 +364,12 @@ fn guessed(model: &Model, classes: &Classes, groups: &[Group], node: NodeId, wid
         }
     }
     Moments::Guessed(matrix)
+}
+
+/// A model without some channels, fitted to the first half of the samples, and the one that it was made of.
+pub(super) struct Trial<'a> {
+    original: &'a Model,
+    compressed: Model,
 }
 
 /// A pruned model.

@@ -180,13 +180,15 @@ impl Prune {
             ));
         }
         let kept = costs.total(&shares) / costs.total(&BTreeMap::new()).max(1.0);
+        let trial = |held| fitting.trial(&removed).map(|trial| (trial, held));
+        let trial = held.as_ref().map(trial).transpose()?;
         let finished = match &turned {
             Some(turned) => {
-                let whole = turned.whole(&removed)?;
+                let (ridges, whole) = (fitting.into_ridges(), turned.whole(&removed)?);
                 let whole = Fitting::new(whole.as_ref().unwrap_or(model), cx, calibration, &classes, &groups)?;
-                whole.damped_as(&fitting).finish(&fitting, &removed, held.as_ref())?
+                whole.damped_as(&ridges).finish(&removed, trial)?
             }
-            None => fitting.finish(&fitting, &removed, held.as_ref())?,
+            None => fitting.finish(&removed, trial)?,
         };
         let summary = format!("{:.1} % of the {} are kept; {}", 100.0 * kept, budget.what(), finished.errors);
         changes.notes.insert(0, summary);
