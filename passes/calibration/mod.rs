@@ -115,8 +115,8 @@ pub struct Calibration<'a> {
     pub engine: &'a dyn Engine,
     /// What it runs them on.
     pub samples: &'a dyn Samples,
-    /// Bytes that activations may take, twice. If they need more, the samples are run several times; the results are the same. Passes
-    /// that can do without all statistics at the same time hold them to it, too.
+    /// Half of these bytes is what activations may take at a time. If they need more, the samples are run several times; the results are
+    /// the same. Passes that can do without all statistics at the same time keep these within it, too.
     pub memory: u64,
     /// Is told what is forecast, and how far a run is.
     pub watch: &'a dyn Watch,

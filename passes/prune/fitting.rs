@@ -167,7 +167,7 @@ impl<'a> Fitting<'a> {
         Some(order)
     }
 
-    /// What a layer loses on the second half of the samples, fitted to the first, once a curve is gone. None without samples.
+    /// What a layer loses on the second half of the samples, fitted to the first, once the channels of a curve are gone. None without samples.
     fn held_loss(&self, (node, columns): &Reads, curve: &Curve, damping: f64) -> Option<f64> {
         let layer = self.layers.get(node)?;
         let gone: BTreeSet<usize> = curve.order.iter().filter_map(|&c| columns.get(c)).flatten().copied().collect();
