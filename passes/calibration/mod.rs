@@ -148,6 +148,11 @@ pub trait Statistic: Send {
         0
     }
 
+    /// Bytes that it needs where it is the only one: those that it takes, and those of what is made of it.
+    fn needs(&self) -> u64 {
+        self.bytes().saturating_add(self.working())
+    }
+
     /// What it is and how it is set up, in words that no other statistic has. `None` if it is not kept in a [`Store`].
     fn identity(&self) -> Option<String> {
         None

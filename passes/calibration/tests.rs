@@ -113,6 +113,12 @@ fn the_forecast_counts_the_statistics_of_all_rounds() {
     assert_eq!([1, 1 << 30].map(forecast).map(|f| (f.rounds, f.statistics)), [(2, 2 * 3 * 8), (1, 2 * 3 * 8)]);
 }
 
+#[test]
+fn a_gram_matrix_needs_the_half_that_it_keeps_and_the_whole_that_is_read() {
+    let gram = Gram::new(Rows::Axis(-1), 4096);
+    assert_eq!((gram.bytes(), gram.needs()), (8 * 4096 * 4097 / 2, 8 * 4096 * 4097 / 2 + 8 * 4096 * 4096));
+}
+
 /// The definition: every window, tap by tap.
 fn naive_windows(
     x: &[f32],

@@ -10,12 +10,13 @@
 //! for some sweeps, and the better one goes on. All but the last sweeps see the kernel projected onto as many of its leading singular vectors
 //! as there are terms (Bro, Andersson: Improving the speed of multiway algorithms, Chemom. Intell. Lab. Syst. 1998).
 
-use faer::{Mat, Side, linalg::solvers::Solve};
+use faer::Mat;
 
 use super::{
     hooi::Kernel,
     svd::{self, Random},
 };
+use crate::reconstruct::toward;
 
 /// Sweeps of each start.
 const FIRST: usize = 30;
@@ -344,10 +345,7 @@ fn solve(moments: &Mat<f64>, wanted: &Mat<f64>, old: &Mat<f64>, ridge: f64) -> O
     if !lambda.is_finite() || lambda <= 0.0 {
         return None;
     }
-    let damped = Mat::from_fn(rank, rank, |i, j| moments[(i, j)] + if i == j { lambda } else { 0.0 });
-    let residual = wanted - old * moments;
-    let change = damped.llt(Side::Lower).ok()?.solve(residual.transpose());
-    Some(old + change.transpose())
+    toward(old, moments, wanted, lambda)
 }
 
 #[cfg(test)]

@@ -262,6 +262,7 @@ pub(super) fn refit(weights: &Mat<f64>, moments: &Mat<f64>, gone: &[usize], damp
 }
 
 /// Share of the layer's power that is lost with new weights, on rows with these moments.
+#[cfg(test)]
 pub(super) fn loss(old: &Mat<f64>, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
     let change = new - old;
     power(&change, moments) / power(old, moments).max(f64::MIN_POSITIVE)

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::{
     criterion::{Criterion, likeness},
     cut::{Refit, cut, masks},
-    eliminate::{Curve, Reader, eliminate, loss, power, refit},
+    eliminate::{Curve, Reader, eliminate, power, refit},
     groups::{Group, Reads},
     moments::{Fit, Moments},
     normalized::normalized_by,
@@ -305,27 +305,27 @@ impl<'a> Fitting<'a> {
     }
 
     /// Takes channels out for good. Of two fits, all layers at once and one after the other, that is taken which is better on held
-    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one, and no trial. That
-    /// is the same model, maybe in bases that the held samples have not seen.
+    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one, and no trial. The
+    /// trial is of the same model, maybe in bases that the held samples have not seen.
     pub(super) fn finish(self, removed: &Removed, judged: Option<(Trial<'_>, &Held)>) -> Result<Finished, PassError> {
         let masks = masks(self.model, self.cx.facts, self.classes, removed);
         let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
         let (refit, unfitted) = self.refit(&self.fit(removed, Fit::All, &Fits::new()), Fit::All)?;
         let mut patches = self.patches(removed, &refit)?;
-        let compressed = self.apply(&patches)?;
-        // What follows has statistics of its own.
-        let Fitting { model, cx, calibration, layers, .. } = self;
-        drop(layers);
         let mut notes = Vec::new();
         let unfitted = || {
             let why = "not fitted, because others read them or their inputs are singular";
             (!unfitted.is_empty()).then(|| format!("{why}: {}", unfitted.join(", ")))
         };
-        let (Some((trial, held)), Some(calibration)) = (judged, calibration) else {
+        let (Some((trial, held)), Some(calibration)) = (judged, self.calibration) else {
             notes.extend(unfitted());
             let errors = "what that does to the outputs is not known".to_owned();
             return Ok(Finished { patches, errors, notes });
         };
+        let compressed = self.apply(&patches)?;
+        // What follows has statistics of its own.
+        let Fitting { model, cx, layers, .. } = self;
+        drop(layers);
         let Trial { original, compressed: trial } = trial;
         let sequence =
             Sequence { original, facts: cx.facts, masks: &masks, calibration, reach: usize::MAX, replace: None };
@@ -393,18 +393,27 @@ impl Layer {
         let centred = self.linear.bias != Bias::None;
         let Some(second) = self.moments.second(centred) else { return DEFAULT_DAMPING };
         let first = self.moments(Fit::First);
-        let old = self.seen(&self.weights);
-        let powers = [&first, &second].map(|m| power(&old, m).max(f64::MIN_POSITIVE));
+        let powers = [&first, &second].map(|m| self.power(m));
         let on = |fitted: &Mat<f64>, other: &Mat<f64>, of_other: f64, damping: f64| {
             let new = refit(&self.weights, fitted, gone, damping);
-            new.map_or(f64::INFINITY, |w| power(&(self.seen(&w) - &old), other) / of_other)
+            new.map_or(f64::INFINITY, |w| self.lost(&w, other) / of_other)
         };
         best_ridge(|damping| on(&first, &second, powers[1], damping) + on(&second, &first, powers[0], damping))
     }
 
     /// Share of the layer's power that is lost with new weights, as far as what reads it sees it.
     fn loss(&self, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
-        loss(&self.seen(&self.weights), &self.seen(new), moments)
+        self.lost(new, moments) / self.power(moments)
+    }
+
+    /// Power of what the layer computes, as far as what reads it sees it.
+    fn power(&self, moments: &Mat<f64>) -> f64 {
+        power(&self.seen(&self.weights), moments).max(f64::MIN_POSITIVE)
+    }
+
+    /// The same of what changes with new weights.
+    fn lost(&self, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
+        power(&(self.seen(new) - self.seen(&self.weights)), moments)
     }
 
     /// Weights whose outputs are scaled by what a normalization behind them does with them.

@@ -57,16 +57,18 @@ impl<'a> Search<'a> {
         let near = self.held.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
         let all: Vec<_> = self.groups.iter().zip(self.curves).collect();
         let alone = |(group, curve): &(&'a Group, &'a Option<Curve>)| {
-            (*group, self.alone(near.as_ref(), group, curve.as_ref(), round_to))
-        };
-        for (group, found) in overlapped(&all, alone) {
-            match found {
-                Ok(found) => open.extend(found),
+            match self.alone(near.as_ref(), group, curve.as_ref(), round_to) {
                 // A class that cannot be cut; an engine that fails is no reason of a class.
                 Err(PassError::Precondition(why)) => {
-                    notes.push(format!("{}: {} channels stay: {why}", group.name, group.size));
+                    Ok(Err(format!("{}: {} channels stay: {why}", group.name, group.size)))
                 }
-                Err(error) => return Err(error),
+                found => found.map(Ok),
+            }
+        };
+        for found in overlapped(&all, alone)? {
+            match found {
+                Ok(found) => open.extend(found),
+                Err(note) => notes.push(note),
             }
         }
         drop(near);
@@ -153,21 +155,21 @@ impl<'a> Search<'a> {
         error: f64,
         fits: &Fits,
     ) -> Result<(), PassError> {
-        let moved = |(i, o): (usize, &Open<'_>)| {
+        let before = &*open;
+        let moved = |i: usize| {
+            let o = before.get(i)?;
             let at = chosen.get(i).copied().unwrap_or(0);
             let aim = if at == 0 { o.group.size / 8 } else { o.count(at) / 2 };
             let others = (0..o.counts.len()).filter(|&other| other != at);
             let other = others.min_by_key(|&other| o.count(other).abs_diff(aim))?;
             let mut moved = chosen.to_vec();
             moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
-            Some((i, removed(open, &moved), o.count(at), o.count(other)))
+            Some((i, o, removed(before, &moved), o.count(at), o.count(other)))
         };
-        let moves: Vec<_> = open.iter().enumerate().filter_map(moved).collect();
-        let probed = overlapped(&moves, |(_, removed, ..)| self.fitting.probe(removed, held, fits));
+        let moves: Vec<_> = (0..before.len()).filter_map(moved).collect();
+        let probed = overlapped(&moves, |(_, _, removed, ..)| self.fitting.probe(removed, held, fits))?;
         let mut factors = Vec::new();
-        for ((i, _, from, to), probed) in moves.into_iter().zip(probed) {
-            let (changed, _) = probed?;
-            let Some(o) = open.get(i) else { continue };
+        for ((i, o, _, from, to), (changed, _)) in moves.into_iter().zip(probed) {
             // What goes for nothing alone may cost something now that others go that could stand for it.
             let paid = (error - changed) * if from > to { 1.0 } else { -1.0 };
             let is_free = from.min(to) >= o.free || paid <= ROUNDING;
@@ -192,9 +194,16 @@ impl<'a> Search<'a> {
 /// memory.
 const AT_ONCE: usize = 2;
 
-/// Probes of which a few go on at the same time. The results are in order.
-fn overlapped<T: Sync, R: Send>(all: &[T], probe: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    all.chunks(AT_ONCE).flat_map(|chunk| chunk.par_iter().map(&probe).collect::<Vec<R>>()).collect()
+/// Probes of which a few go on at the same time. The results are in order; behind one that fails there are no others.
+fn overlapped<T: Sync, R: Send>(
+    all: &[T],
+    probe: impl Fn(&T) -> Result<R, PassError> + Sync,
+) -> Result<Vec<R>, PassError> {
+    let mut results = Vec::new();
+    for chunk in all.chunks(AT_ONCE) {
+        results.extend(chunk.par_iter().map(&probe).collect::<Result<Vec<R>, _>>()?);
+    }
+    Ok(results)
 }
 
 impl Open<'_> {

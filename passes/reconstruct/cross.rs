@@ -29,10 +29,11 @@ pub(super) struct Moments {
     pub(super) power: f64,
 }
 
-/// Bytes of the sums over rows of so many inputs and outputs.
+/// Bytes of the sums over rows of so many inputs and outputs, with the whole matrix of the inputs, of which one half is kept: it is made when
+/// they are read.
 pub(super) fn bytes(width: usize, outputs: usize) -> u64 {
     let (width, outputs) = (width as u64, outputs as u64);
-    width.saturating_mul((width / 2 + 1).saturating_add(outputs)).saturating_mul(8)
+    width.saturating_mul(width.saturating_add(outputs)).saturating_mul(8)
 }
 
 impl Cross {
@@ -94,9 +95,8 @@ impl Cross {
     pub(super) fn moments(all: &[&Cross], centred: bool) -> Moments {
         let (width, outputs) = all.first().map_or((0, 0), |c| (c.inputs.width(), c.outputs));
         let (of_inputs, of_targets) = Cross::means_of(all);
-        let inputs: Vec<&Gram> = all.iter().map(|c| &c.inputs).collect();
-        let mut moments =
-            Moments { inputs: Gram::moments_of(&inputs, 0, centred), cross: Mat::zeros(outputs, width), power: 0.0 };
+        let inputs = Gram::moments_of(&Cross::grams(all), 0, centred);
+        let mut moments = Moments { inputs, cross: Mat::zeros(outputs, width), power: 0.0 };
         let total = all.iter().map(|c| c.count()).sum::<f64>().max(1.0);
         for c in all.iter().filter(|c| c.count() > 0.0) {
             // Each is known about its own mean; what is missing is how far that is from the origin, which is the common mean or zero.
@@ -121,16 +121,17 @@ impl Cross {
 
     /// Means over several.
     pub(super) fn means_of(all: &[&Cross]) -> (Vec<f64>, Vec<f64>) {
-        let (width, outputs) = all.first().map_or((0, 0), |c| (c.inputs.width(), c.outputs));
-        let mut means = (vec![0.0; width], vec![0.0; outputs]);
+        let mut targets = vec![0.0; all.first().map_or(0, |c| c.outputs)];
         let total = all.iter().map(|c| c.count()).sum::<f64>().max(1.0);
         for c in all.iter().filter(|c| c.count() > 0.0) {
-            let (inputs, targets) = c.means();
             let share = c.count() / total;
-            means.0.iter_mut().zip(inputs).for_each(|(m, x)| *m += share * x);
-            means.1.iter_mut().zip(targets).for_each(|(m, x)| *m += share * x);
+            targets.iter_mut().zip(c.means().1).for_each(|(m, x)| *m += share * x);
         }
-        means
+        (Gram::mean_of(&Cross::grams(all), 0), targets)
+    }
+
+    fn grams<'a>(all: &[&'a Cross]) -> Vec<&'a Gram> {
+        all.iter().map(|c| &c.inputs).collect()
     }
 }
 

@@ -1,11 +1,12 @@
 //! What a layer reads in one model and is to compute according to another, together.
 
-use faer::{Mat, Side, linalg::solvers::Solve};
+use faer::Mat;
 use planish_ir::Tensor;
 
 use super::{
     Shift, best_ridge,
     cross::{self, Cross, Moments},
+    factor::toward,
     products, ridge,
 };
 use crate::calibration::{CHUNK, Rows};
@@ -148,14 +149,9 @@ fn all([a, b]: &[Cross; 2], centred: bool) -> Moments {
 }
 
 impl Moments {
-    /// Least squares with a ridge toward the old weights: `W + (C - W G) (G + λI)⁻¹`.
+    /// Least squares with a ridge toward the old weights.
     fn solve(&self, old: &Mat<f64>, damping: f64) -> Option<Mat<f64>> {
-        let n = self.inputs.nrows();
-        let lambda = ridge(&self.inputs, damping);
-        let damped = Mat::from_fn(n, n, |i, j| self.inputs[(i, j)] + if i == j { lambda } else { 0.0 });
-        let residual = &self.cross - old * &self.inputs;
-        let change = damped.llt(Side::Lower).ok()?.solve(residual.transpose());
-        Some(old + change.transpose())
+        toward(old, &self.inputs, &self.cross, ridge(&self.inputs, damping))
     }
 
     /// Squared error, less the power of the targets.

@@ -38,8 +38,8 @@ pub struct Calibration {
     /// Who runs the model for passes that look at activations.
     #[serde(default, skip_serializing_if = "CalibrationEngine::is_default")]
     pub engine: CalibrationEngine,
-    /// What activations may take, such as 2GB; more rounds over the samples make up for less memory, and the result is the
-    /// same. By default half of what is free, but not more than 4 GiB.
+    /// What activations, and the layers that are fitted at a time, may take, such as 2GB. More rounds over the samples make up for less
+    /// memory; a layer that does not fit by itself is named. By default half of what is free, but not more than 4 GiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// A folder where statistics are kept, to be used again by later runs on the same model and samples.

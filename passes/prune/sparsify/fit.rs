@@ -105,8 +105,8 @@ fn batches(sites: &[Site<'_>], method: Method, calibration: &Calibration<'_>) ->
             known.sites.push(at);
             continue;
         }
-        let bytes = |sum: u64, w: &Want<Halves>| sum.saturating_add(w.statistic.bytes().saturating_mul(SHARE));
-        let more = inputs.wants.iter().fold(0, bytes);
+        let bytes = |w: &Want<Halves>| w.statistic.needs().saturating_mul(SHARE);
+        let more = inputs.wants.iter().map(bytes).fold(0, u64::saturating_add);
         taken = taken.saturating_add(more);
         match batches.last_mut().filter(|_| taken <= calibration.memory) {
             Some(batch) => drop(batch.insert(key, inputs)),

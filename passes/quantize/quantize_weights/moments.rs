@@ -48,7 +48,7 @@ pub(in crate::quantize) fn collect(
     let mut too_large = 0;
     for (at, (path, store)) in stores.iter().enumerate() {
         let Some((inputs, width)) = inputs(model, path, store) else { continue };
-        match Gram::new(Rows::Axis(0), width).bytes() > calibration.memory {
+        match Gram::new(Rows::Axis(0), width).needs() > calibration.memory {
             true => too_large += 1,
             false => sets.entry((inputs, width)).or_default().push(at),
         }

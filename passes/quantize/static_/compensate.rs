@@ -57,7 +57,7 @@ pub(super) fn weights(
         let Some(weight) = clean::constant_of(at.graph, product.weight) else { continue };
         let Some(width) = linear.width(&weight) else { continue };
         let gram = Gram::new(linear.rows.clone(), width);
-        if width > MOST_COLUMNS || gram.bytes() > calibration.memory {
+        if width > MOST_COLUMNS || gram.needs() > calibration.memory {
             wide += 1;
             continue;
         }
