@@ -92,6 +92,9 @@ pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     pending.commit()
 }
 
+/// What is wrong with a late value that does not fit into its place.
+pub(crate) const LENGTHS: &str = "a late value has another length than its placeholder";
+
 /// A file under its temporary name. Unless committed, it is removed again.
 pub(crate) struct Pending {
     temp: NamedTempFile,
@@ -101,6 +104,11 @@ pub(crate) struct Pending {
 impl Pending {
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Change the name that it is to get. Only the folder that it was created in takes it in one step.
+    pub(crate) fn set_path(&mut self, path: PathBuf) {
+        self.path = path;
     }
 
     pub(crate) fn file(&mut self) -> &mut File {
@@ -132,7 +140,7 @@ impl Pending {
     pub(crate) fn replace(&mut self, old: &[u8], new: &[u8]) -> io::Result<()> {
         let invalid = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
         if old.is_empty() || old.len() != new.len() {
-            return invalid("a late value has another length than its placeholder");
+            return invalid(LENGTHS);
         }
         let file = self.temp.as_file_mut();
         let size = file.metadata()?.len();

@@ -19,6 +19,9 @@ use crate::tensors::{self, Place};
 /// Every weight starts at a multiple of this, so that runtimes can map it.
 const ALIGNMENT: u64 = 4096;
 
+/// Stands for the name of a data file that is yet to be named.
+pub(crate) const UNNAMED: &str = "unnamed.data";
+
 /// The content of a data file: the weights one after another, equal ones (the very same memory) once.
 #[derive(Debug, Default)]
 pub(crate) struct DataFile {
@@ -104,6 +107,16 @@ fn key(raw: &Bytes) -> (usize, usize) {
 
 fn entry(key: &str, value: String) -> StringStringEntryProto {
     StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) }
+}
+
+/// Give the data file that [`DataFile::refer`] called [`UNNAMED`] its name. Nothing else is external by then.
+pub(crate) fn rename(model: &mut ModelProto, name: &str) {
+    let Ok(()) = tensors::for_each(model, |_, tensor| {
+        for entry in tensor.external_data.iter_mut().filter(|entry| entry.key() == "location") {
+            entry.value = Some(name.to_owned());
+        }
+        Ok::<(), Infallible>(())
+    });
 }
 
 /// Take back external data: every tensor of `model` gets its bytes inline, as slices of the mapped files.

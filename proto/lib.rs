@@ -34,4 +34,4 @@ pub use location::LocationError;
 pub use mapped::MappedFile;
 pub use read::{Loaded, decode, open};
 pub use sources::Sources;
-pub use write::{External, Late, SaveOptions, Written, save, save_with};
+pub use write::{External, Known, Late, SaveOptions, Written, save, save_with};

@@ -5,11 +5,12 @@
 //! model's rename then switches from the old pair to the new one, at whatever moment the process is killed.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use crate::atomic::{Pending, Target};
+use crate::atomic::{LENGTHS, Pending, Target};
 use crate::error::{Error, Result};
 use crate::external::{self, DataFile};
 use crate::limits::MAX_MESSAGE_BYTES;
@@ -50,12 +51,21 @@ impl Default for SaveOptions {
     }
 }
 
-/// A value in the message's tail (its metadata) that becomes known while the rest is being written.
+/// A value in the message's metadata that becomes known while the weights are being written.
 pub struct Late<'a> {
-    /// What stands in the message in its place; as long as the value, and nowhere else in the tail.
-    pub placeholder: &'a [u8],
+    /// What stands in the metadata in its place; as long as the value, and nowhere else in the tail of the message.
+    pub placeholder: &'a str,
     /// Waits for the value.
-    pub value: &'a dyn Fn() -> Vec<u8>,
+    pub known: &'a dyn Fn() -> Known,
+}
+
+/// What a [`Late`] value turns out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Replaces the placeholder.
+    pub value: String,
+    /// The data file's name, should there be one, in place of that of the options and under the same condition.
+    pub data_name: String,
 }
 
 /// What was written.
@@ -83,47 +93,55 @@ pub fn save(model: ModelProto, sources: &Sources, path: impl AsRef<Path>, option
 /// [`save`], with a value that is entered last.
 ///
 /// # Errors
-/// Those of [`save`], and if the placeholder is not in the message's tail.
+/// Those of [`save`], and if the placeholder is not in the message's metadata, or that is not in its tail.
 pub fn save_with(
     mut model: ModelProto,
     sources: &Sources,
     path: impl AsRef<Path>,
     options: &SaveOptions,
-    late: Option<Late<'_>>,
+    mut late: Option<Late<'_>>,
 ) -> Result<Written> {
     let target = Target::resolve(path.as_ref())?;
     external::inline(&mut model, sources)?;
-    let data = move_out(&mut model, sources, &target, options)?;
-    let encoded = model.encoded_len() as u64;
-    if encoded > MAX_MESSAGE_BYTES {
-        let advice = match options.external {
-            External::Never => "allow external data",
-            External::Auto | External::Always => {
-                "too much of it is not in raw initializers, which alone can move to a data file; fold constants first"
-            }
-        };
-        return Err(Error::TooLarge { path: target.path, bytes: encoded, advice });
-    }
+    let data = move_out(&mut model, sources, &target, options, late.is_some())?;
+    check_size(&model, &target, options)?;
 
     let replaced = external::own_data_files(&target);
-    let mut written = Written { bytes: 0, files: Vec::new() };
-    let mut start = |place: &Target, bytes: u64, fill: &dyn Fn(&mut Stream<'_>)| -> Result<Pending> {
+    let start = |place: &Target, bytes: u64, fill: &dyn Fn(&mut Stream<'_>)| -> Result<(Pending, u64)> {
         let mut pending = place.create()?;
         pending.reserve(bytes)?;
         let mut stream = Stream::new(pending.file(), sources);
         fill(&mut stream);
-        written.bytes += stream.finish().map_err(Error::io("write", &place.path))?;
-        written.files.insert(0, place.path.clone());
-        Ok(pending)
+        let bytes = stream.finish().map_err(Error::io("write", &place.path))?;
+        Ok((pending, bytes))
     };
     let data = match data {
-        Some((content, place)) => Some(start(&place, content.byte_len(), &|stream| content.write(stream))?),
+        Some((content, place)) => {
+            let (mut pending, bytes) = start(&place, content.byte_len(), &|stream| content.write(stream))?;
+            // The message is yet to be written, so it can say from the start what is known by now.
+            if let Some(late) = late.take() {
+                let Known { value, data_name } = (late.known)();
+                external::check_name(&data_name, &target)?;
+                external::rename(&mut model, &data_name);
+                enter(&mut model, late.placeholder, &value).map_err(Error::io("write", &target.path))?;
+                check_size(&model, &target, options)?;
+                pending.set_path(target.folder.join(data_name));
+            }
+            Some((pending, bytes))
+        }
         None => None,
     };
-    let mut message = start(&target, encoded, &|stream| stream.message(&model))?;
+    let (mut message, bytes) = start(&target, model.encoded_len() as u64, &|stream| stream.message(&model))?;
     if let Some(late) = late {
-        message.replace(late.placeholder, &(late.value)()).map_err(Error::io("write", &target.path))?;
+        let value = (late.known)().value;
+        message.replace(late.placeholder.as_bytes(), value.as_bytes()).map_err(Error::io("write", &target.path))?;
     }
+    let mut written = Written { bytes, files: vec![target.path.clone()] };
+    let data = data.map(|(pending, bytes)| {
+        written.bytes += bytes;
+        written.files.push(pending.path().to_owned());
+        pending
+    });
     if options.sync {
         data.iter().chain([&message]).try_for_each(Pending::sync)?;
     }
@@ -142,12 +160,39 @@ pub fn save_with(
     Ok(written)
 }
 
+/// Refuse a message that readers refuse.
+fn check_size(model: &ModelProto, target: &Target, options: &SaveOptions) -> Result<()> {
+    let bytes = model.encoded_len() as u64;
+    if bytes <= MAX_MESSAGE_BYTES {
+        return Ok(());
+    }
+    let advice = match options.external {
+        External::Never => "allow external data",
+        External::Auto | External::Always => {
+            "too much of it is not in raw initializers, which alone can move to a data file; fold constants first"
+        }
+    };
+    Err(Error::TooLarge { path: target.path.clone(), bytes, advice })
+}
+
+/// Replace a placeholder in the metadata of a message.
+fn enter(model: &mut ModelProto, placeholder: &str, value: &str) -> io::Result<()> {
+    let mut texts = model.metadata_props.iter_mut().filter_map(|p| p.value.as_mut());
+    match texts.find(|text| !placeholder.is_empty() && text.contains(placeholder)) {
+        Some(text) if placeholder.len() == value.len() => *text = text.replacen(placeholder, value, 1),
+        Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidInput, LENGTHS)),
+        None => return Err(io::Error::new(io::ErrorKind::InvalidInput, "a late value has no place in the metadata")),
+    }
+    Ok(())
+}
+
 /// Move weights of `model` to a data file if `options` or its size ask for it: what is in that file, and where it goes.
 fn move_out(
     model: &mut ModelProto,
     sources: &Sources,
     target: &Target,
     options: &SaveOptions,
+    is_named_late: bool,
 ) -> Result<Option<(DataFile, Target)>> {
     if let Some(name) = &options.data_name {
         external::check_name(name, target)?;
@@ -165,11 +210,14 @@ fn move_out(
         return Ok(None);
     }
     let name = match &options.data_name {
-        Some(name) => name.clone(),
-        None => content.name(target, sources)?,
+        // Until then an error speaks of the model.
+        _ if is_named_late => None,
+        Some(name) => Some(name.clone()),
+        None => Some(content.name(target, sources)?),
     };
-    content.refer(model, options.threshold_bytes, &name);
-    Ok(Some((content, Target { path: target.folder.join(name), folder: target.folder.clone() })))
+    content.refer(model, options.threshold_bytes, name.as_deref().unwrap_or(external::UNNAMED));
+    let path = name.map_or_else(|| target.path.clone(), |name| target.folder.join(name));
+    Ok(Some((content, Target { path, folder: target.folder.clone() })))
 }
 
 /// Rename the data file first: until the model's rename nobody refers to it.

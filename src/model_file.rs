@@ -75,29 +75,32 @@ pub fn hash(file: &MappedFile) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
+/// The name of a data file beside the model at `path`, by what determines its content.
+pub fn data_name(path: &Path, identity: &str) -> String {
+    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+    let digest = blake3::hash(identity.as_bytes()).to_hex();
+    format!("{stem}.{}.data", &digest[..12])
+}
+
 /// Verifies a model and writes it in one step: whatever happens, the old file or the new one is there.
 ///
-/// `identity` determines the content; a data file beside the model is named by it.
+/// A data file beside it is named by `late`, or by its content.
 pub fn save(
     model: &Model,
     sources: &Sources,
     path: &Path,
     external: ExternalData,
-    identity: &str,
     sync: bool,
     late: Option<Late<'_>>,
 ) -> Result<Written> {
     let verified = verify(model).or_fail(Kind::Internal)?;
     let message = onnx::export(&verified);
-    let stem = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let digest = blake3::hash(identity.as_bytes()).to_hex();
     let options = SaveOptions {
         external: match external {
             ExternalData::Auto => External::Auto,
             ExternalData::Always => External::Always,
             ExternalData::Never => External::Never,
         },
-        data_name: Some(format!("{stem}.{}.data", &digest[..12])),
         sync,
         ..SaveOptions::default()
     };

@@ -1,7 +1,7 @@
 //! What a compiled model says about where it comes from, and how it gets to the disk.
 //!
-//! The hashes of the input take as long as everything else, so they are computed on a thread of their own. For a model in
-//! one file even the writing does not wait: the hash is entered when the rest is on its way.
+//! The hashes of the input take as long as everything else, so they are computed on a thread of their own. Not even the
+//! writing waits for them: they are entered when the weights are on their way.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +11,7 @@ use std::{
 
 use planish_ir::Model;
 use planish_passes::{StepConfig, Target};
-use planish_proto::{Late, MappedFile, Written};
+use planish_proto::{Known, Late, MappedFile, Written};
 use serde::Serialize;
 
 use crate::{
@@ -24,9 +24,6 @@ use crate::{
 
 /// Stands in the message for a hash that is still being computed.
 const PLACEHOLDER: &str = "planish-placeholder-for-the-hash-of-the-input-0123456789abcdefgh";
-
-/// Below this many bytes of constants no model needs a second file, so the name of that file cannot depend on the hash.
-const SURELY_ONE_FILE: u64 = 1 << 30;
 
 /// BLAKE3 of the files of a model, on their way.
 pub struct Hashes<'s> {
@@ -103,14 +100,6 @@ fn calibration_hash(samples: &Samples) -> Result<Option<String>> {
     }
 }
 
-fn constant_bytes(model: &Model) -> u64 {
-    let mut bytes: u64 = 0;
-    model.graph.walk(&mut |g| {
-        bytes = g.values().filter_map(|(_, v)| v.constant()).fold(bytes, |sum, t| sum.saturating_add(t.byte_len()));
-    });
-    bytes
-}
-
 /// Where and how to write.
 #[derive(Debug, Clone, Copy)]
 pub struct Destination<'a> {
@@ -131,22 +120,23 @@ pub fn write(
     samples: &Samples,
     to: Destination<'_>,
 ) -> Result<Written> {
-    let one_file = match to.external {
-        ExternalData::Never => true,
-        ExternalData::Auto => constant_bytes(model) < SURELY_ONE_FILE,
-        ExternalData::Always => false,
-    };
-    let is_late = one_file && hashes.count == 1;
-    let placeholder = [PLACEHOLDER.to_owned()];
+    let placeholders = vec![PLACEHOLDER.to_owned(); hashes.count];
     let provenance = Provenance {
         planish: env!("CARGO_PKG_VERSION"),
-        input_blake3: if is_late { &placeholder } else { hashes.wait() },
+        input_blake3: &placeholders,
         calibration_blake3: pipeline.calibration.as_ref().map(|_| calibration_hash(samples)).transpose()?.flatten(),
         pipeline: Recorded::of(pipeline),
     };
     let text = serde_json::to_string(&provenance).or_fail(Kind::Internal)?;
     model.metadata.insert("planish".to_owned(), text.clone());
-    let value = || hashes.wait().concat().into_bytes();
-    let late = is_late.then_some(Late { placeholder: PLACEHOLDER.as_bytes(), value: &value });
-    model_file::save(model, &source.sources, to.path, to.external, &text, to.sync, late)
+    // As the text of the list has them, so that all are one value.
+    let joined = |hashes: &[String]| hashes.join("\",\"");
+    let placeholder = joined(&placeholders);
+    let known = || {
+        let value = joined(hashes.wait());
+        let identity = text.replacen(&placeholder, &value, 1);
+        Known { data_name: model_file::data_name(to.path, &identity), value }
+    };
+    let late = Late { placeholder: &placeholder, known: &known };
+    model_file::save(model, &source.sources, to.path, to.external, to.sync, Some(late))
 }

@@ -11,7 +11,7 @@ use planish_proto::onnx::tensor_proto::{DataLocation, DataType};
 use planish_proto::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, TrainingInfoProto,
 };
-use planish_proto::{Bytes, External, Late, SaveOptions, Sources, open, save, save_with};
+use planish_proto::{Bytes, External, Known, Late, SaveOptions, Sources, open, save, save_with};
 use prost::Message;
 
 /// A byte tensor of `len` elements that differ from those of other names.
@@ -334,14 +334,36 @@ fn a_late_value_takes_the_place_of_its_placeholder() {
         let entry = StringStringEntryProto { key: Some("hash".into()), value: Some(hash.into()) };
         ModelProto { metadata_props: vec![entry], ..model_with_everything() }
     };
-    let late = |placeholder: &'static [u8]| Late { placeholder, value: &|| b"known".to_vec() };
-    let options = SaveOptions::default();
-    save_with(with("later"), &Sources::default(), &path, &options, Some(late(b"later"))).unwrap();
+    let known = || Known { value: "known".into(), data_name: "model.weights".into() };
+    let late = |placeholder: &'static str| Some(Late { placeholder, known: &known });
+    let save = |options: &SaveOptions, placeholder| {
+        save_with(with("later"), &Sources::default(), &path, options, late(placeholder))
+    };
+    save(&SaveOptions::default(), "later").unwrap();
     assert_eq!(open(&path).unwrap().model, with("known"));
 
-    // A place that is not there, or does not fit, leaves the file as it was.
-    for placeholder in [b"never".as_slice(), b"too long"] {
-        save_with(with("later"), &Sources::default(), &path, &options, Some(late(placeholder))).unwrap_err();
+    // So does the name of a data file.
+    let written = save(&external(None), "later").unwrap();
+    assert_eq!(written.files, [path.clone(), folder.path().join("model.weights")]);
+    assert_eq!(reopened(&path), with("known"));
+
+    // A place that is not there, or does not fit, leaves the files as they were.
+    for options in [SaveOptions::default(), external(None)] {
+        for placeholder in ["", "never", "late"] {
+            save(&options, placeholder).unwrap_err();
+        }
     }
-    assert_eq!(open(&path).unwrap().model, with("known"));
+    assert_eq!(reopened(&path), with("known"));
+    assert_eq!(files_in(folder.path()), ["model.onnx", "model.weights"]);
+}
+
+#[test]
+fn a_late_name_is_as_plain_as_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let known = || Known { value: String::new(), data_name: "../escaped".into() };
+    let late = Some(Late { placeholder: "", known: &known });
+    let error = save_with(model_with_everything(), &Sources::default(), &path, &external(None), late).unwrap_err();
+    assert!(error.to_string().contains("../escaped"), "{error}");
+    assert!(files_in(folder.path()).is_empty());
 }

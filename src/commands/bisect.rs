@@ -124,8 +124,7 @@ pub fn run(args: &cli::Bisect) -> Result {
 fn keep(found: &Found, file: &ModelFile, folder: &Path) -> Result<Vec<PathBuf>> {
     let save = |model: &Model, name: &str| {
         let path = folder.join(name);
-        let identity = format!("{name} {}", found.before.patches);
-        model_file::save(model, &file.sources, &path, ExternalData::Auto, &identity, false, None)?;
+        model_file::save(model, &file.sources, &path, ExternalData::Auto, false, None)?;
         Ok(path)
     };
     let (before, after) = found.models();

@@ -125,7 +125,7 @@ fn by_command(command: &str, file: &ModelFile, progress: &Progress) -> Result<(R
     let folder = tempfile::tempdir().or_fail_with(Kind::File, || "cannot make a temporary folder")?;
     let path = folder.path().join("candidate.onnx");
     let run = |model: &Model| -> Result<ExitStatus> {
-        model_file::save(model, &file.sources, &path, ExternalData::Auto, "candidate", false, None)?;
+        model_file::save(model, &file.sources, &path, ExternalData::Auto, false, None)?;
         shell(command, &path)
     };
     progress.say("running the command");
