@@ -55,9 +55,17 @@ impl Factor {
 /// Least squares with a ridge `λ` toward old weights: `W + (C - W G) (G + λI)⁻¹`, for the second moments `G` of what is read and `C` of that
 /// with what is wanted. None if there is no such inverse.
 pub(crate) fn toward(old: &Mat<f64>, moments: &Mat<f64>, cross: &Mat<f64>, lambda: f64) -> Option<Mat<f64>> {
-    let residual = cross - old * moments;
-    let change = Factor::new(moments.clone(), lambda)?.solve(residual.transpose().to_owned());
-    Some(old + change.transpose())
+    Some(old + change(&residual(old, moments, cross), moments.clone(), lambda)?)
+}
+
+/// `C - W G`: what old weights leave to be fitted.
+pub(super) fn residual(old: &Mat<f64>, moments: &Mat<f64>, cross: &Mat<f64>) -> Mat<f64> {
+    cross - old * moments
+}
+
+/// `R (G + λI)⁻¹`: what is added to weights that leave `R`. None if there is no such inverse.
+pub(super) fn change(residual: &Mat<f64>, moments: Mat<f64>, lambda: f64) -> Option<Mat<f64>> {
+    Some(Factor::new(moments, lambda)?.solve(residual.transpose().to_owned()).transpose().to_owned())
 }
 
 /// Layers are what runs in parallel, and results must not depend on the number of threads.

@@ -2,11 +2,12 @@
 
 use faer::Mat;
 use planish_ir::Tensor;
+use rayon::prelude::*;
 
 use super::{
     Shift, best_ridge,
     cross::{self, Cross, Moments},
-    factor::toward,
+    factor::{change, residual, toward},
     products, ridge,
 };
 use crate::calibration::{CHUNK, Rows};
@@ -92,15 +93,19 @@ impl Joint {
 
     /// Weights of the groups with the ridge that generalizes best from one half to the other. None if there is nothing to fit to.
     pub(super) fn fit(&self, old: &[Mat<f64>], centred: bool) -> Option<Vec<Mat<f64>>> {
-        let halves = |[a, b]: &[Cross; 2]| [Cross::moments(&[a], centred), Cross::moments(&[b], centred)];
         let damping = match self.seen > 1 {
             true => {
-                let both: Vec<[Moments; 2]> = self.groups.iter().map(halves).collect();
+                let open = |(halves, old): (&[Cross; 2], &Mat<f64>)| -> [Open; 2] {
+                    halves.each_ref().map(|half| Open::new(Cross::moments(&[half], centred), old))
+                };
+                let both: Vec<[Open; 2]> = self.groups.par_iter().zip(old).map(open).collect();
                 best_ridge(|damping| {
-                    let on = |fitted: &Moments, other: &Moments, old: &Mat<f64>| {
-                        fitted.solve(old, damping).map_or(f64::INFINITY, |w| other.loss(&w))
+                    let on = |fitted: &Open, other: &Open| {
+                        fitted.change(damping).map_or(f64::INFINITY, |change| other.loss(&change))
                     };
-                    both.iter().zip(old).map(|([a, b], old)| on(a, b, old) + on(b, a, old)).sum()
+                    let each = |[a, b]: &[Open; 2]| rayon::join(|| on(a, b), || on(b, a));
+                    let lost: Vec<(f64, f64)> = both.par_iter().map(each).collect();
+                    lost.into_iter().map(|(a, b)| a + b).sum()
                 })
             }
             false => 0.1,
@@ -148,6 +153,33 @@ fn all([a, b]: &[Cross; 2], centred: bool) -> Moments {
     Cross::moments(&[a, b], centred)
 }
 
+/// Moments of one half of the samples, and weights that are to fit to it.
+struct Open {
+    inputs: Mat<f64>,
+    residual: Mat<f64>,
+}
+
+impl Open {
+    fn new(moments: Moments, old: &Mat<f64>) -> Open {
+        let residual = residual(old, &moments.inputs, &moments.cross);
+        Open { inputs: moments.inputs, residual }
+    }
+
+    /// What least squares with a ridge adds to the weights.
+    fn change(&self, damping: f64) -> Option<Mat<f64>> {
+        change(&self.residual, self.inputs.clone(), ridge(&self.inputs, damping))
+    }
+
+    /// Squared error with such a change, less that without one.
+    fn loss(&self, change: &Mat<f64>) -> f64 {
+        dot(&(change * &self.inputs), change) - 2.0 * dot(&self.residual, change)
+    }
+}
+
+fn dot(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+    (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
+}
+
 impl Moments {
     /// Least squares with a ridge toward the old weights.
     fn solve(&self, old: &Mat<f64>, damping: f64) -> Option<Mat<f64>> {
@@ -156,10 +188,6 @@ impl Moments {
 
     /// Squared error, less the power of the targets.
     fn loss(&self, weights: &Mat<f64>) -> f64 {
-        let fitted = weights * &self.inputs;
-        let sum = |a: &Mat<f64>, b: &Mat<f64>| -> f64 {
-            (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
-        };
-        sum(&fitted, weights) - 2.0 * sum(&self.cross, weights)
+        dot(&(weights * &self.inputs), weights) - 2.0 * dot(&self.cross, weights)
     }
 }
