@@ -111,13 +111,14 @@ struct Counter<'a> {
     model: &'a Model,
     functions: BTreeSet<&'a OpName>,
     bindings: &'a Bindings,
+    operators: BTreeMap<&'a OpName, OpCost>,
     cost: ModelCost,
 }
 
 impl<'a> Counter<'a> {
     fn new(model: &'a Model, bindings: &'a Bindings) -> Counter<'a> {
         let functions = model.functions.iter().map(|f| &f.op).collect();
-        Counter { model, functions, bindings, cost: ModelCost::default() }
+        Counter { model, functions, bindings, operators: BTreeMap::new(), cost: ModelCost::default() }
     }
 
     fn count(mut self, inferred: &Inferred) -> ModelCost {
@@ -127,11 +128,12 @@ impl<'a> Counter<'a> {
         for f in &model.functions {
             f.body.walk(&mut |g| self.weights(g));
         }
+        self.cost.operators = self.operators.into_iter().map(|(op, cost)| (op.clone(), cost)).collect();
         self.cost
     }
 
     /// Counts the nodes of a graph that runs `runs` times, or an unknown number of times.
-    fn graph(&mut self, g: &Graph, facts: &GraphFacts, runs: Option<u64>) {
+    fn graph(&mut self, g: &'a Graph, facts: &GraphFacts, runs: Option<u64>) {
         for (id, node) in g.nodes().filter(|(_, n)| !n.op.is("Constant")) {
             self.node(g, id, node, facts, runs);
             let inner_runs = runs.and_then(|r| r.checked_mul(self.trips(node, facts)?));
@@ -143,7 +145,7 @@ impl<'a> Counter<'a> {
         }
     }
 
-    fn node(&mut self, g: &Graph, id: NodeId, node: &Node, facts: &GraphFacts, runs: Option<u64>) {
+    fn node(&mut self, g: &Graph, id: NodeId, node: &'a Node, facts: &GraphFacts, runs: Option<u64>) {
         if let Some(mut traffic) = self.cost.traffic {
             match self.traffic(node, facts).zip(runs) {
                 Some(((read, written), runs)) => {
@@ -157,7 +159,7 @@ impl<'a> Counter<'a> {
         let once = self.macs(node, facts);
         // Nothing stays nothing, however often it runs.
         let macs = if once == Some(0) { once } else { once.zip(runs).map(|(m, r)| m.saturating_mul(r)) };
-        let entry = self.cost.operators.entry(node.op.clone()).or_default();
+        let entry = self.operators.entry(&node.op).or_default();
         entry.nodes += 1;
         self.cost.nodes += 1;
         match macs {
@@ -190,6 +192,9 @@ impl<'a> Counter<'a> {
         let outputs: Vec<Fact> = node.outputs().iter().map(|v| fact(v).clone()).collect();
         // Sizes that are known already need no values for their names.
         macs(node.inputs().iter().map(fact).collect(), &outputs).or_else(|| {
+            if self.bindings.is_empty() {
+                return None;
+            }
             let inputs: Vec<Fact> = node.inputs().iter().map(|v| fact(v).bind(self.bindings)).collect();
             let outputs: Vec<Fact> = outputs.iter().map(|f| f.bind(self.bindings)).collect();
             macs(inputs.iter().collect(), &outputs)

@@ -75,19 +75,27 @@ impl Dim {
         }
     }
 
-    /// Replaces names by sizes; names that are not in `sizes` stay.
+    /// Replaces names by sizes; names that are not in `sizes` stay. `Unknown` under the same conditions as [`Dim::sub`].
     pub fn bind(&self, sizes: &BTreeMap<String, u64>) -> Dim {
         let Dim::Symbolic(poly) = self else { return self.clone() };
-        let mut sum = Dim::Known(0);
-        for (names, &coefficient) in poly.0.iter() {
-            let mut term = Dim::from_i64(coefficient);
-            for name in names {
-                let factor = sizes.get(name).map_or_else(|| Dim::symbol(name), |&n| Dim::Known(n));
-                term = term.mul_signed(&factor);
-            }
-            sum = sum.add(&term);
+        if !self.names().any(|name| sizes.contains_key(name)) {
+            return self.clone();
         }
-        sum.non_negative()
+        let mut terms = Terms::new();
+        for (names, &coefficient) in poly.0.iter() {
+            let mut product = Some(coefficient);
+            let mut open = Monomial::new();
+            for name in names {
+                match sizes.get(name) {
+                    Some(&n) => product = product.zip(i64::try_from(n).ok()).and_then(|(p, n)| p.checked_mul(n)),
+                    None => open.push(name.clone()),
+                }
+            }
+            let entry = terms.entry(open).or_insert(0);
+            let Some(sum) = product.and_then(|p| entry.checked_add(p)) else { return Dim::Unknown };
+            *entry = sum;
+        }
+        Poly::new(terms).into_dim_signed().non_negative()
     }
 
     /// The names that occur.

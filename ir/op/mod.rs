@@ -34,6 +34,7 @@ mod global_pool;
 mod identity;
 mod if_;
 mod image_decoder;
+mod index;
 mod linear_attention;
 mod loop_;
 mod loss;
@@ -169,8 +170,7 @@ pub fn spec(op: &OpName) -> Option<&'static OpSpec> {
     if !op.overload.is_empty() {
         return None;
     }
-    let key = (op.domain.as_str(), op.name.as_str());
-    TABLE.binary_search_by(|s| (s.domain, s.name).cmp(&key)).ok().map(|i| TABLE[i])
+    index::find(&op.domain, &op.name)
 }
 
 /// The table line of a node's operator; `None` also if the model defines the operator itself.

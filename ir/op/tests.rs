@@ -10,6 +10,17 @@ fn it_is_sorted_and_without_duplicates() {
 }
 
 #[test]
+fn every_line_is_found_and_nothing_else() {
+    for s in TABLE {
+        let op = OpName { domain: s.domain.into(), name: s.name.into(), overload: String::new() };
+        assert!(spec(&op).is_some_and(|found| std::ptr::eq(found, *s)), "{op}");
+        let elsewhere = OpName { domain: "elsewhere".into(), ..op };
+        assert!(spec(&elsewhere).is_none());
+    }
+    assert!(spec(&OpName::onnx("")).is_none());
+}
+
+#[test]
 fn signatures_ascend_and_are_ranges() {
     for s in TABLE {
         assert!(s.signatures.is_sorted_by(|a, b| a.since < b.since), "{}", s.name);
