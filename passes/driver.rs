@@ -14,7 +14,7 @@ use planish_ir::{
 
 use crate::{
     Calibration, Changes, Context, Engine, Layer, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, StepConfig,
-    Target, Transform, Weights, registry,
+    Stopwatch, Target, Transform, Weights, registry,
 };
 
 /// Settings of a run.
@@ -23,6 +23,8 @@ pub struct Driver<'a> {
     pub engine: Option<&'a dyn Engine>,
     /// For passes that look at activations.
     pub calibration: Option<Calibration<'a>>,
+    /// For passes that are to reach a latency.
+    pub stopwatch: Option<&'a dyn Stopwatch>,
     /// Reads large weights.
     pub weights: &'a dyn Weights,
     /// What the result is made for.
@@ -427,10 +429,10 @@ impl Run<'_> {
         transform: &dyn Transform,
         progress: &mut Progress,
     ) -> Result<(), DriverError> {
-        let Driver { engine, weights, target, .. } = *self.driver;
+        let Driver { engine, stopwatch, weights, target, .. } = *self.driver;
         let calibration = self.driver.calibration.as_ref();
         let lossless = self.lossless.as_ref().filter(|_| transform.compares());
-        let cx = Context { engine, calibration, weights, target, facts: &self.facts, lossless };
+        let cx = Context { engine, calibration, stopwatch, weights, target, facts: &self.facts, lossless };
         let changes =
             transform.transform(model, &cx).map_err(|source| DriverError::Pass { pass: progress.name, source })?;
         let Changes {

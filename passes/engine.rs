@@ -39,6 +39,21 @@ pub trait Runnable: Send + Sync {
     }
 }
 
+/// Tells how long models take as they are deployed.
+pub trait Stopwatch: Sync {
+    /// With what it measures, for reports; fails if that is not there.
+    fn tool(&self) -> Result<String, EngineError>;
+
+    /// Gets ready to time models beside this one, on a sample.
+    fn beside(&self, original: &Model, sample: &Tensors) -> Result<Box<dyn Timing>, EngineError>;
+}
+
+/// A model that others are timed beside.
+pub trait Timing {
+    /// The time that one run of a model takes, as a share of what the original takes; both are run in turns. It is not the same each time.
+    fn share(&mut self, model: &Model) -> Result<f64, EngineError>;
+}
+
 /// Why an engine does not run a model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {

@@ -43,7 +43,7 @@ mod testing;
 
 pub use calibration::{Calibration, Forecast, SampleError, Samples};
 pub use driver::{Driver, DriverError, NoObserver, Observer, Outcome, PassReport, Patched, Refusal, Size};
-pub use engine::{Engine, EngineError, Runnable, Tensors};
+pub use engine::{Engine, EngineError, Runnable, Stopwatch, Tensors, Timing};
 pub use linear::{Bias, Linear};
 pub use pass::{Changes, Context, Layer, Pass, PassError, Rule, RuleContext, Shape, Skip, Step, Transform};
 pub use registry::{Entry, PASSES, StepConfig, find, suggest};

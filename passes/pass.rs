@@ -13,7 +13,7 @@ use planish_ir::{
 
 use serde::Serialize;
 
-use crate::{Calibration, Engine, EngineError, InMemory, SampleError, Target, Weights};
+use crate::{Calibration, Engine, EngineError, InMemory, SampleError, Stopwatch, Target, Weights};
 
 /// A configured pass. Its type is also its configuration in a pipeline file.
 pub trait Pass: Send + Sync {
@@ -96,6 +96,8 @@ pub struct Context<'a> {
     pub engine: Option<&'a dyn Engine>,
     /// Calibration samples and who runs them, if the user gave any.
     pub calibration: Option<&'a Calibration<'a>>,
+    /// Times models; `None` where a command has to give the same result each time.
+    pub stopwatch: Option<&'a dyn Stopwatch>,
     /// Reads large weights.
     pub weights: &'a dyn Weights,
     /// What inference found out of the model, with all sizes open. Proofs, unlike the types in the graph.
@@ -125,6 +127,7 @@ impl Context<'_> {
         Context {
             engine: None,
             calibration: None,
+            stopwatch: None,
             weights: &InMemory,
             facts: &NOTHING,
             target: Target::Generic,

@@ -177,6 +177,7 @@ fn run_calibrated(
     let driver = Driver {
         engine: None,
         calibration,
+        stopwatch: None,
         weights: &crate::InMemory,
         target,
         stop_after: None,

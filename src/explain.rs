@@ -289,6 +289,7 @@ mod tests {
         let driver = Driver {
             engine: None,
             calibration: None,
+            stopwatch: None,
             weights: &InMemory,
             target: Default::default(),
             stop_after: None,

@@ -89,6 +89,8 @@ impl Trial<'_> {
             // As for compilation: constants are folded by the built-in engine, whoever verifies.
             engine: Some(&Tract),
             calibration: self.calibration,
+            // What is tried again and again has to give the same each time.
+            stopwatch: None,
             weights: self.weights,
             target: self.target,
             stop_after,

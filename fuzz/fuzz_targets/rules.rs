@@ -21,6 +21,7 @@ fuzz_target!(|rules: &str| {
     let driver = Driver {
         engine: None,
         calibration: None,
+        stopwatch: None,
         weights: &InMemory,
         target: Target::OnnxruntimeCpu,
         stop_after: Some(200),

@@ -271,6 +271,11 @@ impl<'a> Fitting<'a> {
         Ok((self.apply(&self.patches(removed, &refit)?)?, fits))
     }
 
+    /// The model without some channels and with the weights behind them as they were: only its shapes mean something.
+    pub(super) fn shaped(&self, removed: &Removed) -> Result<Model, PassError> {
+        self.apply(&self.patches(removed, &Refit::default())?)
+    }
+
     fn calibration(&self) -> Result<&'a Calibration<'a>, PassError> {
         self.calibration.ok_or_else(|| PassError::Precondition("there are no samples".to_owned()))
     }

@@ -7,6 +7,7 @@ mod drop_layers;
 mod eliminate;
 mod fitting;
 mod groups;
+mod latency;
 mod moments;
 mod normalized;
 #[expect(clippy::module_inception, reason = "a pass has a file of its name")]

@@ -13,7 +13,8 @@
 //! Which channels go within a class follows from the second moments of what its readers read. How many go in each class follows from
 //! what that does to the outputs, on samples that were held out, and from what it saves: first measured by taking a quarter out of each
 //! class alone, then by what taking less or more of it would do to the model that came of that. The channels of heads are first turned
-//! into the basis in which the last of them matter least, as `low-rank-attention` does; of these the last ones go.
+//! into the basis in which the last of them matter least, as `low-rank-attention` does; of these the last ones go. A `latency` is reached
+//! by timing models of the shapes that budgets of MACs lead to.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,7 @@ use super::{
     criterion::Criterion,
     fitting::{Fitting, Removed},
     groups::{Asked, Group, Kind},
+    latency::Latency,
     search::Search,
     turned::Turned,
     unshare::unshare,
@@ -50,6 +52,10 @@ pub struct Prune {
     /// Share of the bytes of the weights to keep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
+    /// Share of the time to keep that one run takes in onnxruntime on the first sample. The one budget that is measured, and not the same in
+    /// each run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<f64>,
     /// What may go.
     pub units: Vec<Kind>,
     /// In which order channels go.
@@ -70,6 +76,7 @@ impl Default for Prune {
             macs: None,
             params: None,
             bytes: None,
+            latency: None,
             units: vec![Kind::Channels, Kind::Heads, Kind::Neurons, Kind::HeadChannels],
             criterion: Criterion::default(),
             round_to: 8,
@@ -87,14 +94,15 @@ impl Pass for Prune {
 }
 
 impl Prune {
+    /// That for a latency is found later.
     fn budget(&self) -> Result<Budget, PassError> {
-        let (budget, share) = match (self.macs, self.params, self.bytes) {
-            (Some(share), None, None) => (Budget::Macs(share), share),
-            (None, Some(share), None) => (Budget::Parameters(share), share),
-            (None, None, Some(share)) => (Budget::Bytes(share), share),
+        let (budget, share) = match (self.macs, self.params, self.bytes, self.latency) {
+            (Some(share), None, None, None) | (None, None, None, Some(share)) => (Budget::Macs(share), share),
+            (None, Some(share), None, None) => (Budget::Parameters(share), share),
+            (None, None, Some(share), None) => (Budget::Bytes(share), share),
             _ => {
-                let message = "give one budget, the share that is kept: `- prune: {macs: 0.5}`, `{params: 0.5}` or \
-                               `{bytes: 0.5}`";
+                let message = "give one budget, the share that is kept: `- prune: {macs: 0.5}`, `{params: 0.5}`, `{bytes: 0.5}` or \
+                               `{latency: 0.5}`";
                 return Err(PassError::Precondition(message.to_owned()));
             }
         };
@@ -123,6 +131,7 @@ impl Transform for Prune {
 impl Prune {
     fn prune(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let budget = self.budget()?;
+        let latency = self.latency.map(|share| Latency::new(share, model, cx)).transpose()?;
         let calibration = cx.calibration;
         let bindings = match calibration {
             Some(c) => {
@@ -162,8 +171,15 @@ impl Prune {
                 format!("the {} of the model are not known; give its open sizes with --dim NAME=N", budget.what());
             return Err(PassError::Precondition(why));
         }
-        let search =
-            Search { groups: &groups, curves: &curves, fitting: &fitting, held: held.as_ref(), costs: &costs, budget };
+        let search = Search {
+            groups: &groups,
+            curves: &curves,
+            fitting: &fitting,
+            held: held.as_ref(),
+            costs: &costs,
+            budget,
+            latency,
+        };
         let chosen = search.run(self.round_to, &mut changes.notes)?;
         let mut removed = Removed::new();
         let mut shares = BTreeMap::new();
@@ -194,7 +210,7 @@ impl Prune {
         changes.notes.insert(0, summary);
         changes.notes.extend(finished.notes);
         let asked = budget.share();
-        if kept > asked + 0.02 {
+        if self.latency.is_none() && kept > asked + 0.02 {
             changes.notes.push(format!("{:.1} % were asked for: no more can be taken out", 100.0 * asked));
         }
         changes.patches = finished.patches;

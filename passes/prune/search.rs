@@ -12,6 +12,7 @@ use super::{
     eliminate::Curve,
     fitting::{Fits, Fitting, Removed},
     groups::Group,
+    latency::{Found, Latency},
 };
 use crate::{PassError, reconstruct::Held};
 
@@ -33,6 +34,8 @@ pub(super) struct Search<'a> {
     pub(super) held: Option<&'a Held>,
     pub(super) costs: &'a Costs,
     pub(super) budget: Budget,
+    /// Asked for instead of the budget, which is then one of MACs.
+    pub(super) latency: Option<Latency<'a>>,
 }
 
 /// A group, its curve, and how many of its channels go.
@@ -73,12 +76,16 @@ impl<'a> Search<'a> {
         }
         drop(near);
         let Some(held) = self.held else {
-            let chosen = self.allocate(&open);
+            let chosen = self.allocate(&open, self.budget);
             return Ok(taken(&open, &chosen));
+        };
+        let budget = match &self.latency {
+            Some(latency) => Budget::Macs(self.budget_for(latency, &open)?.macs),
+            None => self.budget,
         };
         let mut best: Option<(f64, Vec<usize>)> = None;
         for round in 0..=ROUNDS {
-            let chosen = self.allocate(&open);
+            let chosen = self.allocate(&open, budget);
             // The same again would be measured the same.
             if chosen.iter().all(|&at| at == 0) || best.as_ref().is_some_and(|b| b.1 == chosen) {
                 best.get_or_insert((0.0, chosen));
@@ -93,7 +100,33 @@ impl<'a> Search<'a> {
                 best = Some((error, chosen));
             }
         }
-        Ok(taken(&open, &best.map(|b| b.1).unwrap_or_default()))
+        let mut chosen = best.map(|b| b.1).unwrap_or_default();
+        if let Some(latency) = &self.latency {
+            let mut found =
+                Found { macs: budget.share(), time: latency.of(&self.fitting.shaped(&removed(&open, &chosen))?)? };
+            // Other factors lead to other shapes.
+            if found.time > latency.share {
+                found = self.budget_for(latency, &open)?;
+                chosen = self.allocate(&open, Budget::Macs(found.macs));
+            }
+            notes.push(format!(
+                "it takes {:.1} % of the time that the model took before, by {} on the first sample, for the {:.1} % that were asked for; \
+                 times are not the same in each run: for the same model, ask for its MACs, `prune: {{macs: {}}}`",
+                100.0 * found.time,
+                latency.tool,
+                100.0 * latency.share,
+                found.macs,
+            ));
+        }
+        Ok(taken(&open, &chosen))
+    }
+
+    /// The MACs with which the model takes as long as asked.
+    fn budget_for(&self, latency: &Latency<'_>, open: &[Open<'_>]) -> Result<Found, PassError> {
+        latency.budget(|macs| {
+            let chosen = self.allocate(open, Budget::Macs(macs));
+            self.fitting.shaped(&removed(open, &chosen))
+        })
     }
 
     /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
@@ -137,13 +170,13 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn allocate(&self, open: &[Open<'_>]) -> Vec<usize> {
+    fn allocate(&self, open: &[Open<'_>], budget: Budget) -> Vec<usize> {
         let candidate = |o: &Open<'_>| Candidate {
             class: o.group.class,
             size: o.group.size,
             steps: o.counts.iter().map(|&k| (k, o.factor * o.local(k))).collect(),
         };
-        allocate(&open.iter().map(candidate).collect::<Vec<_>>(), self.costs, self.budget)
+        allocate(&open.iter().map(candidate).collect::<Vec<_>>(), self.costs, budget)
     }
 
     /// Measures all factors at a model that loses `error`: half of what goes comes back, or an eighth of a class goes that is whole.

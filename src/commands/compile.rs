@@ -10,7 +10,7 @@ use crate::{
     blame,
     cli::Compile,
     data::Samples,
-    engine::tract::Tract,
+    engine::{ort::Stopwatch, tract::Tract},
     equivalence,
     explain::{Explainer, Explanation},
     failure::{Failure, Kind, OrFail, Result},
@@ -147,10 +147,12 @@ fn compile(
     let mut samples = recipe::samples(&args.recipe, pipeline, file)?;
     let calibrator = recipe::Calibrator::new(&args.recipe, pipeline, &file.model, &mut samples, file)?;
     let explainer = args.explain.as_deref().map(|pattern| Explainer::new(pattern, &file.model, progress));
+    let stopwatch = Stopwatch::new(args.recipe.run.onnxruntime_lib.clone());
     let driver = Driver {
         // Constants are folded by the built-in engine, whoever verifies: the result must not depend on that choice.
         engine: Some(&Tract),
         calibration: calibrator.on(&samples, progress),
+        stopwatch: Some(&stopwatch),
         weights: file,
         target: pipeline.target,
         stop_after: args.stop_after,

@@ -66,6 +66,7 @@ fn with_initializers(model: &Model) -> Result<Model> {
     let driver = Driver {
         engine: None,
         calibration: None,
+        stopwatch: None,
         weights: &InMemory,
         target: Target::Generic,
         stop_after: None,

@@ -68,6 +68,7 @@ fn run_for(
     let driver = Driver {
         engine: Some(&Tract),
         calibration: Some(calibration).filter(|_| !samples.is_empty()),
+        stopwatch: None,
         weights: &InMemory,
         target,
         stop_after: None,

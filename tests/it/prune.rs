@@ -6,11 +6,11 @@ use planish::{
     equivalence::compare,
     pipeline::Verify,
 };
-use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
-use planish_passes::{Outcome, Target};
+use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor, cost, text};
+use planish_passes::{EngineError, Outcome, Stopwatch, Target, Tensors, Timing};
 use serde_json::{Value, json};
 
-use crate::support::compress;
+use crate::support::{compress, compress_by};
 
 /// Convolutions with a skip, and a classifier behind them.
 const NET: &str = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,5] y)
@@ -104,6 +104,52 @@ fn the_budget_is_kept_to() {
     let outcome = prune(&mut model, json!({"macs": 0.5, "round_to": 1}));
     let kept = outcome.after.macs as f64 / outcome.before.macs as f64;
     assert!((0.3..=0.5).contains(&kept), "{kept}: {:?}", outcome.passes[0].notes);
+}
+
+/// Takes a fifth of the time for nothing, and the rest for the MACs.
+struct Counts;
+
+impl Stopwatch for Counts {
+    fn tool(&self) -> Result<String, EngineError> {
+        Ok("counting".to_owned())
+    }
+
+    fn beside(&self, original: &Model, _: &Tensors) -> Result<Box<dyn Timing>, EngineError> {
+        Ok(Box::new(Counted(macs(original))))
+    }
+}
+
+struct Counted(f64);
+
+impl Timing for Counted {
+    fn share(&mut self, model: &Model) -> Result<f64, EngineError> {
+        Ok(0.2 + 0.8 * macs(model) / self.0)
+    }
+}
+
+fn macs(model: &Model) -> f64 {
+    cost::cost(model, &[("N".to_owned(), 1)].into()).macs as f64
+}
+
+#[test]
+fn a_latency_is_reached_by_what_is_timed() {
+    let original = planish_ir::text::parse(NET).unwrap();
+    let samples = samples(&original, 1);
+    let compress = |stopwatch: Option<&dyn Stopwatch>, config: Value| {
+        let mut model = original.clone();
+        let outcome = compress_by(stopwatch, &mut model, "prune", config, Target::default(), &samples);
+        outcome.map(|outcome| (model, outcome.passes[0].notes.join("\n")))
+    };
+    let (timed, notes) = compress(Some(&Counts), json!({"latency": 0.6, "round_to": 1})).unwrap();
+    let kept = macs(&timed) / macs(&original);
+    assert!((0.3..=0.5).contains(&kept), "{kept}: {notes}");
+    // What the report says to ask for gives the same model.
+    let (_, share) = notes.split_once("`prune: {macs: ").expect(&notes);
+    let share: f64 = share.split_once('}').unwrap().0.parse().unwrap();
+    let (counted, _) = compress(None, json!({"macs": share, "round_to": 1})).unwrap();
+    assert_eq!(text::print(&timed), text::print(&counted), "{notes}");
+    let refused = compress(None, json!({"latency": 0.6})).unwrap_err().to_string();
+    assert!(refused.contains("give the budget of MACs"), "{refused}");
 }
 
 /// Four heads of eight channels.

@@ -8,7 +8,7 @@ use planish::{
     engine::{ort::OnnxRuntime, tract::Tract},
 };
 use planish_ir::Model;
-use planish_passes::{Calibration, Driver, InMemory, NoObserver, Outcome, Target, find};
+use planish_passes::{Calibration, Driver, DriverError, InMemory, NoObserver, Outcome, Stopwatch, Target, find};
 use serde_json::Value;
 
 /// The models in `fixtures/models`, by name.
@@ -87,15 +87,28 @@ pub(crate) fn onnxruntime() -> Option<OnnxRuntime> {
 
 /// The model after a pass that looks at samples, run by the embedded engine, and what was said.
 pub(crate) fn compress(model: &mut Model, pass: &str, config: Value, target: Target, samples: &Samples) -> Outcome {
+    compress_by(None, model, pass, config, target, samples).unwrap()
+}
+
+/// The same with something that times models.
+pub(crate) fn compress_by(
+    stopwatch: Option<&dyn Stopwatch>,
+    model: &mut Model,
+    pass: &str,
+    config: Value,
+    target: Target,
+    samples: &Samples,
+) -> Result<Outcome, DriverError> {
     let calibration = Calibration { engine: &Tract, samples, memory: 1 << 28, watch: &NoObserver, store: None };
     let driver = Driver {
         engine: None,
         calibration: Some(calibration),
+        stopwatch,
         weights: &InMemory,
         target,
         stop_after: None,
         bindings: [("N".to_owned(), 1)].into(),
         observer: &NoObserver,
     };
-    driver.run(model, &[find(pass).unwrap().configured(config).unwrap()]).unwrap()
+    driver.run(model, &[find(pass).unwrap().configured(config).unwrap()])
 }

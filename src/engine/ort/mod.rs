@@ -6,6 +6,7 @@
 
 mod library;
 mod pool;
+mod stopwatch;
 mod value;
 
 use std::{path::Path, sync::OnceLock};
@@ -27,6 +28,7 @@ use tempfile::TempDir;
 
 use super::program::{Program, failed};
 use pool::Pool;
+pub use stopwatch::Stopwatch;
 
 /// A larger message goes through a temporary file with its weights beside it: what is given in memory is copied twice,
 /// and nothing above 2 GB can be given in memory at all.
