@@ -99,6 +99,7 @@ pub static PASSES: &[Entry] = &[
     entry!("simplify", "clean/simplify.rs", clean::Simplify),
     entry!("slices", "clean/slices.rs", clean::Slices),
     entry!("smooth-quant", "quantize/smooth_quant.rs", quantize::SmoothQuant),
+    entry!("sparse-initializers", "convert/sparse_initializers.rs", convert::SparseInitializers),
     entry!("sparsify", "prune/sparsify.rs", prune::Sparsify),
     entry!("spatial-svd", "factorize/spatial_svd.rs", factorize::SpatialSvd),
     entry!("tables", "clean/tables.rs", clean::Tables),

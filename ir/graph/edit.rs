@@ -245,6 +245,13 @@ impl Graph {
         }
     }
 
+    /// Gives a constant a sparse form.
+    pub(crate) fn set_sparse(&mut self, id: ValueId, tensor: crate::SparseTensor) {
+        if let Some(v) = self.value_mut(id) {
+            v.def = Def::SparseConstant(Box::new(tensor));
+        }
+    }
+
     /// The subgraphs of a node, in the order of [`Attrs::graphs`](crate::Attrs::graphs).
     pub(crate) fn subgraphs_mut(&mut self, id: NodeId) -> impl Iterator<Item = &mut Graph> {
         self.node_mut(id).into_iter().flat_map(|n| n.attrs.graphs_mut())

@@ -174,6 +174,13 @@ impl Patch {
                         return Err(PatchError::NotConstant(v.name.clone()));
                     }
                 }
+                Edit::SetSparse { value: v, tensor } => {
+                    let v = value(*v)?;
+                    let Def::Constant(dense) = &v.def else { return Err(PatchError::NotConstant(v.name.clone())) };
+                    if (dense.dtype(), dense.dims()) != (tensor.values.dtype(), &*tensor.dims) {
+                        return Err(PatchError::NotConstant(v.name.clone()));
+                    }
+                }
                 Edit::RemoveNode(n) => {
                     let n = node(*n)?;
                     let read = |v: &ValueId| match replaced.contains(v) {
@@ -374,6 +381,7 @@ impl<'g> Run<'g> {
                 });
                 self.applied.touched.extend(readers);
             }
+            Edit::SetSparse { value, tensor } => self.graph.set_sparse(value, tensor),
             Edit::RemoveNode(id) => self.remove(id),
             Edit::RemoveValue(v) => self.graph.remove_value(v),
             Edit::DropOutput { node, value } => {

@@ -8,7 +8,7 @@ mod apply;
 mod inline;
 mod narrow;
 
-use crate::{Attrs, Graph, NodeId, OpName, Tensor, Type, ValueId};
+use crate::{Attrs, Graph, NodeId, OpName, SparseTensor, Tensor, Type, ValueId};
 use inline::Inlined;
 
 pub use apply::{Applied, PatchError, Removed};
@@ -75,6 +75,7 @@ pub(crate) enum Edit {
     SetOp { node: NodeId, op: OpName },
     SetType { value: ValueId, ty: Type },
     SetTensor { value: ValueId, tensor: Tensor },
+    SetSparse { value: ValueId, tensor: SparseTensor },
     RemoveNode(NodeId),
     RemoveValue(ValueId),
     DropOutput { node: NodeId, value: ValueId },
@@ -186,6 +187,11 @@ impl Patch {
     /// [`Patch::replace`], the new type need not fit the old one: the patch has to bring the readers along.
     pub fn set_tensor(&mut self, value: ValueId, tensor: Tensor) {
         self.edits.push(Edit::SetTensor { value, tensor });
+    }
+
+    /// A constant is stored in sparse form; its type has to stay, and so have its elements.
+    pub fn set_sparse(&mut self, value: ValueId, tensor: SparseTensor) {
+        self.edits.push(Edit::SetSparse { value, tensor });
     }
 
     /// Removes a node that nobody reads, or whose outputs the patch has replaced before.

@@ -11,7 +11,8 @@
 //!
 //! **What is asked for** is `sparsity`, the share of each weight that becomes zero, or `pattern`, such as `2:4`: along the channels that
 //! are summed over, in each tap of a convolution, as sparse tensor cores want it. Shapes stay, and so does the time that runtimes take which
-//! do not look for zeros. Later quantization keeps zeros, except in two levels, which have none.
+//! do not look for zeros. Later quantization keeps zeros, except in two levels, which have none; `sparse-initializers` stores them for less
+//! where they are many.
 //!
 //! **Which weights go** is `method`: the smallest (`magnitude`), the smallest after multiplication with the root mean square of their
 //! inputs (`wanda`), or those whose loss the others make up for best (`sparsegpt`, the default where there is calibration data; it also

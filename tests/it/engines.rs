@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{failure, onnxruntime, planish, stdout};
+use crate::support::{failure, fixture, onnxruntime, planish, stdout};
 
 /// tract has no Loop.
 const LOOP: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
@@ -13,6 +13,27 @@ g (float[2] x, int64 n) => (float[2] y) <bool go = {1}> {
         w = Add(same, same)
     }>
 }"#;
+
+/// Nine of ten weights are zero, and so is most of the file saved. Tolerance: none, as all engines make the constants dense again.
+#[test]
+fn sparse_constants_are_run_as_what_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fixture("models/mnist_cnn.onnx");
+    let compile = |name: &str, last: &str| {
+        let (recipe, out) = (folder.path().join("p.yaml"), folder.path().join(name));
+        let passes =
+            format!("version: 1\npasses: [simplify, {{sparsify: {{sparsity: 0.9, method: magnitude}}}}{last}]\n");
+        fs::write(&recipe, passes + "verify: {engine: off}\n").unwrap();
+        planish().arg("compile").arg(&model).arg("--pipeline").arg(&recipe).arg("-o").arg(&out).assert().success();
+        out
+    };
+    let (dense, sparse) = (compile("dense.onnx", ""), compile("sparse.onnx", ", sparse-initializers"));
+    let size = |path: &std::path::Path| fs::metadata(path).unwrap().len();
+    assert!(size(&sparse) * 10 < size(&dense) * 5, "{} of {} bytes", size(&sparse), size(&dense));
+    for engine in ["tract", "onnxruntime"].into_iter().take(1 + usize::from(onnxruntime().is_some())) {
+        stdout(planish().arg("verify").arg(&dense).arg(&sparse).args(["--engine", engine, "--max-abs", "0"]));
+    }
+}
 
 #[test]
 fn onnxruntime_runs_what_tract_cannot_if_it_is_there() {
