@@ -18,8 +18,9 @@ if [ ! -d "$PLANISH_NODE_TESTS" ]; then
     "$venv/bin/python" tests/operators.py --write "$PLANISH_NODE_TESTS.part"
     mv "$PLANISH_NODE_TESTS.part" "$PLANISH_NODE_TESTS"
 fi
+# Builds the program too, which is run below: `cargo build` would build most dependencies again, without the features that tests add.
+cargo test --workspace --locked --no-run
 cargo test --workspace --locked "$@"
-cargo build --locked
 "$venv/bin/python" tests/operators.py target/debug/planish
 "$venv/bin/python" tests/schemas.py target/debug/planish
 "$venv/bin/python" tests/shapes.py target/debug/planish --operators fixtures/models/*.onnx

@@ -109,8 +109,9 @@ impl<'a> Search<'a> {
                 found = self.budget_for(latency, &open)?;
                 chosen = self.allocate(&open, Budget::Macs(found.macs));
             }
+            let missed = if found.time > latency.share { ", as no more can be taken out" } else { "" };
             notes.push(format!(
-                "it takes {:.1} % of the time that the model took before, by {} on the first sample, for the {:.1} % that were asked for; \
+                "it takes {:.1} % of the time that the model took before, by {} on the first sample, for the {:.1} % that were asked for{missed}; \
                  times are not the same in each run: for the same model, ask for its MACs, `prune: {{macs: {}}}`",
                 100.0 * found.time,
                 latency.tool,
