@@ -86,11 +86,11 @@ mod tests {
     #[test]
     fn it_is_the_largest_budget_that_takes_no_longer() {
         let mut asked = 0;
-        let found = largest(0.6, |macs| {
+        let found = largest(0.625, |macs| {
             asked += 1;
-            Ok(0.2 + 0.8 * macs)
+            Ok(0.25 + 0.75 * macs)
         });
-        assert_eq!(found.unwrap(), Found { macs: 0.5, time: 0.2 + 0.8 * 0.5 });
+        assert_eq!(found.unwrap(), Found { macs: 0.5, time: 0.625 });
         assert!(asked <= 8, "{asked}");
         // Everything may stay, and nothing can be fast enough.
         assert_eq!(largest(1.0, |_| Ok(1.0)).unwrap().macs, 1.0);
