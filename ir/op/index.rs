@@ -1,4 +1,4 @@
-//! Where the table's lines are, by a hash: nearly all that planish does begins with a look into the table, often a hundred times a node.
+//! Where the table's lines are, by a hash: nearly all that planish does begins with a look into the table.
 
 use super::{OpSpec, TABLE};
 
@@ -44,7 +44,7 @@ const fn slot_of(domain: &str, name: &str) -> usize {
     (hash ^ (hash >> 32)) as usize % SLOTS
 }
 
-/// FNV-1a, the best known hash for keys as short as these.
+/// FNV-1a, which is short enough to be computed at compile time.
 const fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
     let mut i = 0;
     while i < bytes.len() {

@@ -5,28 +5,22 @@
 
 use planish_ir::Model;
 
-use crate::{Context, EngineError, PassError, Stopwatch, Tensors};
+use crate::{Context, PassError, Stopwatch, Tensors, Timing};
 
 /// Budgets that are tried are multiples of one over this, so that they can be written down.
-const PARTS: u32 = 200;
+const PARTS: f64 = 200.0;
+
+/// How many budgets are gone through with, at most: the factors that are measured on the way lead to other shapes than the first ones.
+pub(super) const TRIES: usize = 4;
 
 /// A share of the time that the model takes now.
 pub(super) struct Latency<'a> {
     /// The share that is asked for.
     pub(super) share: f64,
-    pub(super) tool: String,
+    tool: String,
     stopwatch: &'a dyn Stopwatch,
     original: &'a Model,
     sample: Tensors,
-}
-
-/// Where a search for a budget ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Found {
-    /// Share of the MACs that are kept.
-    pub(super) macs: f64,
-    /// Share of the time that this takes.
-    pub(super) time: f64,
 }
 
 impl<'a> Latency<'a> {
@@ -37,7 +31,7 @@ impl<'a> Latency<'a> {
                        MACs that `planish compile` reported for it: `- prune: {macs: SHARE}`";
             PassError::Precondition(why.to_owned())
         })?;
-        let tool = stopwatch.tool().map_err(|e: EngineError| {
+        let tool = stopwatch.tool().map_err(|e| {
             PassError::Precondition(format!(
                 "a latency is measured in onnxruntime: {e}. Or give another budget: `- prune: {{macs: {share}}}`"
             ))
@@ -46,37 +40,40 @@ impl<'a> Latency<'a> {
         Ok(Latency { share, tool, stopwatch, original, sample })
     }
 
-    /// The largest budget with which the model that it leads to takes no longer than asked; the smallest there is, if even that takes
-    /// longer.
-    pub(super) fn budget(&self, shaped: impl Fn(f64) -> Result<Model, PassError>) -> Result<Found, PassError> {
-        let mut timing = self.stopwatch.beside(self.original, &self.sample)?;
-        largest(self.share, |macs| Ok(timing.share(&shaped(macs)?)?))
+    /// Times models beside the original.
+    pub(super) fn beside(&self) -> Result<Box<dyn Timing>, PassError> {
+        Ok(self.stopwatch.beside(self.original, &self.sample)?)
     }
 
-    /// The share of the time that a model takes.
-    pub(super) fn of(&self, model: &Model) -> Result<f64, PassError> {
-        Ok(self.stopwatch.beside(self.original, &self.sample)?.share(model)?)
+    /// What the report says of a model that takes such a share of the time, and came of such a budget of MACs.
+    pub(super) fn said(&self, time: f64, macs: f64) -> String {
+        let missed = if time > self.share { ", which were not reached" } else { "" };
+        format!(
+            "it takes {:.1} % of the time that the model took before, by {} on the first sample, for the {:.1} % that were asked for{missed}; \
+             times are not the same in each run: for the same model, ask for its MACs, `prune: {{macs: {macs}}}`",
+            100.0 * time,
+            self.tool,
+            100.0 * self.share,
+        )
     }
 }
 
+/// The largest budget of MACs whose model takes no longer than a share of the time; the smallest there is, if even that takes longer.
 /// Halves what is in question again and again: time is taken to grow with the MACs, which it does but for what disturbs it.
-fn largest(wanted: f64, mut time: impl FnMut(f64) -> Result<f64, PassError>) -> Result<Found, PassError> {
-    let share = |parts: u32| f64::from(parts) / f64::from(PARTS);
-    let (mut enough, mut too_many) = (0, PARTS + 1);
-    let mut best = None;
-    while too_many - enough > 1 {
-        let middle = enough.midpoint(too_many);
-        let found = Found { macs: share(middle), time: time(share(middle))? };
-        if found.time <= wanted {
-            (enough, best) = (middle, Some(found));
-        } else {
-            too_many = middle;
-        }
+pub(super) fn largest(wanted: f64, mut time: impl FnMut(f64) -> Result<f64, PassError>) -> Result<f64, PassError> {
+    let (mut enough, mut too_many) = (0.0, PARTS + 1.0);
+    while too_many - enough > 1.0 {
+        let middle = f64::midpoint(enough, too_many).floor();
+        let fits = time(middle / PARTS)? <= wanted;
+        *(if fits { &mut enough } else { &mut too_many }) = middle;
     }
-    match best {
-        Some(found) => Ok(found),
-        None => Ok(Found { macs: share(1), time: time(share(1))? }),
-    }
+    Ok(enough.max(1.0) / PARTS)
+}
+
+/// A budget that is smaller by a factor, and by a step at least; the smallest stays.
+pub(super) fn less(macs: f64, factor: f64) -> f64 {
+    let parts = (macs * PARTS).round();
+    (parts * factor).floor().min(parts - 1.0).max(1.0) / PARTS
 }
 
 #[cfg(test)]
@@ -90,10 +87,15 @@ mod tests {
             asked += 1;
             Ok(0.25 + 0.75 * macs)
         });
-        assert_eq!(found.unwrap(), Found { macs: 0.5, time: 0.625 });
+        assert_eq!(found.unwrap(), 0.5);
         assert!(asked <= 8, "{asked}");
         // Everything may stay, and nothing can be fast enough.
-        assert_eq!(largest(1.0, |_| Ok(1.0)).unwrap().macs, 1.0);
-        assert_eq!(largest(0.1, |_| Ok(0.3)).unwrap(), Found { macs: 0.005, time: 0.3 });
+        assert_eq!(largest(1.0, |_| Ok(1.0)).unwrap(), 1.0);
+        assert_eq!(largest(0.1, |_| Ok(0.3)).unwrap(), 0.005);
+    }
+
+    #[test]
+    fn a_smaller_budget_can_be_written_down() {
+        assert_eq!([less(0.5, 0.75), less(0.5, 0.999), less(0.5, 2.0), less(0.005, 0.5)], [0.375, 0.495, 0.495, 0.005]);
     }
 }

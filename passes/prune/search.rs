@@ -12,7 +12,7 @@ use super::{
     eliminate::Curve,
     fitting::{Fits, Fitting, Removed},
     groups::Group,
-    latency::{Found, Latency},
+    latency::{self, Latency},
 };
 use crate::{PassError, reconstruct::Held};
 
@@ -42,6 +42,7 @@ pub(super) struct Search<'a> {
 pub(super) type Taken<'a> = (&'a Group, &'a Curve, u64);
 
 /// A group of which something may go.
+#[derive(Clone)]
 struct Open<'a> {
     group: &'a Group,
     curve: &'a Curve,
@@ -79,55 +80,51 @@ impl<'a> Search<'a> {
             let chosen = self.allocate(&open, self.budget);
             return Ok(taken(&open, &chosen));
         };
-        let budget = match &self.latency {
-            Some(latency) => Budget::Macs(self.budget_for(latency, &open)?.macs),
-            None => self.budget,
+        let Some(latency) = &self.latency else {
+            let chosen = self.refine(held, &mut open, self.budget)?;
+            return Ok(taken(&open, &chosen));
         };
+        let mut timing = latency.beside()?;
+        let mut macs = latency::largest(latency.share, |macs| {
+            let chosen = self.allocate(&open, Budget::Macs(macs));
+            Ok(timing.share(&self.fitting.shaped(&removed(&open, &chosen))?)?)
+        })?;
+        let mut tries = 0;
+        loop {
+            // From the same start for each budget, so that the budget alone tells what comes of it.
+            let mut refined = open.clone();
+            let chosen = self.refine(held, &mut refined, Budget::Macs(macs))?;
+            let time = timing.share(&self.fitting.shaped(&removed(&refined, &chosen))?)?;
+            let less = latency::less(macs, latency.share / time);
+            tries += 1;
+            if time <= latency.share || tries == latency::TRIES || less == macs {
+                notes.push(latency.said(time, macs));
+                return Ok(taken(&refined, &chosen));
+            }
+            macs = less;
+        }
+    }
+
+    /// The best choice for a budget, with factors that are measured where the last ones led.
+    fn refine(&self, held: &Held, open: &mut [Open<'_>], budget: Budget) -> Result<Vec<usize>, PassError> {
         let mut best: Option<(f64, Vec<usize>)> = None;
         for round in 0..=ROUNDS {
-            let chosen = self.allocate(&open, budget);
+            let chosen = self.allocate(open, budget);
             // The same again would be measured the same.
             if chosen.iter().all(|&at| at == 0) || best.as_ref().is_some_and(|b| b.1 == chosen) {
                 best.get_or_insert((0.0, chosen));
                 break;
             }
-            let (error, fits) = self.fitting.probe(&removed(&open, &chosen), held, &Fits::new())?;
+            let (error, fits) = self.fitting.probe(&removed(open, &chosen), held, &Fits::new())?;
             if round < ROUNDS {
-                let near = self.fitting.near(&removed(&open, &chosen), held, &fits)?;
-                self.measure_around(&near, &mut open, &chosen, error, &fits)?;
+                let near = self.fitting.near(&removed(open, &chosen), held, &fits)?;
+                self.measure_around(&near, open, &chosen, error, &fits)?;
             }
             if best.as_ref().is_none_or(|b| error < b.0) {
                 best = Some((error, chosen));
             }
         }
-        let mut chosen = best.map(|b| b.1).unwrap_or_default();
-        if let Some(latency) = &self.latency {
-            let mut found =
-                Found { macs: budget.share(), time: latency.of(&self.fitting.shaped(&removed(&open, &chosen))?)? };
-            // Other factors lead to other shapes.
-            if found.time > latency.share {
-                found = self.budget_for(latency, &open)?;
-                chosen = self.allocate(&open, Budget::Macs(found.macs));
-            }
-            let missed = if found.time > latency.share { ", as no more can be taken out" } else { "" };
-            notes.push(format!(
-                "it takes {:.1} % of the time that the model took before, by {} on the first sample, for the {:.1} % that were asked for{missed}; \
-                 times are not the same in each run: for the same model, ask for its MACs, `prune: {{macs: {}}}`",
-                100.0 * found.time,
-                latency.tool,
-                100.0 * latency.share,
-                found.macs,
-            ));
-        }
-        Ok(taken(&open, &chosen))
-    }
-
-    /// The MACs with which the model takes as long as asked.
-    fn budget_for(&self, latency: &Latency<'_>, open: &[Open<'_>]) -> Result<Found, PassError> {
-        latency.budget(|macs| {
-            let chosen = self.allocate(open, Budget::Macs(macs));
-            self.fitting.shaped(&removed(open, &chosen))
-        })
+        Ok(best.map(|b| b.1).unwrap_or_default())
     }
 
     /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
