@@ -23,6 +23,8 @@ pub enum PatchError {
     Used(String),
     #[error("the value {0:?} is no constant and cannot get a tensor")]
     NotConstant(String),
+    #[error("the sparse form of {0:?} has another type, or not one place for each of its elements")]
+    SparseForm(String),
     #[error("the value {0:?} cannot be removed: it is no unread constant")]
     NotRemovable(String),
     #[error("the model imports version {present} of the operator set {domain:?}, but version {wanted} is needed")]
@@ -177,8 +179,9 @@ impl Patch {
                 Edit::SetSparse { value: v, tensor } => {
                     let v = value(*v)?;
                     let Def::Constant(dense) = &v.def else { return Err(PatchError::NotConstant(v.name.clone())) };
-                    if (dense.dtype(), dense.dims()) != (tensor.values.dtype(), &*tensor.dims) {
-                        return Err(PatchError::NotConstant(v.name.clone()));
+                    let is_same = (dense.dtype(), dense.dims()) == (tensor.values.dtype(), &*tensor.dims);
+                    if !is_same || tensor.indices.dims().first() != tensor.values.dims().first() {
+                        return Err(PatchError::SparseForm(v.name.clone()));
                     }
                 }
                 Edit::RemoveNode(n) => {

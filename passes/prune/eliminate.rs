@@ -18,7 +18,7 @@ use faer::{
     },
 };
 
-use crate::reconstruct::{Factor, ridge};
+use crate::reconstruct::{Factor, dot, ridge};
 
 /// Squared partial correlation above which two channels do not go in the same step.
 const TIE: f64 = 0.02;
@@ -222,10 +222,6 @@ fn keep_both(m: &mut Mat<f64>, kept: &[usize]) {
 /// `tr(W H Wᵀ)`: power of the outputs.
 pub(super) fn power(weights: &Mat<f64>, moments: &Mat<f64>) -> f64 {
     dot(&(weights * moments), weights)
-}
-
-fn dot(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
-    (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
 }
 
 fn pick(m: MatRef<'_, f64>, rows: &[usize], columns: &[usize]) -> Mat<f64> {

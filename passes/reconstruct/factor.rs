@@ -68,6 +68,11 @@ pub(super) fn change(residual: &Mat<f64>, moments: Mat<f64>, lambda: f64) -> Opt
     Some(Factor::new(moments, lambda)?.solve(residual.transpose().to_owned()).transpose().to_owned())
 }
 
+/// Sum of the products of elements.
+pub(crate) fn dot(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+    (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
+}
+
 /// Layers are what runs in parallel, and results must not depend on the number of threads.
 const PAR: Par = Par::Seq;
 const SPEC: fn() -> faer::Spec<factor::LltParams, f64> = faer::Spec::default;

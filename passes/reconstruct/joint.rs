@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{
     Shift, best_ridge,
     cross::{self, Cross, Moments},
-    factor::{change, residual, toward},
+    factor::{change, dot, residual, toward},
     products, ridge,
 };
 use crate::calibration::{CHUNK, Rows};
@@ -174,10 +174,6 @@ impl Open {
     fn loss(&self, change: &Mat<f64>) -> f64 {
         dot(&(change * &self.inputs), change) - 2.0 * dot(&self.residual, change)
     }
-}
-
-fn dot(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
-    (0..a.ncols()).map(|j| (0..a.nrows()).map(|i| a[(i, j)] * b[(i, j)]).sum::<f64>()).sum()
 }
 
 impl Moments {

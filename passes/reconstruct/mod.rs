@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use planish_ir::{GraphPath, ValueId};
 
-pub(crate) use factor::{Factor, toward};
+pub(crate) use factor::{Factor, dot, toward};
 pub(crate) use halves::{Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::{Fitted, Pair, Replace, Sequence};

@@ -19,6 +19,7 @@ use ort::{
         Session,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
+    value::DynValue,
 };
 use planish_ir::{Model, Tensor};
 use planish_passes::{Engine, EngineError, Runnable, Tensors};
@@ -179,18 +180,19 @@ impl Loaded {
     }
 
     fn compute_by(&self, session: &mut Session, inputs: &Tensors) -> anyhow::Result<Vec<Tensor>> {
-        let mut given = Vec::new();
-        for wanted in session.inputs() {
-            if let Some(tensor) = inputs.get(wanted.name()) {
-                given.push((wanted.name().to_owned(), value::to_ort(tensor)?));
-            }
-        }
+        let given = given(session, inputs)?;
         let outputs = session.run(given)?;
         let output = |(name, _): &(String, _)| {
             value::from_ort(outputs.get(name).with_context(|| format!("the engine did not give {name:?}"))?)
         };
         self.program.computed.iter().map(output).collect()
     }
+}
+
+/// What a session wants, of what there is.
+fn given(session: &Session, inputs: &Tensors) -> anyhow::Result<Vec<(String, DynValue)>> {
+    let wanted = session.inputs().iter().filter_map(|input| Some((input.name(), inputs.get(input.name())?)));
+    wanted.map(|(name, tensor)| Ok((name.to_owned(), value::to_ort(tensor)?))).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ort::{
     session::{Session, SessionInputValue},
     value::DynValue,
@@ -14,7 +14,7 @@ use planish_ir::Model;
 use planish_passes::{EngineError, Tensors, Timing};
 use tempfile::TempDir;
 
-use super::{OnnxRuntime, Optimization, failed, value};
+use super::{OnnxRuntime, Optimization, failed, given};
 use crate::engine::program::Program;
 
 /// Runs of each model before any counts: the first ones allocate.
@@ -107,10 +107,7 @@ impl Timed {
     fn load(engine: &OnnxRuntime, program: &Program, sample: &Tensors) -> Result<Timed> {
         let folder = engine.folder(&program.message)?;
         let session = engine.session(&program.message, folder.as_ref())?;
-        let given = |name: &str| Some((name.to_owned(), sample.get(name)?));
-        let given: Vec<_> = session.inputs().iter().filter_map(|input| given(input.name())).collect();
-        let value = |(name, tensor)| Ok((name, value::to_ort(tensor)?));
-        let inputs = given.into_iter().map(value).collect::<Result<_>>().context("the sample cannot be given")?;
+        let inputs = given(&session, sample)?;
         Ok(Timed { session, inputs, _folder: folder })
     }
 
