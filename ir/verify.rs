@@ -158,7 +158,7 @@ impl Verifier {
                 self.report(|| place.to_owned(), format!("the operator set {name} is used but not imported"));
             }
         }
-        if let Err(cycle) = g.topological_order() {
+        if let Err(cycle) = g.find_order() {
             self.report(|| place.to_owned(), cycle.to_string());
         }
     }

@@ -308,16 +308,20 @@ impl Run<'_> {
         if changed {
             let mut facts = std::mem::take(&mut self.facts);
             let check = || verify(model).and_then(|_| self.interface.check(model));
-            let learn = || match progress.forgets {
-                true => facts = infer::infer(model, &infer::Bindings::new()),
-                false => facts.update(model, &progress.touched),
+            let bindings = &self.driver.bindings;
+            let learn = || {
+                match progress.forgets {
+                    true => facts = infer::infer(model, &infer::Bindings::new()),
+                    false => facts.update(model, &progress.touched),
+                }
+                Size::of(model, &facts, bindings)
             };
-            let (checked, ()) = rayon::join(check, learn);
+            let (checked, after) = rayon::join(check, learn);
             checked.map_err(|source| DriverError::Broken { pass: name, patch: self.outcome.patches, source })?;
             if progress.adds_nodes {
                 facts.store(model);
             }
-            self.outcome.after = Size::of(model, &facts, &self.driver.bindings);
+            self.outcome.after = after;
             self.facts = facts;
         }
         if changed || report_idle || !progress.notes.is_empty() {
@@ -384,6 +388,9 @@ impl Run<'_> {
         // Inner graphs first: a rewrite of the graph around them may move what is in them.
         for path in model.graph_paths().into_iter().rev() {
             let Some(graph) = model.graph_at(&path) else { continue };
+            if !graph.nodes().any(|(_, n)| rule.matches(&n.op)) {
+                continue;
+            }
             // A verified graph has no cycle.
             let order = graph.topological_order().unwrap_or_default();
             let limit = 100 + 20 * order.len() as u64;

@@ -1,6 +1,6 @@
 //! Mutation, for import and for [`Patch`](crate::Patch) only: everybody else sees `&Graph`.
 //!
-//! Each function keeps the redundant parts (users, edges, names) in step. Ids that are dead are ignored: callers check
+//! Each function keeps the redundant parts (users, edges, names) in step and forgets the order if it can change it. Ids that are dead are ignored: callers check
 //! before, and the verifier finds what slipped through.
 
 use std::collections::BTreeSet;
@@ -35,6 +35,7 @@ impl Graph {
 
     /// Makes a value the last output.
     pub(crate) fn add_output(&mut self, id: ValueId) {
+        self.order.take();
         let at = self.outputs.len() as u32;
         self.outputs.push(id);
         if let Some(v) = self.value_mut(id) {
@@ -44,6 +45,7 @@ impl Graph {
 
     /// Adds a node whose operands exist; its outputs are added by the caller as values and then entered here.
     pub(crate) fn add_node(&mut self, node: Node) -> NodeId {
+        self.order.take();
         let operands = operands_of(&node);
         let outputs = node.outputs.clone();
         let id = NodeId(self.dag.add_node(Some(node)).index() as u32);
@@ -60,6 +62,7 @@ impl Graph {
 
     /// Keeps only the outputs with these numbers, ascending.
     pub(crate) fn keep_outputs(&mut self, keep: &[usize]) {
+        self.order.take();
         let old = std::mem::take(&mut self.outputs);
         for (i, &id) in old.iter().enumerate() {
             if let Some(v) = self.value_mut(id) {
@@ -84,6 +87,7 @@ impl Graph {
 
     /// Keeps only the output slots of a node with these numbers, ascending; nobody reads the others.
     pub(crate) fn keep_node_outputs(&mut self, id: NodeId, keep: &[usize]) {
+        self.order.take();
         let Some(node) = self.node_mut(id) else { return };
         let old = std::mem::take(&mut node.outputs);
         node.outputs = keep.iter().map(|&i| old.get(i).copied().flatten()).collect();
@@ -102,6 +106,7 @@ impl Graph {
 
     /// Removes a node and those of its outputs that nobody reads. Its operands stay.
     pub(crate) fn remove_node(&mut self, id: NodeId) {
+        self.order.take();
         let Some(slot) = self.dag.node_weight_mut(NodeIndex::new(id.index())) else { return };
         let Some(node) = slot.take() else { return };
         for (operand, value) in operands_of(&node) {
@@ -116,6 +121,7 @@ impl Graph {
 
     /// Removes a value that nobody reads.
     pub(crate) fn remove_value(&mut self, id: ValueId) {
+        self.order.take();
         let Some(v) = self.values.get_mut(id.index()).and_then(Option::take) else { return };
         if let Some(node) = v.producer() {
             self.clear_output(node, id);
@@ -125,6 +131,7 @@ impl Graph {
 
     /// Marks an output slot of a node as left out, because its value is gone.
     pub(crate) fn clear_output(&mut self, node: NodeId, value: ValueId) {
+        self.order.take();
         if let Some(n) = self.node_mut(node) {
             for slot in n.outputs.iter_mut().filter(|s| **s == Some(value)) {
                 *slot = None;
@@ -137,6 +144,7 @@ impl Graph {
 
     /// Lets one place read another value, or none.
     pub(crate) fn set_operand(&mut self, node: NodeId, operand: Operand, value: Option<ValueId>) {
+        self.order.take();
         let Some(n) = self.node_mut(node) else { return };
         let old = match operand {
             Operand::Input(i) => {
@@ -163,6 +171,7 @@ impl Graph {
 
     /// Lets every reader of `old` that `select` accepts read `new`.
     pub(crate) fn replace_uses(&mut self, old: ValueId, new: ValueId, select: impl Fn(Use) -> bool) {
+        self.order.take();
         let users: Vec<Use> = self.users(old).filter(|&u| select(u)).collect();
         for user in users {
             match user {
@@ -182,6 +191,7 @@ impl Graph {
 
     /// Gives a value another name, which must be free.
     pub(crate) fn rename(&mut self, id: ValueId, name: String) {
+        self.order.take();
         let Some(v) = self.values.get_mut(id.index()).and_then(Option::as_mut) else { return };
         let old = std::mem::replace(&mut v.name, name.clone());
         self.by_name.remove(&old);
@@ -190,6 +200,7 @@ impl Graph {
 
     /// Gives `to` the name of `from`, and `from` a fresh one.
     pub(crate) fn take_name(&mut self, from: ValueId, to: ValueId) {
+        self.order.take();
         let (Some(name), Some(own)) =
             (self.value(from).map(|v| v.name.clone()), self.value(to).map(|v| v.name.clone()))
         else {
@@ -259,6 +270,7 @@ impl Graph {
 
     /// Replaces the list of captures of a node; [`Graph::renumber_captures`] has to follow for its subgraphs.
     pub(crate) fn set_captures(&mut self, id: NodeId, captures: Vec<ValueId>) {
+        self.order.take();
         let Some(n) = self.node_mut(id) else { return };
         let old = std::mem::take(&mut n.captures);
         n.captures.clone_from(&captures);

@@ -8,7 +8,7 @@
 mod edit;
 mod order;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::OnceLock};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use planish_proto::onnx;
@@ -35,6 +35,8 @@ pub struct Graph {
     by_name: HashMap<String, ValueId>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
+    /// The canonical order, once somebody has asked for it; each edit forgets it.
+    order: OnceLock<Vec<NodeId>>,
     /// Carried through.
     pub(crate) quantization: Vec<onnx::TensorAnnotation>,
 }

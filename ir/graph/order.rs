@@ -17,8 +17,20 @@ pub struct Cycle {
 }
 
 impl Graph {
-    /// The canonical topological order of the nodes that live.
+    /// The canonical topological order of the nodes that live. It is kept until the graph changes.
     pub fn topological_order(&self) -> Result<Vec<NodeId>, Cycle> {
+        if let Some(order) = self.order.get() {
+            debug_assert_eq!(Ok(order), self.find_order().as_ref(), "an edit did not forget the order");
+            return Ok(order.clone());
+        }
+        let order = self.find_order()?;
+        // Two threads that ask at the same time find the same one.
+        let _ = self.order.set(order.clone());
+        Ok(order)
+    }
+
+    /// The same, found anew: for the verifier, which trusts nothing that was kept.
+    pub(crate) fn find_order(&self) -> Result<Vec<NodeId>, Cycle> {
         let bound = self.nodes().next_back().map_or(0, |(id, _)| id.index() + 1);
         let successors = |i: usize, out: &mut Vec<usize>| {
             if let Some(node) = self.node(NodeId(i as u32)) {
