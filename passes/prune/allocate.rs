@@ -16,7 +16,7 @@ pub(super) struct Candidate {
     pub(super) class: usize,
     /// Channels.
     pub(super) size: u64,
-    /// Numbers of removed channels that are allowed, ascending from 0, and the expected error of the outputs for each.
+    /// Numbers of removed channels that are allowed, ascending, and the expected error of the outputs for each.
     pub(super) steps: Vec<(u64, f64)>,
 }
 
@@ -185,8 +185,9 @@ impl Cost {
 /// leap over steps that are worse than what follows.
 pub(super) fn allocate(candidates: &[Candidate], costs: &Costs, budget: Budget) -> Vec<usize> {
     let mut plan = Plan { candidates, costs, chosen: vec![0; candidates.len()], shares: BTreeMap::new() };
-    let start = costs.total(&plan.shares);
-    let (limit, mut now) = (budget.share() * start, start);
+    let limit = budget.share() * costs.total(&plan.shares);
+    (0..candidates.len()).for_each(|i| plan.choose(i, 0));
+    let mut now = costs.total(&plan.shares);
     let mut leaps: Vec<Option<Leap>> = (0..candidates.len()).map(|i| plan.best_leap(i)).collect();
     while now > limit {
         let found = leaps.iter().enumerate().filter_map(|(i, leap)| Some((i, leap.as_ref()?)));

@@ -1,7 +1,9 @@
 //! How many channels of each class go, by what that does to the outputs.
 //!
 //! The curve of a class says how its error grows, in what its readers compute; the factor from there to the error of the outputs is
-//! measured. Errors do not simply add up, so the factors are measured again where the budget leads: around a model that keeps to it.
+//! measured. Errors do not simply add up, so the factors are measured again where the budget leads: around a model that keeps to it. What
+//! they say holds near that model. Where they lead is tried, and if it is no better, a place on the way there, at half the distance, and so
+//! on: a trust region (Conn, Gould, Toint: Trust-Region Methods, SIAM 2000).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +21,10 @@ use crate::{PassError, reconstruct::Held};
 /// What the outputs lose below this is rounding, and says nothing of what more channels cost.
 const ROUNDING: f64 = 1e-8;
 
-/// How often factors are measured at what the last ones led to.
-const ROUNDS: usize = 2;
+/// How often factors are measured at the best that the last ones led to.
+const ROUNDS: usize = 3;
+/// Classes are not followed to less than this share of their channels from where they are.
+const NEAREST: f64 = 1.0 / 32.0;
 /// By how much a factor may change at once.
 const CHANGE: f64 = 4.0;
 
@@ -107,24 +111,40 @@ impl<'a> Search<'a> {
 
     /// The best choice for a budget, with factors that are measured where the last ones led.
     fn refine(&self, held: &Held, open: &mut [Open<'_>], budget: Budget) -> Result<Vec<usize>, PassError> {
-        let mut best: Option<(f64, Vec<usize>)> = None;
-        for round in 0..=ROUNDS {
-            let chosen = self.allocate(open, budget);
-            // The same again would be measured the same.
-            if chosen.iter().all(|&at| at == 0) || best.as_ref().is_some_and(|b| b.1 == chosen) {
-                best.get_or_insert((0.0, chosen));
+        let probe =
+            |open: &[Open<'_>], chosen: &[usize]| self.fitting.probe(&removed(open, chosen), held, &Fits::new());
+        let mut chosen = self.allocate(open, budget);
+        if chosen.iter().all(|&at| at == 0) {
+            return Ok(chosen);
+        }
+        let (mut error, mut fits) = probe(open, &chosen)?;
+        for _ in 0..ROUNDS {
+            let near = self.fitting.near(&removed(open, &chosen), held, &fits)?;
+            self.measure_around(&near, open, &chosen, error, &fits)?;
+            drop(near);
+            let (mut reach, before, mut last) = (1.0, error, None);
+            while reach >= NEAREST && error >= before {
+                let next = self.allocate_near(open, &chosen, reach, budget);
+                if next == chosen {
+                    break;
+                }
+                reach /= 2.0;
+                // The same again would be measured the same.
+                if last.as_ref() == Some(&next) {
+                    continue;
+                }
+                let (changed, of_next) = probe(open, &next)?;
+                if changed < error {
+                    (error, fits, chosen) = (changed, of_next, next);
+                } else {
+                    last = Some(next);
+                }
+            }
+            if error >= before {
                 break;
             }
-            let (error, fits) = self.fitting.probe(&removed(open, &chosen), held, &Fits::new())?;
-            if round < ROUNDS {
-                let near = self.fitting.near(&removed(open, &chosen), held, &fits)?;
-                self.measure_around(&near, open, &chosen, error, &fits)?;
-            }
-            if best.as_ref().is_none_or(|b| error < b.0) {
-                best = Some((error, chosen));
-            }
         }
-        Ok(best.map(|b| b.1).unwrap_or_default())
+        Ok(chosen)
     }
 
     /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
@@ -169,12 +189,23 @@ impl<'a> Search<'a> {
     }
 
     fn allocate(&self, open: &[Open<'_>], budget: Budget) -> Vec<usize> {
-        let candidate = |o: &Open<'_>| Candidate {
-            class: o.group.class,
-            size: o.group.size,
-            steps: o.counts.iter().map(|&k| (k, o.factor * o.local(k))).collect(),
+        self.allocate_near(open, &vec![0; open.len()], 1.0, budget)
+    }
+
+    /// No class goes further from what is chosen than so large a share of its channels.
+    fn allocate_near(&self, open: &[Open<'_>], chosen: &[usize], reach: f64, budget: Budget) -> Vec<usize> {
+        let from = |o: &Open<'_>, at: usize| -> usize {
+            let far = |&k: &u64| o.count(at).abs_diff(k) as f64 > reach * o.group.size as f64;
+            o.counts.iter().take(at).rposition(far).map_or(0, |p| p + 1)
         };
-        allocate(&open.iter().map(candidate).collect::<Vec<_>>(), self.costs, budget)
+        let starts: Vec<usize> = open.iter().zip(chosen).map(|(o, &at)| from(o, at)).collect();
+        let candidate = |((o, &at), &start): ((&Open<'_>, &usize), &usize)| {
+            let is_near = |k: &&u64| o.count(at).abs_diff(**k) as f64 <= reach * o.group.size as f64;
+            let steps = o.counts.iter().skip(start).take_while(is_near).map(|&k| (k, o.factor * o.local(k))).collect();
+            Candidate { class: o.group.class, size: o.group.size, steps }
+        };
+        let candidates: Vec<Candidate> = open.iter().zip(chosen).zip(&starts).map(candidate).collect();
+        allocate(&candidates, self.costs, budget).iter().zip(starts).map(|(step, start)| start + step).collect()
     }
 
     /// Measures all factors at a model that loses `error`: half of what goes comes back, or an eighth of a class goes that is whole.
