@@ -23,6 +23,7 @@ mod pass;
 mod reconstruct;
 mod registry;
 mod target;
+mod trust_region;
 mod weights;
 
 pub mod clean;

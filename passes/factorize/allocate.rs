@@ -55,7 +55,7 @@ fn slope(a: Step, b: Step) -> f64 {
 }
 
 /// The options on the lower convex hull, from the dearest to the cheapest.
-fn hull(ladder: &[Step]) -> Vec<usize> {
+pub(super) fn hull(ladder: &[Step]) -> Vec<usize> {
     let mut order: Vec<(usize, Step)> = ladder.iter().copied().enumerate().collect();
     order.sort_by(|a, b| b.1.cost.cmp(&a.1.cost).then(a.1.error.total_cmp(&b.1.error)).then(a.0.cmp(&b.0)));
     let mut hull: Vec<(usize, Step)> = Vec::new();

@@ -43,6 +43,7 @@ mod low_rank;
 mod method;
 mod projection;
 mod rank;
+mod search;
 mod shrink;
 mod spatial_svd;
 mod split;

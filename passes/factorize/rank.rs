@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::PassError;
+use crate::{PassError, trust_region::ROUNDS};
 
 /// Configuration of the passes that factorize.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +38,9 @@ pub struct Factorization {
     pub protect: Vec<String>,
     /// Samples on which the effect of each layer is measured.
     pub probes: u64,
+    /// How often the search measures anew what each layer does, around the best that it has found, as long as that helps. Each time takes
+    /// about as long as the first.
+    pub rounds: u64,
 }
 
 /// How a budget is spread.
@@ -67,7 +70,8 @@ impl Default for Factorization {
             refit: true,
             round_to: 8,
             protect: Vec::new(),
-            probes: 16,
+            probes: 32,
+            rounds: ROUNDS,
         }
     }
 }

@@ -3,8 +3,7 @@
 //! 1. Layers are listed by their weights, so that a weight which several nodes read is factorized once.
 //! 2. With samples, the second moments of what each reads are collected, in two halves.
 //! 3. Each layer is decomposed, fitted to the first half. Options that the cost model finds no faster are dropped.
-//! 4. For a budget, one option of each layer is tried alone: what it does to the model's outputs on samples of the second half, over the
-//!    layer's own error, is how sensitive the model is to the layer. Options are then taken where they lose least for what they save.
+//! 4. For a budget, options are taken where the outputs lose least for what they save (`search.rs`).
 //! 5. Layers are split and fitted in their order, each from what it reads by then (`in_turn.rs`); that is kept if it is better on the
 //!    second half.
 //! 6. What was chosen is fitted to all samples.
@@ -20,10 +19,10 @@ use planish_ir::{
 use rayon::prelude::*;
 
 use super::{
-    allocate::{Ladder, Step, allocate, uniform},
     in_turn::{InTurn, Turn, damped},
     method::{Choice, Cost, Decomposed, Known, Layer, Method, Moments, Place, Reads, Scene},
-    rank::{Allocation, Budget, Factorization, Own, Rule},
+    rank::{Factorization, Own, Rule},
+    search::Ranks,
 };
 use crate::{
     Calibration, Changes, Context, PassError, Skip,
@@ -35,7 +34,7 @@ use crate::{
 const DAMPING: f64 = 1e-4;
 
 /// A weight that can be split.
-struct Site<'a> {
+pub(super) struct Site<'a> {
     weight: ValueId,
     name: String,
     /// Operator and dims, for the table.
@@ -43,19 +42,19 @@ struct Site<'a> {
     /// As each of the methods sees it that can split it.
     layers: Vec<Box<dyn Layer + 'a>>,
     places: Vec<Place>,
-    cost: Cost,
+    pub(super) cost: Cost,
 }
 
 /// An option of a site.
 #[derive(Clone)]
-struct Pick {
+pub(super) struct Pick {
     /// Index in [`Site::layers`].
     layer: usize,
-    choice: Choice,
+    pub(super) choice: Choice,
 }
 
 /// The decompositions of a site, in the order of its layers.
-type Decompositions<'s> = Vec<Result<Box<dyn Decomposed + 's>, String>>;
+pub(super) type Decompositions<'s> = Vec<Result<Box<dyn Decomposed + 's>, String>>;
 
 /// Splits the layers of the main graph by the methods.
 pub(super) fn factorize(
@@ -173,13 +172,13 @@ fn is_quantized(graph: &Graph, node: &Node) -> bool {
 }
 
 /// A model that is being split.
-struct Splitting<'a> {
+pub(super) struct Splitting<'a> {
     model: &'a Model,
     cx: &'a Context<'a>,
-    settings: &'a Factorization,
+    pub(super) settings: &'a Factorization,
     rule: Rule,
-    sites: Vec<Site<'a>>,
-    calibration: Option<&'a Calibration<'a>>,
+    pub(super) sites: Vec<Site<'a>>,
+    pub(super) calibration: Option<&'a Calibration<'a>>,
 }
 
 /// Second moments by what they are of.
@@ -197,7 +196,10 @@ impl Splitting<'_> {
         changes.notes.extend(held.as_ref().and_then(Held::bounded));
         let chosen = match self.rule {
             Rule::Own(own) => options.iter().map(|o| best(own, o).cloned()).collect(),
-            Rule::Budget(budget) => self.allocate(budget, &options, &decomposed, held.as_ref(), changes)?,
+            Rule::Budget(budget) => {
+                let ranks = Ranks { split: self, options: &options, decomposed: &decomposed };
+                ranks.for_budget(budget, held.as_ref(), &mut changes.notes)?
+            }
         };
         self.report(&options, &decomposed, &chosen, statistics.is_some(), changes);
         if chosen.iter().all(Option::is_none) {
@@ -293,69 +295,11 @@ impl Splitting<'_> {
         sorted
     }
 
-    /// An option for each site, or none, such that no more than the budget is left.
-    fn allocate(
+    pub(super) fn patches(
         &self,
-        budget: Budget,
-        options: &[Vec<Pick>],
+        chosen: &[Option<Pick>],
         decomposed: &[Decompositions<'_>],
-        held: Option<&Held>,
-        changes: &mut Changes,
-    ) -> Result<Vec<Option<Pick>>, PassError> {
-        let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
-        let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
-        let mut ladders: Vec<Ladder> = Vec::new();
-        for (i, (site, options)) in self.sites.iter().zip(options).enumerate() {
-            let gain = match (held, self.calibration) {
-                (Some(held), Some(calibration)) if self.settings.allocation == Allocation::Global => {
-                    self.gain(i, options, decomposed, share, held, calibration)?
-                }
-                _ => 1.0,
-            };
-            let step = |p: &Pick| Step { cost: amount(&p.choice.cost), error: gain * p.choice.error };
-            let asis = Step { cost: amount(&site.cost), error: 0.0 };
-            ladders.push(std::iter::once(asis).chain(options.iter().map(step)).collect());
-        }
-        let whole: u64 = self.sites.iter().map(|s| amount(&s.cost)).fold(0, u64::saturating_add);
-        let chosen = match self.settings.allocation {
-            Allocation::Uniform => uniform(&ladders, share),
-            Allocation::Global | Allocation::Local => allocate(&ladders, (share * whole as f64) as u64),
-        };
-        let left: u64 = ladders.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).sum();
-        let kept = left as f64 / whole.max(1) as f64;
-        let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
-        changes.notes.push(format!("{:.1} % of the {what} of {} layers are kept", 100.0 * kept, self.sites.len()));
-        if kept > share + 0.02 {
-            changes.notes.push(format!("{:.1} % were asked for: no more can be saved by splitting", 100.0 * share));
-        }
-        if held.is_none() && self.settings.allocation == Allocation::Global {
-            changes.notes.push("ranks go by the error of the weights alone: there is no calibration data".to_owned());
-        }
-        let pick = |(options, at): (&Vec<Pick>, usize)| options.get(at.checked_sub(1)?).cloned();
-        Ok(options.iter().zip(chosen).map(pick).collect())
-    }
-
-    /// Error of the model's outputs over the error of a site's, from one option of the site alone.
-    fn gain(
-        &self,
-        site: usize,
-        options: &[Pick],
-        decomposed: &[Decompositions<'_>],
-        share: f64,
-        held: &Held,
-        calibration: &Calibration<'_>,
-    ) -> Result<f64, PassError> {
-        let Some(whole) = self.sites.get(site).map(|s| s.cost.macs as f64 * share) else { return Ok(1.0) };
-        let distance = |p: &&Pick| (p.choice.cost.macs as f64 - whole).abs();
-        let tried = options.iter().filter(|p| p.choice.error > 0.0).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        let Some(pick) = tried else { return Ok(1.0) };
-        let mut chosen: Vec<Option<Pick>> = vec![None; site];
-        chosen.push(Some(pick.clone()));
-        let trial = self.apply(&self.patches(&chosen, decomposed)?)?;
-        Ok(held.error(&trial, calibration)? / pick.choice.error)
-    }
-
-    fn patches(&self, chosen: &[Option<Pick>], decomposed: &[Decompositions<'_>]) -> Result<Vec<Patch>, PassError> {
+    ) -> Result<Vec<Patch>, PassError> {
         let mut patches = Vec::new();
         for ((site, pick), decompositions) in self.sites.iter().zip(chosen).zip(decomposed) {
             let Some(pick) = pick else { continue };
@@ -372,7 +316,7 @@ impl Splitting<'_> {
         Ok(patches)
     }
 
-    fn apply(&self, patches: &[Patch]) -> Result<Model, PassError> {
+    pub(super) fn apply(&self, patches: &[Patch]) -> Result<Model, PassError> {
         let mut model = self.model.clone();
         for patch in patches {
             let applied = model.apply(&GraphPath::main(), patch.clone());

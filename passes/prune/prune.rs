@@ -37,6 +37,7 @@ use crate::{
     calibration::{bindings, unit_bindings},
     heads::{self, Unit},
     reconstruct::Held,
+    trust_region::ROUNDS,
 };
 
 /// Configuration.
@@ -68,6 +69,9 @@ pub struct Prune {
     pub protect: Vec<String>,
     /// Samples on which effects are measured, at most: of all samples every second one, which trial fits do not see.
     pub probes: u64,
+    /// How often the search measures anew what each change does, around the best that it has found, as long as that helps. Each time takes
+    /// about as long as the first.
+    pub rounds: u64,
 }
 
 impl Default for Prune {
@@ -83,6 +87,7 @@ impl Default for Prune {
             min_keep: 0.1,
             protect: Vec::new(),
             probes: 128,
+            rounds: ROUNDS,
         }
     }
 }
@@ -178,6 +183,7 @@ impl Prune {
             held: held.as_ref(),
             costs: &costs,
             budget,
+            rounds: self.rounds,
             latency,
         };
         let chosen = search.run(self.round_to, &mut changes.notes)?;

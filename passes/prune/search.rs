@@ -1,13 +1,10 @@
 //! How many channels of each class go, by what that does to the outputs.
 //!
 //! The curve of a class says how its error grows, in what its readers compute; the factor from there to the error of the outputs is
-//! measured. Errors do not simply add up, so the factors are measured again where the budget leads: around a model that keeps to it. What
-//! they say holds near that model. Where they lead is tried, and if it is no better, a place on the way there, at half the distance, and so
-//! on: a trust region (Conn, Gould, Toint: Trust-Region Methods, SIAM 2000).
+//! measured. Errors do not simply add up, so the factors are measured again where the budget leads: around a model that keeps to it, and
+//! followed as far as they lead to a better one (`trust_region.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use rayon::prelude::*;
 
 use super::{
     allocate::{Budget, Candidate, Costs, allocate},
@@ -16,15 +13,15 @@ use super::{
     groups::Group,
     latency::{self, Latency},
 };
-use crate::{PassError, reconstruct::Held};
+use crate::{
+    PassError,
+    reconstruct::Held,
+    trust_region::{Landscape, Tried, descend, overlapped},
+};
 
 /// What the outputs lose below this is rounding, and says nothing of what more channels cost.
 const ROUNDING: f64 = 1e-8;
 
-/// How often factors are measured at the best that the last ones led to.
-const ROUNDS: usize = 3;
-/// Classes are not followed to less than this share of their channels from where they are.
-const NEAREST: f64 = 1.0 / 32.0;
 /// By how much a factor may change at once.
 const CHANGE: f64 = 4.0;
 
@@ -38,6 +35,8 @@ pub(super) struct Search<'a> {
     pub(super) held: Option<&'a Held>,
     pub(super) costs: &'a Costs,
     pub(super) budget: Budget,
+    /// How often factors are measured at the best that they led to, at most.
+    pub(super) rounds: u64,
     /// Asked for instead of the budget, which is then one of MACs.
     pub(super) latency: Option<Latency<'a>>,
 }
@@ -110,41 +109,12 @@ impl<'a> Search<'a> {
     }
 
     /// The best choice for a budget, with factors that are measured where the last ones led.
-    fn refine(&self, held: &Held, open: &mut [Open<'_>], budget: Budget) -> Result<Vec<usize>, PassError> {
-        let probe =
-            |open: &[Open<'_>], chosen: &[usize]| self.fitting.probe(&removed(open, chosen), held, &Fits::new());
-        let mut chosen = self.allocate(open, budget);
-        if chosen.iter().all(|&at| at == 0) {
-            return Ok(chosen);
+    fn refine(&self, held: &Held, open: &mut [Open<'a>], budget: Budget) -> Result<Vec<usize>, PassError> {
+        let start = self.allocate(open, budget);
+        if start.iter().all(|&at| at == 0) {
+            return Ok(start);
         }
-        let (mut error, mut fits) = probe(open, &chosen)?;
-        for _ in 0..ROUNDS {
-            let near = self.fitting.near(&removed(open, &chosen), held, &fits)?;
-            self.measure_around(&near, open, &chosen, error, &fits)?;
-            drop(near);
-            let (mut reach, before, mut last) = (1.0, error, None);
-            while reach >= NEAREST && error >= before {
-                let next = self.allocate_near(open, &chosen, reach, budget);
-                if next == chosen {
-                    break;
-                }
-                reach /= 2.0;
-                // The same again would be measured the same.
-                if last.as_ref() == Some(&next) {
-                    continue;
-                }
-                let (changed, of_next) = probe(open, &next)?;
-                if changed < error {
-                    (error, fits, chosen) = (changed, of_next, next);
-                } else {
-                    last = Some(next);
-                }
-            }
-            if error >= before {
-                break;
-            }
-        }
-        Ok(chosen)
+        descend("prune", &mut Choosing { search: self, held, open, budget }, start, self.rounds)
     }
 
     /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
@@ -207,21 +177,34 @@ impl<'a> Search<'a> {
         let candidates: Vec<Candidate> = open.iter().zip(chosen).zip(&starts).map(candidate).collect();
         allocate(&candidates, self.costs, budget).iter().zip(starts).map(|(step, start)| start + step).collect()
     }
+}
 
-    /// Measures all factors at a model that loses `error`: half of what goes comes back, or an eighth of a class goes that is whole.
-    fn measure_around(
-        &self,
-        held: &Held,
-        open: &mut [Open<'_>],
-        chosen: &[usize],
-        error: f64,
-        fits: &Fits,
-    ) -> Result<(), PassError> {
-        let before = &*open;
+/// What there is to choose from for a budget.
+struct Choosing<'s, 'a> {
+    search: &'s Search<'a>,
+    held: &'s Held,
+    open: &'s mut [Open<'a>],
+    budget: Budget,
+}
+
+impl Landscape for Choosing<'_, '_> {
+    type Known = Fits;
+
+    fn probe(&self, chosen: &[usize]) -> Result<(f64, Fits), PassError> {
+        self.search.fitting.probe(&removed(self.open, chosen), self.held, &Fits::new())
+    }
+
+    /// The factors: half of what goes comes back, or an eighth of a class goes that is whole.
+    fn measure(&mut self, tried: &Tried<Fits>, far: f64) -> Result<(), PassError> {
+        let Tried { chosen, error, known } = tried;
+        let fitting = self.search.fitting;
+        let near = fitting.near(&removed(self.open, chosen), self.held, known)?;
+        let before = &*self.open;
         let moved = |i: usize| {
             let o = before.get(i)?;
             let at = chosen.get(i).copied().unwrap_or(0);
-            let aim = if at == 0 { o.group.size / 8 } else { o.count(at) / 2 };
+            let far = (far * o.group.size as f64) as u64;
+            let aim = if at == 0 { far.min(o.group.size / 8) } else { o.count(at) - far.min(o.count(at) / 2) };
             let others = (0..o.counts.len()).filter(|&other| other != at);
             let other = others.min_by_key(|&other| o.count(other).abs_diff(aim))?;
             let mut moved = chosen.to_vec();
@@ -229,7 +212,7 @@ impl<'a> Search<'a> {
             Some((i, o, removed(before, &moved), o.count(at), o.count(other)))
         };
         let moves: Vec<_> = (0..before.len()).filter_map(moved).collect();
-        let probed = overlapped(&moves, |(_, _, removed, ..)| self.fitting.probe(removed, held, fits))?;
+        let probed = overlapped(&moves, |(_, _, removed, ..)| fitting.probe(removed, &near, known))?;
         let mut factors = Vec::new();
         for ((i, o, _, from, to), (changed, _)) in moves.into_iter().zip(probed) {
             // What goes for nothing alone may cost something now that others go that could stand for it.
@@ -246,26 +229,14 @@ impl<'a> Search<'a> {
             }
         }
         for (i, free, factor) in factors {
-            open.iter_mut().skip(i).take(1).for_each(|o| (o.free, o.factor) = (free, factor));
+            self.open.iter_mut().skip(i).take(1).for_each(|o| (o.free, o.factor) = (free, factor));
         }
         Ok(())
     }
-}
 
-/// While one model is fitted and loaded, which takes one thread, another one runs. With more at a time there would only be more models in
-/// memory.
-const AT_ONCE: usize = 2;
-
-/// Probes of which a few go on at the same time. The results are in order; behind one that fails there are no others.
-fn overlapped<T: Sync, R: Send>(
-    all: &[T],
-    probe: impl Fn(&T) -> Result<R, PassError> + Sync,
-) -> Result<Vec<R>, PassError> {
-    let mut results = Vec::new();
-    for chunk in all.chunks(AT_ONCE) {
-        results.extend(chunk.par_iter().map(&probe).collect::<Result<Vec<R>, _>>()?);
+    fn next(&self, chosen: &[usize], reach: f64) -> Vec<usize> {
+        self.search.allocate_near(self.open, chosen, reach, self.budget)
     }
-    Ok(results)
 }
 
 impl Open<'_> {

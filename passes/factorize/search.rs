@@ -1,0 +1,174 @@
+//! Which option each layer gets, such that no more than a budget is left, by what that does to the outputs.
+//!
+//! One option of each layer is tried alone: what it does to the model's outputs on samples that no fit has seen, over the layer's own error,
+//! is how sensitive the model is to the layer. Errors do not add up, so what that leads to is measured, and how sensitive the model is there;
+//! that is followed as far as it leads to a better one (`trust_region.rs`).
+
+use planish_ir::Model;
+
+use super::{
+    allocate::{Ladder, Step, allocate, hull, uniform},
+    method::Cost,
+    rank::{Allocation, Budget},
+    split::{Decompositions, Pick, Site, Splitting},
+};
+use crate::{
+    Calibration, PassError,
+    reconstruct::Held,
+    trust_region::{Landscape, Tried, descend, overlapped},
+};
+
+/// By how much a gain may change at once.
+const CHANGE: f64 = 4.0;
+
+/// The layers of a model, what there is to choose from for each, and how it is split.
+#[derive(Clone, Copy)]
+pub(super) struct Ranks<'s> {
+    pub(super) split: &'s Splitting<'s>,
+    pub(super) options: &'s [Vec<Pick>],
+    pub(super) decomposed: &'s [Decompositions<'s>],
+}
+
+impl Ranks<'_> {
+    /// An option for each layer, or none.
+    pub(super) fn for_budget(
+        self,
+        budget: Budget,
+        held: Option<&Held>,
+        notes: &mut Vec<String>,
+    ) -> Result<Vec<Option<Pick>>, PassError> {
+        let Ranks { split, options, .. } = self;
+        let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
+        let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
+        let ladder = |(site, options): (&Site<'_>, &Vec<Pick>)| -> Ladder {
+            let step = |p: &Pick| Step { cost: amount(&p.choice.cost), error: p.choice.error };
+            let asis = Step { cost: amount(&site.cost), error: 0.0 };
+            std::iter::once(asis).chain(options.iter().map(step)).collect()
+        };
+        let own: Vec<Ladder> = split.sites.iter().zip(options).map(ladder).collect();
+        let whole: u64 = own.iter().filter_map(|l| l.first()).map(|s| s.cost).fold(0, u64::saturating_add);
+        let limit = (share * whole as f64) as u64;
+        let chosen = match (split.settings.allocation, held, split.calibration) {
+            (Allocation::Uniform, ..) => uniform(&own, share),
+            (Allocation::Global, Some(held), Some(calibration)) => {
+                let places: Vec<usize> = (0..own.len()).collect();
+                let gains = overlapped(&places, |&i| self.gain(i, share, held, calibration))?;
+                let mut layers = Layers { ranks: self, held, calibration, own: &own, gains, limit };
+                let start = allocate(&layers.ladders(), limit);
+                match start.iter().any(|&at| at > 0) {
+                    true => descend("split", &mut layers, start, split.settings.rounds)?,
+                    false => start,
+                }
+            }
+            (Allocation::Global | Allocation::Local, ..) => allocate(&own, limit),
+        };
+        let left: u64 = own.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).sum();
+        let kept = left as f64 / whole.max(1) as f64;
+        let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
+        notes.push(format!("{:.1} % of the {what} of {} layers are kept", 100.0 * kept, own.len()));
+        if kept > share + 0.02 {
+            notes.push(format!("{:.1} % were asked for: no more can be saved by splitting", 100.0 * share));
+        }
+        if held.is_none() && split.settings.allocation == Allocation::Global {
+            notes.push("ranks go by the error of the weights alone: there is no calibration data".to_owned());
+        }
+        Ok(self.picks(&chosen))
+    }
+
+    /// Error of the model's outputs over the error of a layer's, from one option of the layer alone.
+    fn gain(self, layer: usize, share: f64, held: &Held, calibration: &Calibration<'_>) -> Result<f64, PassError> {
+        let Some(whole) = self.split.sites.get(layer).map(|s| s.cost.macs as f64 * share) else { return Ok(1.0) };
+        let options = self.options.get(layer).map(Vec::as_slice).unwrap_or_default();
+        let distance = |p: &Pick| (p.choice.cost.macs as f64 - whole).abs();
+        let tried = options.iter().enumerate().filter(|(_, p)| p.choice.error > 0.0);
+        let Some((at, pick)) = tried.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1))) else { return Ok(1.0) };
+        let mut chosen = vec![0; layer];
+        chosen.push(at + 1);
+        Ok(held.error(&self.model(&chosen)?, calibration)? / pick.choice.error)
+    }
+
+    /// By their numbers in the ladders, of which the first is the layer as it is.
+    fn picks(self, chosen: &[usize]) -> Vec<Option<Pick>> {
+        let pick = |(options, &at): (&Vec<Pick>, &usize)| options.get(at.checked_sub(1)?).cloned();
+        self.options.iter().zip(chosen).map(pick).collect()
+    }
+
+    fn model(self, chosen: &[usize]) -> Result<Model, PassError> {
+        self.split.apply(&self.split.patches(&self.picks(chosen), self.decomposed)?)
+    }
+}
+
+/// What there is to choose from for a budget.
+struct Layers<'s> {
+    ranks: Ranks<'s>,
+    held: &'s Held,
+    calibration: &'s Calibration<'s>,
+    /// With the errors of what the layers themselves compute.
+    own: &'s [Ladder],
+    /// Error of the outputs over that, of each layer.
+    gains: Vec<f64>,
+    /// Of what may be left.
+    limit: u64,
+}
+
+impl Layers<'_> {
+    /// With errors of the outputs.
+    fn ladders(&self) -> Vec<Ladder> {
+        let ladder = |(own, gain): (&Ladder, &f64)| own.iter().map(|s| Step { error: gain * s.error, ..*s }).collect();
+        self.own.iter().zip(&self.gains).map(ladder).collect()
+    }
+}
+
+impl Landscape for Layers<'_> {
+    type Known = ();
+
+    fn probe(&self, chosen: &[usize]) -> Result<(f64, ()), PassError> {
+        Ok((self.held.error(&self.ranks.model(chosen)?, self.calibration)?, ()))
+    }
+
+    /// The gains: half of what a layer saves is given back, or an eighth is taken of one that is whole.
+    fn measure(&mut self, tried: &Tried<()>, far: f64) -> Result<(), PassError> {
+        let Tried { chosen, error, .. } = tried;
+        let near = self.held.of_changes(&self.ranks.model(chosen)?, self.calibration)?;
+        let moved = |(i, ladder): (usize, &Ladder)| {
+            let at = chosen.get(i).copied()?;
+            let (whole, now) = (ladder.first()?.cost, ladder.get(at)?.cost);
+            let far = (far * whole as f64) as u64;
+            let aim = match at {
+                0 => whole - far.min(whole / 8),
+                _ => now.saturating_add(far.min(whole.saturating_sub(now) / 2)),
+            };
+            let cost = |other: usize| ladder.get(other).map_or(0, |s| s.cost);
+            let others = hull(ladder).into_iter().filter(|&other| other != at);
+            let other = others.min_by_key(|&other| cost(other).abs_diff(aim))?;
+            let mut moved = chosen.clone();
+            moved.iter_mut().skip(i).take(1).for_each(|at| *at = other);
+            Some((i, ladder.get(at)?.error - ladder.get(other)?.error, moved))
+        };
+        let moves: Vec<_> = self.own.iter().enumerate().filter_map(moved).collect();
+        let probe = |(_, _, moved): &(usize, f64, Vec<usize>)| near.error(&self.ranks.model(moved)?, self.calibration);
+        let probed = overlapped(&moves, probe)?;
+        for ((i, lost, _), changed) in moves.into_iter().zip(probed) {
+            let gain = (error - changed) / lost;
+            let Some(old) = self.gains.get_mut(i).filter(|_| gain.is_finite()) else { continue };
+            *old = if *old > 0.0 { gain.clamp(*old / CHANGE, *old * CHANGE) } else { gain.max(0.0) };
+        }
+        Ok(())
+    }
+
+    fn next(&self, chosen: &[usize], reach: f64) -> Vec<usize> {
+        let near = |(ladder, &at): (&Ladder, &usize)| -> Vec<(usize, Step)> {
+            let (Some(whole), Some(now)) = (ladder.first(), ladder.get(at)) else { return Vec::new() };
+            let far = reach * whole.cost as f64;
+            let is_near = |s: &Step| s.cost.abs_diff(now.cost) as f64 <= far;
+            let mut near: Vec<(usize, Step)> = ladder.iter().copied().enumerate().filter(|(_, s)| is_near(s)).collect();
+            // The dearest is where the allocation begins.
+            near.sort_by(|a, b| b.1.cost.cmp(&a.1.cost).then(a.1.error.total_cmp(&b.1.error)).then(a.0.cmp(&b.0)));
+            near
+        };
+        let near: Vec<Vec<(usize, Step)>> = self.ladders().iter().zip(chosen).map(near).collect();
+        let ladders: Vec<Ladder> = near.iter().map(|l| l.iter().map(|s| s.1).collect()).collect();
+        let step = |(near, at): (&Vec<(usize, Step)>, usize)| near.get(at).map_or(0, |s| s.0);
+        near.iter().zip(allocate(&ladders, self.limit)).map(step).collect()
+    }
+}
