@@ -70,7 +70,7 @@ impl Default for Factorization {
             refit: true,
             round_to: 8,
             protect: Vec::new(),
-            probes: 32,
+            probes: 64,
             rounds: ROUNDS,
         }
     }
