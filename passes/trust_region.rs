@@ -17,6 +17,8 @@ pub(crate) const ROUNDS: u64 = 8;
 const DISTANCES: [f64; 2] = [1.0, 1.0 / 16.0];
 /// Close by, less than this share of the error is not worth another round.
 const GAIN: f64 = 0.01;
+/// By how much what is known of an item may change at once.
+pub(crate) const CHANGE: f64 = 4.0;
 /// Items are not followed to less than this share of them from where they are.
 const NEAREST: f64 = 1.0 / 32.0;
 

@@ -1,7 +1,7 @@
 //! Mutation, for import and for [`Patch`](crate::Patch) only: everybody else sees `&Graph`.
 //!
-//! Each function keeps the redundant parts (users, edges, names) in step and forgets the order if it can change it. Ids that are dead are ignored: callers check
-//! before, and the verifier finds what slipped through.
+//! Each function keeps the redundant parts (users, edges, names) in step, and forgets the order if it can change it. Ids
+//! that are dead are ignored: callers check before, and the verifier finds what slipped through.
 
 use std::collections::BTreeSet;
 

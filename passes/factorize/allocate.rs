@@ -1,5 +1,7 @@
 //! Which option each layer gets, for a budget of all layers.
 
+use std::cmp::Ordering;
+
 /// What a layer costs, and what it loses, with each of its options. The first is the layer as it is.
 pub(super) type Ladder = Vec<Step>;
 
@@ -54,10 +56,15 @@ fn slope(a: Step, b: Step) -> f64 {
     (b.error - a.error) / a.cost.saturating_sub(b.cost).max(1) as f64
 }
 
+/// Options with their numbers, the dearest first; of those that cost the same the one that loses least.
+pub(super) fn dearest_first(a: &(usize, Step), b: &(usize, Step)) -> Ordering {
+    b.1.cost.cmp(&a.1.cost).then(a.1.error.total_cmp(&b.1.error)).then(a.0.cmp(&b.0))
+}
+
 /// The options on the lower convex hull, from the dearest to the cheapest.
 pub(super) fn hull(ladder: &[Step]) -> Vec<usize> {
     let mut order: Vec<(usize, Step)> = ladder.iter().copied().enumerate().collect();
-    order.sort_by(|a, b| b.1.cost.cmp(&a.1.cost).then(a.1.error.total_cmp(&b.1.error)).then(a.0.cmp(&b.0)));
+    order.sort_by(dearest_first);
     let mut hull: Vec<(usize, Step)> = Vec::new();
     // What costs more than the layer as it is, is no option.
     for (index, s) in order.into_iter().skip_while(|(index, _)| *index != 0) {

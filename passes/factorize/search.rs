@@ -7,7 +7,7 @@
 use planish_ir::Model;
 
 use super::{
-    allocate::{Ladder, Step, allocate, hull, uniform},
+    allocate::{Ladder, Step, allocate, dearest_first, hull, uniform},
     method::Cost,
     rank::{Allocation, Budget},
     split::{Decompositions, Pick, Site, Splitting},
@@ -15,11 +15,8 @@ use super::{
 use crate::{
     Calibration, PassError,
     reconstruct::Held,
-    trust_region::{Landscape, Tried, descend, overlapped},
+    trust_region::{CHANGE, Landscape, Tried, descend, overlapped},
 };
-
-/// By how much a gain may change at once.
-const CHANGE: f64 = 4.0;
 
 /// The layers of a model, what there is to choose from for each, and how it is split.
 #[derive(Clone, Copy)]
@@ -62,7 +59,8 @@ impl Ranks<'_> {
             }
             (Allocation::Global | Allocation::Local, ..) => allocate(&own, limit),
         };
-        let left: u64 = own.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).sum();
+        let left: u64 =
+            own.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).fold(0, u64::saturating_add);
         let kept = left as f64 / whole.max(1) as f64;
         let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
         notes.push(format!("{:.1} % of the {what} of {} layers are kept", 100.0 * kept, own.len()));
@@ -163,7 +161,7 @@ impl Landscape for Layers<'_> {
             let is_near = |s: &Step| s.cost.abs_diff(now.cost) as f64 <= far;
             let mut near: Vec<(usize, Step)> = ladder.iter().copied().enumerate().filter(|(_, s)| is_near(s)).collect();
             // The dearest is where the allocation begins.
-            near.sort_by(|a, b| b.1.cost.cmp(&a.1.cost).then(a.1.error.total_cmp(&b.1.error)).then(a.0.cmp(&b.0)));
+            near.sort_by(dearest_first);
             near
         };
         let near: Vec<Vec<(usize, Step)>> = self.ladders().iter().zip(chosen).map(near).collect();

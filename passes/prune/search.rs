@@ -16,14 +16,11 @@ use super::{
 use crate::{
     PassError,
     reconstruct::Held,
-    trust_region::{Landscape, Tried, descend, overlapped},
+    trust_region::{CHANGE, Landscape, Tried, descend, overlapped},
 };
 
 /// What the outputs lose below this is rounding, and says nothing of what more channels cost.
 const ROUNDING: f64 = 1e-8;
-
-/// By how much a factor may change at once.
-const CHANGE: f64 = 4.0;
 
 /// What is searched, and how it is judged.
 pub(super) struct Search<'a> {
