@@ -3,19 +3,22 @@
 //!
 //! What a change of one item does is measured around a choice, and says where to go from there. That holds near the choice: errors do not
 //! add up. So where it leads is tried, and if it is no better, a place on the way there, at half the distance, and so on.
+//!
+//! Where errors of two changes cancel each other on the samples that they are measured on, they need not on others; following that over many
+//! rounds finds what is best for these samples. So a choice is taken only if it is better on others too, and with the fit that is shipped.
 
 use std::iter::successors;
 
 use rayon::prelude::*;
 
-use crate::PassError;
+use crate::{PassError, reconstruct::FitErrors};
 
 /// How often changes are measured, as long as that helps, if nothing else is asked for.
 pub(crate) const ROUNDS: u64 = 8;
 /// How far changes go that are measured, in shares of an item: to where much is known of it, and, where that no longer leads anywhere, close
 /// by.
 const DISTANCES: [f64; 2] = [1.0, 1.0 / 16.0];
-/// Close by, less than this share of the error is not worth another round.
+/// Less than this share of the error is not worth another round over the same distance.
 const GAIN: f64 = 0.01;
 /// By how much what is known of an item may change at once.
 pub(crate) const CHANGE: f64 = 4.0;
@@ -24,11 +27,14 @@ const NEAREST: f64 = 1.0 / 32.0;
 
 /// What is searched: choices of one option for each item, by its index.
 pub(crate) trait Landscape {
-    /// What is known of a choice that was tried, besides its error.
+    /// What is known of a choice that was tried, besides its errors.
     type Known;
 
     /// Error of the outputs.
     fn probe(&self, chosen: &[usize]) -> Result<(f64, Self::Known), PassError>;
+
+    /// The same on other samples, with all fits of which the best would be shipped. None if there are no others.
+    fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError>;
 
     /// Measures what a change of each item does to a choice that was tried; no item moves by more than the share `far` of it.
     fn measure(&mut self, tried: &Tried<Self::Known>, far: f64) -> Result<(), PassError>;
@@ -42,29 +48,32 @@ pub(crate) trait Landscape {
 pub(crate) struct Tried<K> {
     pub(crate) chosen: Vec<usize>,
     pub(crate) error: f64,
+    /// On other samples.
+    pub(crate) confirmed: Option<FitErrors>,
     pub(crate) known: K,
 }
 
-/// From a choice to better ones, with so many rounds of measurements at most. `pass` is for the log.
+/// From the best of some choices to better ones, with so many rounds of measurements at most. `pass` is for the log.
 pub(crate) fn descend<L: Landscape>(
     pass: &str,
     landscape: &mut L,
-    start: Vec<usize>,
+    starts: Vec<Vec<usize>>,
     rounds: u64,
-) -> Result<Vec<usize>, PassError> {
-    let try_it = |landscape: &L, chosen: Vec<usize>| {
-        let (error, known) = landscape.probe(&chosen)?;
-        Ok::<_, PassError>(Tried { chosen, error, known })
-    };
-    let mut best = try_it(landscape, start)?;
+) -> Result<Option<Tried<L::Known>>, PassError> {
+    let mut best = None;
+    for start in starts {
+        best = better(pass, landscape, best.as_ref(), &start)?.or(best);
+    }
+    let Some(mut best) = best else { return Ok(None) };
     let mut distances = DISTANCES.into_iter();
     let mut distance = distances.next();
+    let mut furthest = 1.0;
     for _ in 0..rounds {
         let Some(far) = distance else { break };
         landscape.measure(&best, far)?;
-        let before = best.error;
+        let enough = best.error * (1.0 - GAIN);
         let mut last = None;
-        for reach in successors(Some(1.0), |r| Some(r / 2.0)).take_while(|&r| r >= NEAREST) {
+        for reach in successors(Some(furthest), |r| Some(r / 2.0)).take_while(|&r| r >= NEAREST) {
             let next = landscape.next(&best.chosen, reach);
             if next == best.chosen {
                 break;
@@ -73,21 +82,40 @@ pub(crate) fn descend<L: Landscape>(
             if last.as_ref() == Some(&next) {
                 continue;
             }
-            let tried = try_it(landscape, next)?;
-            let error = tried.error;
-            log::debug!("{pass}: measured over {far}, followed over {reach}: {error:.3e} after {before:.3e}");
-            if error < before {
-                best = tried;
+            log::debug!("{pass}: measured over {far}, followed over {reach}");
+            if let Some(found) = better(pass, landscape, Some(&best), &next)? {
+                best = found;
+                furthest = (2.0 * reach).min(1.0);
                 break;
             }
-            last = Some(tried.chosen);
+            last = Some(next);
         }
-        let enough = if far < 1.0 { before * (1.0 - GAIN) } else { before };
-        if best.error >= enough {
+        if best.error > enough {
             distance = distances.next();
+            furthest = 1.0;
         }
     }
-    Ok(best.chosen)
+    Ok(Some(best))
+}
+
+/// A choice if it is better than the best so far.
+fn better<L: Landscape>(
+    pass: &str,
+    landscape: &L,
+    best: Option<&Tried<L::Known>>,
+    chosen: &[usize],
+) -> Result<Option<Tried<L::Known>>, PassError> {
+    let (error, known) = landscape.probe(chosen)?;
+    if best.is_some_and(|b| error >= b.error) {
+        log::debug!("{pass}: {error:.3e}");
+        return Ok(None);
+    }
+    let confirmed = landscape.confirm(chosen)?;
+    let are_better = |new: FitErrors, old: FitErrors| new.least() < old.least();
+    let is_better = best.is_none_or(|b| confirmed.zip(b.confirmed).is_none_or(|(new, old)| are_better(new, old)));
+    let said = confirmed.map_or(String::new(), |c| format!(", {:.3e} on other samples", c.least()));
+    log::debug!("{pass}: {error:.3e}{said}{}", if is_better { ": the best so far" } else { "" });
+    Ok(is_better.then(|| Tried { chosen: chosen.to_vec(), error, confirmed, known }))
 }
 
 /// While one model is fitted and loaded, which takes one thread, another one runs. With more at a time there would only be more models in
@@ -116,6 +144,14 @@ mod tests {
     struct Valley {
         slopes: [f64; 2],
         probes: Cell<usize>,
+        /// Where the valley of other samples ends: behind it they lose more and more.
+        end: usize,
+    }
+
+    impl Valley {
+        fn new(end: usize) -> Valley {
+            Valley { slopes: [0.0; 2], probes: Cell::new(0), end }
+        }
     }
 
     fn loss(chosen: &[usize]) -> f64 {
@@ -129,6 +165,11 @@ mod tests {
         fn probe(&self, chosen: &[usize]) -> Result<(f64, ()), PassError> {
             self.probes.set(self.probes.get() + 1);
             Ok((loss(chosen), ()))
+        }
+
+        fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
+            let at_once = loss(chosen) + chosen[0].saturating_sub(self.end) as f64;
+            Ok(Some(FitErrors { at_once, in_turn: None }))
         }
 
         fn measure(&mut self, tried: &Tried<()>, far: f64) -> Result<(), PassError> {
@@ -154,8 +195,8 @@ mod tests {
 
     #[test]
     fn a_step_that_goes_too_far_is_halved_until_it_helps() {
-        let mut valley = Valley { slopes: [0.0; 2], probes: Cell::new(0) };
-        let found = descend("test", &mut valley, vec![0, 64], ROUNDS).unwrap();
+        let mut valley = Valley::new(64);
+        let found = descend("test", &mut valley, vec![vec![64, 0], vec![0, 64]], ROUNDS).unwrap().unwrap().chosen;
         let least = (0..=64).map(|a| loss(&[a, 64 - a])).fold(f64::INFINITY, f64::min);
         assert!(loss(&found) < 1.05 * least, "{found:?}: {} for {least}", loss(&found));
         assert!(loss(&found) < 0.9 * loss(&[0, 64]));
@@ -163,10 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_worse_on_other_samples_is_not_taken() {
+        let mut valley = Valley::new(8);
+        let found = descend("test", &mut valley, vec![vec![0, 64]], ROUNDS).unwrap().unwrap().chosen;
+        assert!((1..=8).contains(&found[0]), "{found:?}");
+        assert!(loss(&found) < loss(&[0, 64]));
+    }
+
+    #[test]
     fn the_start_stays_if_nothing_is_better() {
-        let mut valley = Valley { slopes: [0.0; 2], probes: Cell::new(0) };
+        let mut valley = Valley::new(64);
         let least = (0..=64).min_by(|&a, &b| loss(&[a, 64 - a]).total_cmp(&loss(&[b, 64 - b]))).unwrap();
-        assert_eq!(descend("test", &mut valley, vec![least, 64 - least], ROUNDS).unwrap(), [least, 64 - least]);
+        let found = descend("test", &mut valley, vec![vec![least, 64 - least]], ROUNDS).unwrap().unwrap();
+        assert_eq!(found.chosen, [least, 64 - least]);
         assert!(valley.probes.get() <= 1 + DISTANCES.len() * 6);
     }
 }

@@ -84,11 +84,6 @@ pub struct Selected<'a> {
 }
 
 impl<'a> Selected<'a> {
-    /// The first, the third, and so on.
-    pub fn first_half(samples: &'a dyn Samples) -> Selected<'a> {
-        Selected { samples, first: 0, step: 2, limit: usize::MAX }
-    }
-
     fn index(&self, index: usize) -> usize {
         index.saturating_mul(self.step.max(1)).saturating_add(self.first)
     }

@@ -10,11 +10,11 @@ use super::{
     allocate::{Ladder, Step, allocate, dearest_first, hull, uniform},
     method::Cost,
     rank::{Allocation, Budget},
-    split::{Decompositions, Pick, Site, Splitting},
+    split::{Decompositions, Pick, Site, Splitting, Statistics},
 };
 use crate::{
     Calibration, PassError,
-    reconstruct::Held,
+    reconstruct::{FitErrors, Fold, Held},
     trust_region::{CHANGE, Landscape, Tried, descend, overlapped},
 };
 
@@ -24,16 +24,18 @@ pub(super) struct Ranks<'s> {
     pub(super) split: &'s Splitting<'s>,
     pub(super) options: &'s [Vec<Pick>],
     pub(super) decomposed: &'s [Decompositions<'s>],
+    pub(super) statistics: Option<&'s Statistics>,
 }
 
 impl Ranks<'_> {
-    /// An option for each layer, or none.
+    /// An option for each layer, or none; and if the search has looked at it, what the outputs lose on samples that nothing was measured on.
     pub(super) fn for_budget(
         self,
         budget: Budget,
         held: Option<&Held>,
+        crossed: Option<&Held>,
         notes: &mut Vec<String>,
-    ) -> Result<Vec<Option<Pick>>, PassError> {
+    ) -> Result<(Vec<Option<Pick>>, Option<FitErrors>), PassError> {
         let Ranks { split, options, .. } = self;
         let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
         let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
@@ -45,19 +47,20 @@ impl Ranks<'_> {
         let own: Vec<Ladder> = split.sites.iter().zip(options).map(ladder).collect();
         let whole: u64 = own.iter().filter_map(|l| l.first()).map(|s| s.cost).fold(0, u64::saturating_add);
         let limit = (share * whole as f64) as u64;
-        let chosen = match (split.settings.allocation, held, split.calibration) {
-            (Allocation::Uniform, ..) => uniform(&own, share),
+        let (chosen, errors) = match (split.settings.allocation, held, split.calibration) {
+            (Allocation::Uniform, ..) => (uniform(&own, share), None),
             (Allocation::Global, Some(held), Some(calibration)) => {
                 let places: Vec<usize> = (0..own.len()).collect();
                 let gains = overlapped(&places, |&i| self.gain(i, share, held, calibration))?;
-                let mut layers = Layers { ranks: self, held, calibration, own: &own, gains, limit };
-                let start = allocate(&layers.ladders(), limit);
-                match start.iter().any(|&at| at > 0) {
-                    true => descend("split", &mut layers, start, split.settings.rounds)?,
-                    false => start,
-                }
+                let mut layers = Layers { ranks: self, held, crossed, calibration, own: &own, gains, limit };
+                let mut starts = vec![allocate(&layers.ladders(), limit), allocate(&own, limit)];
+                starts.dedup();
+                let whole = vec![0; own.len()];
+                starts.retain(|start| *start != whole);
+                let found = descend("split", &mut layers, starts, split.settings.rounds)?;
+                found.map_or((whole, None), |found| (found.chosen, found.confirmed))
             }
-            (Allocation::Global | Allocation::Local, ..) => allocate(&own, limit),
+            (Allocation::Global | Allocation::Local, ..) => (allocate(&own, limit), None),
         };
         let left: u64 =
             own.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).fold(0, u64::saturating_add);
@@ -70,7 +73,7 @@ impl Ranks<'_> {
         if held.is_none() && split.settings.allocation == Allocation::Global {
             notes.push("ranks go by the error of the weights alone: there is no calibration data".to_owned());
         }
-        Ok(self.picks(&chosen))
+        Ok((self.picks(&chosen), errors))
     }
 
     /// Error of the model's outputs over the error of a layer's, from one option of the layer alone.
@@ -100,6 +103,8 @@ impl Ranks<'_> {
 struct Layers<'s> {
     ranks: Ranks<'s>,
     held: &'s Held,
+    /// The samples that fits see, when they see the others. None with one sample.
+    crossed: Option<&'s Held>,
     calibration: &'s Calibration<'s>,
     /// With the errors of what the layers themselves compute.
     own: &'s [Ladder],
@@ -122,6 +127,14 @@ impl Landscape for Layers<'_> {
 
     fn probe(&self, chosen: &[usize]) -> Result<(f64, ()), PassError> {
         Ok((self.held.error(&self.ranks.model(chosen)?, self.calibration)?, ()))
+    }
+
+    fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
+        let Ranks { split, statistics, .. } = self.ranks;
+        let Some(crossed) = self.crossed else { return Ok(None) };
+        let picks = self.ranks.picks(chosen);
+        let decomposed = split.decompose(statistics, Fold::Second, Some(&picks));
+        split.errors(&picks, &decomposed, statistics, crossed, self.calibration).map(Some)
     }
 
     /// The gains: half of what a layer saves is given back, or an eighth is taken of one that is whole.

@@ -13,7 +13,7 @@ use crate::{
     Calibration, Changes, Context, PassError,
     heads::{Bases, ROUNDING, Turning, Unit, lost},
     prune::{Refit, cut, masks},
-    reconstruct::{Held, Pair, Sequence},
+    reconstruct::{FitErrors, Fold, Held, Pair, Sequence},
 };
 
 /// A model whose heads are made smaller.
@@ -41,8 +41,8 @@ impl<'a> Shrinking<'a> {
     }
 
     pub(super) fn run(&self, rule: Rule, changes: &mut Changes) -> Result<(), PassError> {
-        let first = self.turning.bases(false)?;
-        let held = Held::new(self.model, self.calibration, self.settings.probes)?;
+        let first = self.turning.bases(Fold::First)?;
+        let held = Held::new(Fold::First, self.model, self.calibration, self.settings.probes)?;
         changes.notes.extend(held.bounded());
         let kept = match rule {
             Rule::Own(own) => self.units.iter().zip(&first).map(|(u, b)| self.own(own, u, b.as_ref())).collect(),
@@ -75,11 +75,8 @@ impl<'a> Shrinking<'a> {
             changes.notes.push(why);
             return Ok(());
         }
-        let whole = self.shrink(&self.turning.bases(true)?, &kept)?;
+        let whole = self.shrink(&self.turning.bases(Fold::Both)?, &kept)?;
         changes.patches.clone_from(&whole.patches);
-        let seen =
-            if held.is_seen() { "that the fits had seen, as there is only one" } else { "that the fits had not seen" };
-        let place = format!("relative squared error of the outputs on {} samples {seen}", held.len());
         let errors = match self.settings.refit {
             true => {
                 let masks = masks(self.model, self.cx.facts, self.classes, &self.removed(&kept));
@@ -97,14 +94,11 @@ impl<'a> Shrinking<'a> {
                 let tried = sequence.refit_if_better(trial, pair, &held, &mut changes.notes)?;
                 let refits = tried.patches.into_iter().flatten();
                 changes.patches.extend(refits.map(|p| (GraphPath::main(), p)));
-                let (shrunk, refitted) = tried.errors;
-                format!(
-                    "{shrunk:.2e} with heads made smaller, {refitted:.2e} with what is behind refitted; the better one is taken"
-                )
+                tried.errors
             }
-            false => format!("{:.2e} with heads made smaller", held.error(&trial, self.calibration)?),
+            false => FitErrors { at_once: held.error(&trial, self.calibration)?, in_turn: None },
         };
-        changes.notes.insert(0, format!("{place}: {errors}"));
+        changes.notes.insert(0, format!("{}: {errors}", held.place()));
         Ok(())
     }
 

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     Calibration, Changes, Context, PassError, Skip,
-    calibration::{Rows, Selected, Want, bindings},
-    reconstruct::{Halves, Held, Masks, Sequence},
+    calibration::{Rows, Want, bindings},
+    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence},
 };
 
 /// Ridge of second moments, as a share of the mean of their diagonal.
@@ -182,7 +182,7 @@ pub(super) struct Splitting<'a> {
 }
 
 /// Second moments by what they are of.
-struct Statistics {
+pub(super) struct Statistics {
     index: BTreeMap<(ValueId, Rows, usize), usize>,
     halves: Vec<Halves>,
 }
@@ -190,15 +190,19 @@ struct Statistics {
 impl Splitting<'_> {
     fn run(&self, changes: &mut Changes) -> Result<(), PassError> {
         let statistics = self.collect()?;
-        let decomposed = self.decompose(statistics.as_ref(), false, None);
+        let decomposed = self.decompose(statistics.as_ref(), Fold::First, None);
         let options: Vec<Vec<Pick>> = self.sites.iter().zip(&decomposed).map(|(s, d)| s.options(d)).collect();
-        let held = self.calibration.map(|c| Held::new(self.model, c, self.settings.probes)).transpose()?;
+        let held = self.calibration.map(|c| Held::new(Fold::First, self.model, c, self.settings.probes)).transpose()?;
         changes.notes.extend(held.as_ref().and_then(Held::bounded));
-        let chosen = match self.rule {
-            Rule::Own(own) => options.iter().map(|o| best(own, o).cloned()).collect(),
+        let mut crossed = None;
+        let (chosen, confirmed) = match self.rule {
+            Rule::Own(own) => (options.iter().map(|o| best(own, o).cloned()).collect(), None),
             Rule::Budget(budget) => {
-                let ranks = Ranks { split: self, options: &options, decomposed: &decomposed };
-                ranks.for_budget(budget, held.as_ref(), &mut changes.notes)?
+                let statistics = statistics.as_ref();
+                let of = |c| Held::crossed(self.model, c, self.settings.probes);
+                crossed = self.calibration.map(of).transpose()?.flatten();
+                let ranks = Ranks { split: self, options: &options, decomposed: &decomposed, statistics };
+                ranks.for_budget(budget, held.as_ref(), crossed.as_ref(), &mut changes.notes)?
             }
         };
         self.report(&options, &decomposed, &chosen, statistics.is_some(), changes);
@@ -207,28 +211,16 @@ impl Splitting<'_> {
         }
         let mut in_turn = false;
         if let (Some(held), Some(calibration)) = (&held, self.calibration) {
-            let split = held.error(&self.apply(&self.patches(&chosen, &decomposed)?)?, calibration)?;
-            let seen = if held.is_seen() { ", which are all there are" } else { " that no fit has seen" };
-            let mut errors = format!(
-                "relative squared error of the outputs on {} samples{seen}: {split:.2e} with layers split by what they read before",
-                held.len()
-            );
-            if self.settings.refit {
-                let first = Selected::first_half(calibration.samples);
-                let half = Calibration { samples: &first, ..*calibration };
-                let patches = self.in_turn(&chosen, statistics.as_ref(), false, &half, &mut changes.notes)?;
-                let refitted = held.error(&self.apply(&patches)?, calibration)?;
-                in_turn = held.prefers(refitted, split);
-                errors.push_str(&format!(
-                    ", {refitted:.2e} with each split and fitted after those in front of it; the {} is taken",
-                    if in_turn { "latter" } else { "former" }
-                ));
-            }
-            changes.notes.insert(0, errors);
+            let (errors, held) = match confirmed.zip(crossed.as_ref()) {
+                Some(confirmed) => confirmed,
+                None => (self.errors(&chosen, &decomposed, statistics.as_ref(), held, calibration)?, held),
+            };
+            in_turn = errors.prefer_in_turn();
+            changes.notes.insert(0, format!("{}: {errors}", held.place()));
         }
         if let (true, Some(calibration)) = (in_turn, self.calibration) {
             drop(decomposed);
-            let patches = self.in_turn(&chosen, statistics.as_ref(), true, calibration, &mut Vec::new())?;
+            let patches = self.in_turn(&chosen, statistics.as_ref(), Fold::Both, calibration, &mut changes.notes)?;
             changes.patches.extend(patches.into_iter().map(|p| (GraphPath::main(), p)));
             return Ok(());
         }
@@ -236,7 +228,7 @@ impl Splitting<'_> {
         let patches = match &statistics {
             Some(s) if s.halves.iter().any(Halves::are_two) => {
                 drop(decomposed);
-                self.patches(&chosen, &self.decompose(Some(s), true, Some(&chosen)))?
+                self.patches(&chosen, &self.decompose(Some(s), Fold::Both, Some(&chosen)))?
             }
             _ => self.patches(&chosen, &decomposed)?,
         };
@@ -263,10 +255,10 @@ impl Splitting<'_> {
     }
 
     /// Decomposes all sites in all ways, or only as it was chosen; fitted to all samples or to the first half.
-    fn decompose(
+    pub(super) fn decompose(
         &self,
         statistics: Option<&Statistics>,
-        all: bool,
+        fold: Fold,
         chosen: Option<&[Option<Pick>]>,
     ) -> Vec<Decompositions<'_>> {
         let layers = |(i, s): (usize, &Site<'_>)| (0..s.layers.len()).map(move |l| (i, l)).collect::<Vec<_>>();
@@ -279,7 +271,7 @@ impl Splitting<'_> {
                 return Some((i, Err("it was not chosen".to_owned())));
             }
             let ranks = pick.flatten().map(|p| p.choice.ranks.as_slice());
-            let moments = statistics.zip(layer.reads()).and_then(|(s, reads)| s.moments(&reads, all));
+            let moments = statistics.zip(layer.reads()).and_then(|(s, reads)| s.moments(&reads, fold));
             Some((
                 i,
                 layer.decompose(&Known { places: &site.places, moments: moments.as_ref(), ranks, refitted: None }),
@@ -325,12 +317,33 @@ impl Splitting<'_> {
         Ok(model)
     }
 
+    /// What the outputs lose on held samples with layers split by what they read before, and with each split and fitted after those in front
+    /// of it, if that may be done.
+    pub(super) fn errors(
+        &self,
+        chosen: &[Option<Pick>],
+        decomposed: &[Decompositions<'_>],
+        statistics: Option<&Statistics>,
+        held: &Held,
+        calibration: &Calibration<'_>,
+    ) -> Result<FitErrors, PassError> {
+        let at_once = held.error(&self.apply(&self.patches(chosen, decomposed)?)?, calibration)?;
+        // With one sample nothing could tell which is better.
+        if !self.settings.refit || held.is_seen() {
+            return Ok(FitErrors { at_once, in_turn: None });
+        }
+        let fitted = held.fitted(calibration);
+        let half = Calibration { samples: &fitted, ..*calibration };
+        let patches = self.in_turn(chosen, statistics, held.fold(), &half, &mut Vec::new())?;
+        Ok(FitErrors { at_once, in_turn: Some(held.error(&self.apply(&patches)?, calibration)?) })
+    }
+
     /// The patches that split layers in their order, each after those in front of it.
     fn in_turn(
         &self,
         chosen: &[Option<Pick>],
         statistics: Option<&Statistics>,
-        all: bool,
+        fold: Fold,
         calibration: &Calibration<'_>,
         notes: &mut Vec<String>,
     ) -> Result<Vec<Patch>, PassError> {
@@ -355,7 +368,7 @@ impl Splitting<'_> {
         let is_other = |s: &Site<'_>| !fitted.contains(&s.weight);
         let others: Vec<Option<Pick>> =
             self.sites.iter().zip(chosen).map(|(s, p)| p.clone().filter(|_| is_other(s))).collect();
-        let mut patches = self.patches(&others, &self.decompose(statistics, all, Some(&others)))?;
+        let mut patches = self.patches(&others, &self.decompose(statistics, fold, Some(&others)))?;
         let mut model = self.apply(&patches)?;
         patches.extend(sequence.refit(&mut model, notes)?);
         Ok(patches)
@@ -425,15 +438,15 @@ impl Site<'_> {
 
 impl Statistics {
     /// Of the rows of all nodes of a layer.
-    fn moments(&self, reads: &Reads, all: bool) -> Option<Moments> {
+    fn moments(&self, reads: &Reads, fold: Fold) -> Option<Moments> {
         let of = |v: &ValueId| self.halves.get(*self.index.get(&(*v, reads.rows.clone(), reads.width))?);
         let halves: Vec<&Halves> = reads.values.iter().map(of).collect::<Option<_>>()?;
         let count = halves.len().max(1) as f64;
         let mut matrix = Mat::<f64>::zeros(reads.width, reads.width);
         let mut mean = vec![0.0; reads.width];
         for h in &halves {
-            matrix += h.matrix(all, reads.centred);
-            mean.iter_mut().zip(h.mean(all)).for_each(|(m, x)| *m += x / count);
+            matrix += h.matrix(fold, reads.centred);
+            mean.iter_mut().zip(h.mean(fold)).for_each(|(m, x)| *m += x / count);
         }
         Some(Moments { matrix: damped(&matrix, DAMPING), mean: reads.centred.then_some(mean) })
     }

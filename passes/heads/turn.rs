@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Bias, Calibration, Linear, PassError,
     calibration::{Rows, Want},
-    reconstruct::Halves,
+    reconstruct::{Fold, Halves},
 };
 
 /// Relative squared error that float32 arithmetic may leave of a change of basis.
@@ -51,15 +51,15 @@ impl<'a> Turning<'a> {
     }
 
     /// The bases of all units, from the first half of the samples or from all.
-    pub(crate) fn bases(&self, all: bool) -> Result<Vec<Option<Bases>>, PassError> {
-        let unit = |u: &Unit| u.products.iter().map(|p| self.product(p, all)).collect::<Result<Option<Bases>, _>>();
+    pub(crate) fn bases(&self, fold: Fold) -> Result<Vec<Option<Bases>>, PassError> {
+        let unit = |u: &Unit| u.products.iter().map(|p| self.product(p, fold)).collect::<Result<Option<Bases>, _>>();
         let error = |source| PassError::Tensor { place: "a head".to_owned(), source };
         self.units.par_iter().map(unit).collect::<Result<_, _>>().map_err(error)
     }
 
-    fn product(&self, product: &Product, all: bool) -> Result<Option<Vec<Basis>>, TensorError> {
+    fn product(&self, product: &Product, fold: Fold) -> Result<Option<Vec<Basis>>, TensorError> {
         let [first, second] = &product.sides;
-        let (Some(a), Some(b)) = (self.layer(first, all)?, self.layer(second, all)?) else { return Ok(None) };
+        let (Some(a), Some(b)) = (self.layer(first, fold)?, self.layer(second, fold)?) else { return Ok(None) };
         let pairs = first.heads.iter().zip(&second.heads);
         let basis = |(x, y): (&Vec<usize>, &Vec<usize>)| match product.kind {
             Kind::QueryKey { softmax } => query_key(&a.made(x, false), &b.made(y, softmax)),
@@ -73,7 +73,7 @@ impl<'a> Turning<'a> {
         Ok(pairs.map(basis).collect())
     }
 
-    fn layer(&self, side: &Side, all: bool) -> Result<Option<Layer>, TensorError> {
+    fn layer(&self, side: &Side, fold: Fold) -> Result<Option<Layer>, TensorError> {
         let graph = &self.model.graph;
         let (Some(weight), Some(halves)) = (graph.constant(side.linear.weight), self.moments.get(&side.linear.input))
         else {
@@ -81,7 +81,7 @@ impl<'a> Turning<'a> {
         };
         let weights = side.linear.matrices(weight)?.swap_remove(0);
         let bias = bias(graph, &side.linear, weights.nrows())?;
-        Ok(Some(Layer { weights, bias, covariance: halves.matrix(all, true), mean: halves.mean(all) }))
+        Ok(Some(Layer { weights, bias, covariance: halves.matrix(fold, true), mean: halves.mean(fold) }))
     }
 
     /// The weights and biases of some units, in their new bases.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Transform,
     calibration::bindings,
-    reconstruct::{Held, Masks, Pair, Sequence},
+    reconstruct::{Fold, Held, Masks, Pair, Sequence},
 };
 use blocks::{blocks, patch};
 
@@ -105,7 +105,7 @@ impl Transform for DropLayers {
         let calibration = cx.calibrated()?;
         let sample = calibration.samples.get(0)?;
         let bindings = bindings(model, &sample);
-        let held = Held::new(model, calibration, self.probes)?;
+        let held = Held::new(Fold::First, model, calibration, self.probes)?;
         let mut search = Search {
             config: self,
             cx,
@@ -309,14 +309,14 @@ impl Search<'_> {
         let sequence = Sequence { original, facts, masks: &nothing, calibration, reach: REACH, replace: None };
         let pair = Pair { original, compressed: &dropped.model };
         let tried = sequence.refit_if_better(dropped.model.clone(), pair, &self.held, notes)?;
-        let (before, after) = tried.errors;
-        notes.push(format!(
-            "relative squared error of the outputs on {} samples {}: {before:.2e} as it is, {after:.2e} with {} layers fitted, which is {}",
-            self.held.len(),
-            if self.held.is_seen() { "that the fit had seen, as there is only one" } else { "that the fit had not seen" },
-            tried.layers,
-            if tried.patches.is_some() { "what was done, on all samples" } else { "not done" },
-        ));
+        let fitted = match tried.errors.in_turn {
+            Some(after) => {
+                let done = if tried.patches.is_some() { "what was done, on all samples" } else { "not done" };
+                format!(", {after:.2e} with {} layers fitted, which is {done}", tried.layers)
+            }
+            None => String::new(),
+        };
+        notes.push(format!("{}: {:.2e} as it is{fitted}", self.held.place(), tried.errors.at_once));
         Ok(tried.patches.unwrap_or_default())
     }
 }

@@ -14,13 +14,13 @@ use super::{
     cut::{Refit, cut, masks},
     eliminate::{Curve, Reader, eliminate, power, refit},
     groups::{Group, Reads},
-    moments::{Fit, Moments},
+    moments::Moments,
     normalized::normalized_by,
 };
 use crate::{
     Bias, Calibration, Context, Linear, PassError,
     calibration::Want,
-    reconstruct::{Halves, Held, Pair, Sequence, Shift, best_ridge, products},
+    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence, Shift, best_ridge, products},
 };
 
 /// Channels of classes, by the index of the class.
@@ -114,19 +114,19 @@ impl<'a> Fitting<'a> {
             let (size, limit) = (usize::try_from(g.size).ok()?, usize::try_from(limit).ok()?);
             let step = usize::try_from(g.size.div_ceil(STEPS)).ok()?;
             if criterion != Criterion::Surgeon {
-                let readers = self.readers_of(g, Fit::All)?;
+                let readers = self.readers_of(g, Fold::Both)?;
                 let order = self.order(g, &readers, criterion, size)?;
                 return eliminate(readers, size, limit, step, DEFAULT_DAMPING, Some(&order));
             }
             // Little ridge finds what can stand for each other, much is not misled by few samples.
             let half = limit.div_ceil(2).next_multiple_of(step).min(limit);
             let tried = ORDER_DAMPINGS.map(|damping| {
-                let curve = eliminate(self.readers_of(g, Fit::First)?, size, half, step, damping, None)?;
+                let curve = eliminate(self.readers_of(g, Fold::First)?, size, half, step, damping, None)?;
                 let lost = g.readers.iter().map(|reads| self.held_loss(reads, &curve, damping)).sum::<Option<f64>>()?;
                 Some((lost, damping))
             });
             let best = tried.into_iter().flatten().min_by(|a, b| a.0.total_cmp(&b.0));
-            eliminate(self.readers_of(g, Fit::All)?, size, limit, step, best.map_or(DEFAULT_DAMPING, |b| b.1), None)
+            eliminate(self.readers_of(g, Fold::Both)?, size, limit, step, best.map_or(DEFAULT_DAMPING, |b| b.1), None)
         };
         let curves: Vec<Option<Curve>> = groups.par_iter().map(curve).collect();
         // Half of what each layer may lose shows which ridge it needs.
@@ -145,10 +145,10 @@ impl<'a> Fitting<'a> {
         curves
     }
 
-    fn readers_of(&self, group: &Group, fit: Fit) -> Option<Vec<Reader>> {
+    fn readers_of(&self, group: &Group, fold: Fold) -> Option<Vec<Reader>> {
         let reader = |(node, columns): &Reads| {
             let layer = self.layers.get(node)?;
-            Some(Reader { weights: layer.seen(&layer.weights), moments: layer.moments(fit), columns: columns.clone() })
+            Some(Reader { weights: layer.seen(&layer.weights), moments: layer.moments(fold), columns: columns.clone() })
         };
         group.readers.iter().map(reader).collect()
     }
@@ -172,8 +172,8 @@ impl<'a> Fitting<'a> {
         let layer = self.layers.get(node)?;
         let gone: BTreeSet<usize> = curve.order.iter().filter_map(|&c| columns.get(c)).flatten().copied().collect();
         let gone: Vec<usize> = gone.into_iter().collect();
-        let second = || layer.moments.second(layer.linear.bias != Bias::None);
-        Some(layer.loss(&refit(&layer.weights, &layer.moments(Fit::First), &gone, damping)?, &second()?))
+        let second = layer.moments.are_seen().then(|| layer.moments(Fold::Second))?;
+        Some(layer.loss(&refit(&layer.weights, &layer.moments(Fold::First), &gone, damping)?, &second))
     }
 
     /// The columns of each layer that go with channels.
@@ -190,20 +190,20 @@ impl<'a> Fitting<'a> {
     }
 
     /// The matrices that make up for what is removed. Those of layers that lose what they lose in `known` are taken from there.
-    fn fit(&self, removed: &Removed, fit: Fit, known: &Fits) -> Fits {
+    fn fit(&self, removed: &Removed, fold: Fold, known: &Fits) -> Fits {
         let fitted = self.gone(removed).into_par_iter().filter_map(|(node, gone)| {
             let layer = self.layers.get(&node)?;
             if let Some(same) = known.get(&node).filter(|k| k.0 == gone) {
                 return Some((node, same.clone()));
             }
-            let new = refit(&layer.weights, &layer.moments(fit), &gone, layer.damping);
+            let new = refit(&layer.weights, &layer.moments(fold), &gone, layer.damping);
             Some((node, (gone, new.map(Arc::new))))
         });
         fitted.collect()
     }
 
     /// The weights and biases that make up for what is removed; and the weights that could not be fitted.
-    fn refit(&self, fits: &Fits, fit: Fit) -> Result<(Refit, Vec<String>), PassError> {
+    fn refit(&self, fits: &Fits, fold: Fold) -> Result<(Refit, Vec<String>), PassError> {
         let graph = &self.model.graph;
         let mut result = Refit::default();
         let mut unfitted = Vec::new();
@@ -218,7 +218,7 @@ impl<'a> Fitting<'a> {
                 continue;
             };
             result.constants.insert(linear.weight, linear.tensor(std::slice::from_ref(&**new), old).map_err(tensor)?);
-            let mean = layer.moments.mean(fit);
+            let mean = layer.moments.mean(fold);
             let shift: Vec<Shift> = (0..new.nrows())
                 .map(|o| {
                     let (before, after) = (products(&layer.weights, o, &mean), products(new, o, &mean));
@@ -263,11 +263,11 @@ impl<'a> Fitting<'a> {
         Ok(model)
     }
 
-    /// The model without some channels, when the weights behind them are fitted to the first half of the samples; and how they are fitted,
-    /// for the next time.
-    fn without(&self, removed: &Removed, known: &Fits) -> Result<(Model, Fits), PassError> {
-        let fits = self.fit(removed, Fit::First, known);
-        let (refit, _) = self.refit(&fits, Fit::First)?;
+    /// The model without some channels, when the weights behind them are fitted to half of the samples; and how they are fitted, for the next
+    /// time.
+    fn without(&self, removed: &Removed, fold: Fold, known: &Fits) -> Result<(Model, Fits), PassError> {
+        let fits = self.fit(removed, fold, known);
+        let (refit, _) = self.refit(&fits, fold)?;
         Ok((self.apply(&self.patches(removed, &refit)?)?, fits))
     }
 
@@ -282,13 +282,13 @@ impl<'a> Fitting<'a> {
 
     /// Error of the outputs on held samples without some channels; and how layers are fitted.
     pub(super) fn probe(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(f64, Fits), PassError> {
-        let (model, fits) = self.without(removed, known)?;
+        let (model, fits) = self.without(removed, Fold::First, known)?;
         Ok((held.error(&model, self.calibration()?)?, fits))
     }
 
     /// For probes that differ little from a model without some channels.
     pub(super) fn near(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<Held, PassError> {
-        held.of_changes(&self.without(removed, known)?.0, self.calibration()?)
+        held.of_changes(&self.without(removed, Fold::First, known)?.0, self.calibration()?)
     }
 
     /// The ridge of each layer; the statistics go.
@@ -304,51 +304,46 @@ impl<'a> Fitting<'a> {
         self
     }
 
-    /// The model without some channels, to find out which fit is better.
-    pub(super) fn trial(&self, removed: &Removed) -> Result<Trial<'a>, PassError> {
-        Ok(Trial { original: self.model, compressed: self.without(removed, &Fits::new())?.0 })
+    /// What the outputs lose on held samples without some channels, fitted in either way.
+    pub(super) fn errors(&self, removed: &Removed, held: &Held) -> Result<FitErrors, PassError> {
+        let mut trial = self.without(removed, held.fold(), &Fits::new())?.0;
+        let at_once = held.error(&trial, self.calibration()?)?;
+        let (in_turn, _) = self.sequence(&self.masks(removed)?)?.judge(&mut trial, held, &mut Vec::new())?;
+        Ok(FitErrors { at_once, in_turn })
     }
 
-    /// Takes channels out for good. Of two fits, all layers at once and one after the other, that is taken which is better on held
-    /// samples when both are fitted to the others; then it is fitted to all. Without samples there is only the first one, and no trial. The
-    /// trial is of the same model, maybe in bases that the held samples have not seen.
-    pub(super) fn finish(self, removed: &Removed, judged: Option<(Trial<'_>, &Held)>) -> Result<Finished, PassError> {
-        let masks = masks(self.model, self.cx.facts, self.classes, removed);
-        let masks = masks.map_err(|e| PassError::Precondition(e.to_string()))?;
-        let (refit, unfitted) = self.refit(&self.fit(removed, Fit::All, &Fits::new()), Fit::All)?;
+    /// Takes channels out for good, fitted to all samples in the way that left less error when it was fitted to half of them. Without
+    /// samples there is only one.
+    pub(super) fn finish(self, removed: &Removed, errors: Option<FitErrors>) -> Result<Finished, PassError> {
+        let masks = self.masks(removed)?;
+        let (refit, unfitted) = self.refit(&self.fit(removed, Fold::Both, &Fits::new()), Fold::Both)?;
         let mut patches = self.patches(removed, &refit)?;
         let mut notes = Vec::new();
-        let unfitted = || {
+        if errors.is_some_and(FitErrors::prefer_in_turn) {
+            let mut compressed = self.apply(&patches)?;
+            let sequence = self.sequence(&masks)?;
+            // What follows has statistics of its own.
+            drop(self);
+            let refits = sequence.refit(&mut compressed, &mut notes)?;
+            patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p)));
+        } else if !unfitted.is_empty() {
             let why = "not fitted, because others read them or their inputs are singular";
-            (!unfitted.is_empty()).then(|| format!("{why}: {}", unfitted.join(", ")))
-        };
-        let (Some((trial, held)), Some(calibration)) = (judged, self.calibration) else {
-            notes.extend(unfitted());
-            let errors = "what that does to the outputs is not known".to_owned();
-            return Ok(Finished { patches, errors, notes });
-        };
-        let compressed = self.apply(&patches)?;
-        // What follows has statistics of its own.
-        let Fitting { model, cx, layers, .. } = self;
-        drop(layers);
-        let Trial { original, compressed: trial } = trial;
-        let sequence =
-            Sequence { original, facts: cx.facts, masks: &masks, calibration, reach: usize::MAX, replace: None };
-        let pair = Pair { original: model, compressed: &compressed };
-        let tried = sequence.refit_if_better(trial, pair, held, &mut notes)?;
-        match tried.patches {
-            Some(refits) => patches.extend(refits.into_iter().map(|p| (GraphPath::main(), p))),
-            None => notes.extend(unfitted()),
+            notes.push(format!("{why}: {}", unfitted.join(", ")));
         }
-        let (at_once, in_turn) = tried.errors;
-        let errors = format!(
-            "relative squared error of the outputs on {} samples {}: {at_once:.2e} with all layers fitted at once, {in_turn:.2e} one after \
-             the other; {}",
-            held.len(),
-            if held.is_seen() { "that the fits had seen, as there is only one" } else { "that the fits had not seen" },
-            if held.is_seen() { "the former was taken" } else { "the better one was then fitted to all samples" },
-        );
-        Ok(Finished { patches, errors, notes })
+        Ok(Finished { patches, notes })
+    }
+
+    fn masks(&self, removed: &Removed) -> Result<Masks, PassError> {
+        let masks = masks(self.model, self.cx.facts, self.classes, removed);
+        masks.map_err(|e| PassError::Precondition(e.to_string()))
+    }
+
+    fn sequence<'s>(&self, masks: &'s Masks) -> Result<Sequence<'s>, PassError>
+    where
+        'a: 's,
+    {
+        let (original, facts, calibration) = (self.model, self.cx.facts, self.calibration()?);
+        Ok(Sequence { original, facts, masks, calibration, reach: usize::MAX, replace: None })
     }
 }
 
@@ -371,33 +366,26 @@ fn guessed(model: &Model, classes: &Classes, groups: &[Group], node: NodeId, wid
     Moments::Guessed(matrix)
 }
 
-/// A model without some channels, fitted to the first half of the samples, and the one that it was made of.
-pub(super) struct Trial<'a> {
-    original: &'a Model,
-    compressed: Model,
-}
-
 /// A pruned model.
 pub(super) struct Finished {
     /// That make it.
     pub(super) patches: Vec<(GraphPath, Patch)>,
-    /// What its outputs lost, in words.
-    pub(super) errors: String,
     /// For the report.
     pub(super) notes: Vec<String>,
 }
 
 impl Layer {
     /// Second moments; about the mean if the bias can take the mean up.
-    fn moments(&self, fit: Fit) -> Mat<f64> {
-        self.moments.matrix(fit, self.linear.bias != Bias::None)
+    fn moments(&self, fold: Fold) -> Mat<f64> {
+        self.moments.matrix(fold, self.linear.bias != Bias::None)
     }
 
     /// The ridge with which a fit to one half of the samples loses least on the other.
     fn best_damping(&self, gone: &[usize]) -> f64 {
-        let centred = self.linear.bias != Bias::None;
-        let Some(second) = self.moments.second(centred) else { return DEFAULT_DAMPING };
-        let first = self.moments(Fit::First);
+        if !self.moments.are_seen() {
+            return DEFAULT_DAMPING;
+        }
+        let [first, second] = [Fold::First, Fold::Second].map(|fold| self.moments(fold));
         let powers = [&first, &second].map(|m| self.power(m));
         let on = |fitted: &Mat<f64>, other: &Mat<f64>, of_other: f64, damping: f64| {
             let new = refit(&self.weights, fitted, gone, damping);

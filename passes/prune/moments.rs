@@ -2,16 +2,7 @@
 
 use faer::Mat;
 
-use crate::reconstruct::Halves;
-
-/// Which samples weights are fitted to.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Fit {
-    /// The first half.
-    First,
-    /// All.
-    All,
-}
+use crate::reconstruct::{Fold, Halves};
 
 /// Second moments of the rows that a layer reads.
 pub(super) enum Moments {
@@ -23,25 +14,22 @@ pub(super) enum Moments {
 
 impl Moments {
     /// Mean of `x xᵀ`, or covariance.
-    pub(super) fn matrix(&self, fit: Fit, centred: bool) -> Mat<f64> {
+    pub(super) fn matrix(&self, fold: Fold, centred: bool) -> Mat<f64> {
         match self {
-            Moments::Seen(halves) => halves.matrix(fit == Fit::All, centred),
+            Moments::Seen(halves) => halves.matrix(fold, centred),
             Moments::Guessed(matrix) => matrix.clone(),
         }
     }
 
-    /// The matrix of the second half of the samples. None if none were seen.
-    pub(super) fn second(&self, centred: bool) -> Option<Mat<f64>> {
-        match self {
-            Moments::Seen(halves) => Some(halves.second(centred)),
-            Moments::Guessed(_) => None,
-        }
+    /// True if there are samples.
+    pub(super) const fn are_seen(&self) -> bool {
+        matches!(self, Moments::Seen(_))
     }
 
     /// Mean of a row. Nothing if it is not known.
-    pub(super) fn mean(&self, fit: Fit) -> Vec<f64> {
+    pub(super) fn mean(&self, fold: Fold) -> Vec<f64> {
         match self {
-            Moments::Seen(halves) => halves.mean(fit == Fit::All),
+            Moments::Seen(halves) => halves.mean(fold),
             Moments::Guessed(_) => Vec::new(),
         }
     }

@@ -28,7 +28,7 @@ use super::{
     fitting::{Fitting, Removed},
     groups::{Asked, Group, Kind},
     latency::Latency,
-    search::Search,
+    search::{Found, Search},
     turned::Turned,
     unshare::unshare,
 };
@@ -36,7 +36,7 @@ use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Transform,
     calibration::{bindings, unit_bindings},
     heads::{self, Unit},
-    reconstruct::Held,
+    reconstruct::{Fold, Held},
     trust_region::ROUNDS,
 };
 
@@ -147,7 +147,7 @@ impl Prune {
         };
         let classes = classes(model, cx.facts);
         let mut changes = Changes::default();
-        let held = calibration.map(|c| Held::new(model, c, self.probes)).transpose()?;
+        let held = calibration.map(|c| Held::new(Fold::First, model, c, self.probes)).transpose()?;
         changes.notes.extend(held.as_ref().and_then(Held::bounded));
         let any = heads::Asked { wanted: &|_| true, protected: &self.protect };
         let (units, _) = heads::units(model, cx, &classes, &bindings, &any);
@@ -176,20 +176,22 @@ impl Prune {
                 format!("the {} of the model are not known; give its open sizes with --dim NAME=N", budget.what());
             return Err(PassError::Precondition(why));
         }
+        let crossed = calibration.map(|c| Held::crossed(model, c, self.probes)).transpose()?.flatten();
         let search = Search {
             groups: &groups,
             curves: &curves,
             fitting: &fitting,
             held: held.as_ref(),
+            crossed: crossed.as_ref(),
             costs: &costs,
             budget,
             rounds: self.rounds,
             latency,
         };
-        let chosen = search.run(self.round_to, &mut changes.notes)?;
+        let Found { taken, errors } = search.run(self.round_to, &mut changes.notes)?;
         let mut removed = Removed::new();
         let mut shares = BTreeMap::new();
-        for (group, curve, count) in chosen {
+        for (group, curve, count) in taken {
             removed.insert(group.class, curve.first(count));
             shares.insert(group.class, count as f64 / group.size as f64);
             let share = 100.0 * curve.error_at(count);
@@ -202,24 +204,35 @@ impl Prune {
             ));
         }
         let kept = costs.total(&shares) / costs.total(&BTreeMap::new()).max(1.0);
-        let trial = |held| fitting.trial(&removed).map(|trial| (trial, held));
-        let trial = held.as_ref().map(trial).transpose()?;
-        let finished = match &turned {
-            Some(turned) => {
-                let (ridges, whole) = (fitting.into_ridges(), turned.whole(&removed)?);
-                let whole = Fitting::new(whole.as_ref().unwrap_or(model), cx, calibration, &classes, &groups)?;
-                whole.damped_as(&ridges).finish(&removed, trial)?
-            }
-            None => fitting.finish(&removed, trial)?,
+        // With one sample there is no other to judge by.
+        let judged = match (errors, &held) {
+            (Some(errors), _) => crossed.as_ref().map(|c| (errors, c)),
+            (None, Some(held)) if !removed.is_empty() => Some((fitting.errors(&removed, held)?, held)),
+            _ => None,
         };
-        let summary = format!("{:.1} % of the {} are kept; {}", 100.0 * kept, budget.what(), finished.errors);
-        changes.notes.insert(0, summary);
-        changes.notes.extend(finished.notes);
+        let said = match judged {
+            Some((errors, held)) => format!("{}: {errors}", held.place()),
+            None if removed.is_empty() => "nothing goes".to_owned(),
+            None => "what that does to the outputs is not known".to_owned(),
+        };
+        let errors = judged.map(|j| j.0);
+        changes.notes.insert(0, format!("{:.1} % of the {} are kept; {said}", 100.0 * kept, budget.what()));
+        if !removed.is_empty() {
+            let finished = match &turned {
+                Some(turned) => {
+                    let (ridges, whole) = (fitting.into_ridges(), turned.whole(&removed)?);
+                    let whole = Fitting::new(whole.as_ref().unwrap_or(model), cx, calibration, &classes, &groups)?;
+                    whole.damped_as(&ridges).finish(&removed, errors)?
+                }
+                None => fitting.finish(&removed, errors)?,
+            };
+            changes.patches = finished.patches;
+            changes.notes.extend(finished.notes);
+        }
         let asked = budget.share();
         if self.latency.is_none() && kept > asked + 0.02 {
             changes.notes.push(format!("{:.1} % were asked for: no more can be taken out", 100.0 * asked));
         }
-        changes.patches = finished.patches;
         Ok(changes)
     }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     PassError,
-    reconstruct::Held,
+    reconstruct::{FitErrors, Held},
     trust_region::{CHANGE, Landscape, Tried, descend, overlapped},
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Search<'a> {
     pub(super) fitting: &'a Fitting<'a>,
     /// None without samples: then errors of the readers are as good as errors of the outputs.
     pub(super) held: Option<&'a Held>,
+    /// The samples that fits see, when they see the others. None with one sample.
+    pub(super) crossed: Option<&'a Held>,
     pub(super) costs: &'a Costs,
     pub(super) budget: Budget,
     /// How often factors are measured at the best that they led to, at most.
@@ -40,6 +42,13 @@ pub(super) struct Search<'a> {
 
 /// A group, its curve, and how many of its channels go.
 pub(super) type Taken<'a> = (&'a Group, &'a Curve, u64);
+
+/// What a search found.
+pub(super) struct Found<'a> {
+    pub(super) taken: Vec<Taken<'a>>,
+    /// What the outputs lose with that on the samples that nothing was measured on. None if there are none, and if nothing goes.
+    pub(super) errors: Option<FitErrors>,
+}
 
 /// A group of which something may go.
 #[derive(Clone)]
@@ -56,7 +65,7 @@ struct Open<'a> {
 
 impl<'a> Search<'a> {
     /// How many channels go, where any do. What cannot go is noted.
-    pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Vec<Taken<'a>>, PassError> {
+    pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Found<'a>, PassError> {
         let mut open = Vec::new();
         let near = self.held.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
         let all: Vec<_> = self.groups.iter().zip(self.curves).collect();
@@ -78,11 +87,11 @@ impl<'a> Search<'a> {
         drop(near);
         let Some(held) = self.held else {
             let chosen = self.allocate(&open, self.budget);
-            return Ok(taken(&open, &chosen));
+            return Ok(Found { taken: taken(&open, &chosen), errors: None });
         };
         let Some(latency) = &self.latency else {
-            let chosen = self.refine(held, &mut open, self.budget)?;
-            return Ok(taken(&open, &chosen));
+            let (chosen, errors) = self.refine(held, &mut open, self.budget)?;
+            return Ok(Found { taken: taken(&open, &chosen), errors });
         };
         let mut timing = latency.beside()?;
         let mut macs = latency::largest(latency.share, |macs| {
@@ -93,25 +102,32 @@ impl<'a> Search<'a> {
         loop {
             // From the same start for each budget, so that the budget alone tells what comes of it.
             let mut refined = open.clone();
-            let chosen = self.refine(held, &mut refined, Budget::Macs(macs))?;
+            let (chosen, errors) = self.refine(held, &mut refined, Budget::Macs(macs))?;
             let time = timing.share(&self.fitting.shaped(&removed(&refined, &chosen))?)?;
             let less = latency::less(macs, latency.share / time);
             tries += 1;
             if time <= latency.share || tries == latency::TRIES || less == macs {
                 notes.push(latency.said(time, macs));
-                return Ok(taken(&refined, &chosen));
+                return Ok(Found { taken: taken(&refined, &chosen), errors });
             }
             macs = less;
         }
     }
 
-    /// The best choice for a budget, with factors that are measured where the last ones led.
-    fn refine(&self, held: &Held, open: &mut [Open<'a>], budget: Budget) -> Result<Vec<usize>, PassError> {
-        let start = self.allocate(open, budget);
-        if start.iter().all(|&at| at == 0) {
-            return Ok(start);
-        }
-        descend("prune", &mut Choosing { search: self, held, open, budget }, start, self.rounds)
+    /// The best choice for a budget that is found from where the factors lead, and from where they would if all were the same.
+    fn refine(
+        &self,
+        held: &Held,
+        open: &mut [Open<'a>],
+        budget: Budget,
+    ) -> Result<(Vec<usize>, Option<FitErrors>), PassError> {
+        let alike: Vec<Open<'a>> = open.iter().map(|o| Open { factor: 1.0, ..o.clone() }).collect();
+        let nothing = vec![0; open.len()];
+        let mut starts = vec![self.allocate(open, budget), self.allocate(&alike, budget)];
+        starts.dedup();
+        starts.retain(|start| *start != nothing);
+        let found = descend("prune", &mut Choosing { search: self, held, open, budget }, starts, self.rounds)?;
+        Ok(found.map_or((nothing, None), |found| (found.chosen, found.confirmed)))
     }
 
     /// A group with the factor that taking about a quarter out of it alone shows; more, while that goes for nothing. None if nothing may
@@ -191,9 +207,14 @@ impl Landscape for Choosing<'_, '_> {
         self.search.fitting.probe(&removed(self.open, chosen), self.held, &Fits::new())
     }
 
+    fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
+        let removed = removed(self.open, chosen);
+        self.search.crossed.map(|crossed| self.search.fitting.errors(&removed, crossed)).transpose()
+    }
+
     /// The factors: half of what goes comes back, or an eighth of a class goes that is whole.
     fn measure(&mut self, tried: &Tried<Fits>, far: f64) -> Result<(), PassError> {
-        let Tried { chosen, error, known } = tried;
+        let Tried { chosen, error, known, .. } = tried;
         let fitting = self.search.fitting;
         let near = fitting.near(&removed(self.open, chosen), self.held, known)?;
         let before = &*self.open;

@@ -8,7 +8,7 @@ use super::{eliminate::Curve, fitting::Removed};
 use crate::{
     Calibration, PassError,
     heads::{Bases, ROUNDING, Turning, Unit, lost},
-    reconstruct::Held,
+    reconstruct::{Fold, Held},
 };
 
 pub(super) struct Turned<'a> {
@@ -29,7 +29,7 @@ impl<'a> Turned<'a> {
         held: &Held,
     ) -> Result<Turned<'a>, PassError> {
         let turning = Turning::new(model, calibration, units)?;
-        let bases = turning.bases(false)?;
+        let bases = turning.bases(Fold::First)?;
         let model = turning.with(&turning.constants(&bases, |_| true)?)?;
         let error = held.error(&model, calibration)?;
         // A channel on two sides of a product, for example, would be turned twice.
@@ -58,7 +58,7 @@ impl<'a> Turned<'a> {
         if !self.units.iter().any(|u| removed.contains_key(&u.class)) {
             return Ok(None);
         }
-        let bases = self.turning.bases(true)?;
+        let bases = self.turning.bases(Fold::Both)?;
         let constants: BTreeMap<ValueId, _> = self.turning.constants(&bases, |u| removed.contains_key(&u.class))?;
         self.turning.with(&constants).map(Some)
     }

@@ -13,6 +13,17 @@ use crate::{
     metrics::Comparison,
 };
 
+/// Samples that weights are fitted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fold {
+    /// The first, the third and so on.
+    First,
+    /// The second, the fourth and so on. With one sample it is the same as the first.
+    Second,
+    /// All.
+    Both,
+}
+
 /// Second moments of the first, third, … and of the second, fourth, … sample.
 #[derive(Debug, Clone)]
 pub(crate) struct Halves {
@@ -35,44 +46,38 @@ impl Halves {
         self.seen > 1
     }
 
-    /// Those of the first half, or all.
-    fn grams(&self, all: bool) -> Vec<&Gram> {
-        self.halves.iter().take(if all { 2 } else { 1 }).collect()
-    }
-
-    /// Mean of a row, over all samples or the first half.
-    pub(crate) fn mean(&self, all: bool) -> Vec<f64> {
-        self.mean_of(0, all)
-    }
-
-    /// The same, of a group of channels.
-    pub(crate) fn mean_of(&self, group: usize, all: bool) -> Vec<f64> {
-        Gram::mean_of(&self.grams(all), group)
-    }
-
-    /// Mean of `x xᵀ`, or covariance, over all samples or the first half.
-    pub(crate) fn matrix(&self, all: bool, centred: bool) -> Mat<f64> {
-        self.matrix_of(0, all, centred)
-    }
-
-    /// The same, of a group of channels.
-    pub(crate) fn matrix_of(&self, group: usize, all: bool, centred: bool) -> Mat<f64> {
-        Gram::moments_of(&self.grams(all), group, centred)
-    }
-
-    /// The matrix of the second half. If there is only one sample, it is that of the first.
-    pub(crate) fn second(&self, centred: bool) -> Mat<f64> {
-        self.second_of(0, centred)
-    }
-
-    fn second_of(&self, group: usize, centred: bool) -> Mat<f64> {
+    fn grams(&self, group: usize, fold: Fold) -> Vec<&Gram> {
         let [first, second] = &self.halves;
-        Gram::moments_of(&[if second.count(group) > 0 { second } else { first }], group, centred)
+        match fold {
+            Fold::Both => vec![first, second],
+            Fold::Second if second.count(group) > 0 => vec![second],
+            Fold::First | Fold::Second => vec![first],
+        }
     }
 
-    /// The matrices of both halves of a group of channels. If there is only one sample, it is both.
+    /// Mean of a row.
+    pub(crate) fn mean(&self, fold: Fold) -> Vec<f64> {
+        self.mean_of(0, fold)
+    }
+
+    /// The same, of a group of channels.
+    pub(crate) fn mean_of(&self, group: usize, fold: Fold) -> Vec<f64> {
+        Gram::mean_of(&self.grams(group, fold), group)
+    }
+
+    /// Mean of `x xᵀ`, or covariance.
+    pub(crate) fn matrix(&self, fold: Fold, centred: bool) -> Mat<f64> {
+        self.matrix_of(0, fold, centred)
+    }
+
+    /// The same, of a group of channels.
+    pub(crate) fn matrix_of(&self, group: usize, fold: Fold, centred: bool) -> Mat<f64> {
+        Gram::moments_of(&self.grams(group, fold), group, centred)
+    }
+
+    /// The matrices of both halves of a group of channels.
     pub(crate) fn both_of(&self, group: usize, centred: bool) -> [Mat<f64>; 2] {
-        [self.matrix_of(group, false, centred), self.second_of(group, centred)]
+        [Fold::First, Fold::Second].map(|fold| self.matrix_of(group, fold, centred))
     }
 }
 
@@ -103,6 +108,8 @@ pub(crate) fn computed_outputs(model: &Model) -> Vec<String> {
 
 /// Samples that a fit to the first half has not seen, and what the model computes on them.
 pub(crate) struct Held {
+    /// What weights are fitted to: the others; with one sample, that one too.
+    fitted: Fold,
     /// Where the first of them is, how far apart they are, and how many there are at most.
     samples: (usize, usize, usize),
     outputs: Vec<String>,
@@ -121,11 +128,16 @@ const KEPT: u64 = 512 << 20;
 pub(crate) type Compared = Result<Comparison, String>;
 
 impl Held {
-    /// The second, the fourth and so on, at most so many; and of them the outputs.
-    pub(crate) fn new(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Held, PassError> {
-        // With one sample there is no other.
-        let first = usize::from(calibration.samples.len() > 1);
-        Held::every((first, 2), model, calibration, limit, computed_outputs(model))
+    /// Those of the other half than weights are fitted to, at most so many; and of them the outputs. With one sample there is no other.
+    pub(crate) fn new(
+        fitted: Fold,
+        model: &Model,
+        calibration: &Calibration<'_>,
+        limit: u64,
+    ) -> Result<Held, PassError> {
+        let fitted = if calibration.samples.len() > 1 { fitted } else { Fold::Both };
+        let first = usize::from(fitted == Fold::First);
+        Held::every(fitted, (first, 2), model, calibration, limit, computed_outputs(model))
     }
 
     /// At most so many, with an even distance so that they come from all over the samples; and of them some values.
@@ -136,10 +148,11 @@ impl Held {
         values: Vec<String>,
     ) -> Result<Held, PassError> {
         let step = calibration.samples.len().div_ceil(usize::try_from(limit).unwrap_or(usize::MAX).max(1)).max(1);
-        Held::every((0, step), model, calibration, limit, values)
+        Held::every(Fold::Both, (0, step), model, calibration, limit, values)
     }
 
     fn every(
+        fitted: Fold,
         (first, step): (usize, usize),
         model: &Model,
         calibration: &Calibration<'_>,
@@ -147,8 +160,14 @@ impl Held {
         outputs: Vec<String>,
     ) -> Result<Held, PassError> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).max(1);
-        let mut held =
-            Held { samples: (first, step, limit), outputs, expected: Arc::default(), asked: 0, checkpoints: None };
+        let mut held = Held {
+            fitted,
+            samples: (first, step, limit),
+            outputs,
+            expected: Arc::default(),
+            asked: 0,
+            checkpoints: None,
+        };
         held.asked = held.selected(calibration).len();
         // The first of them shows how many fit.
         held.samples.2 = 1;
@@ -162,11 +181,39 @@ impl Held {
         Ok(held)
     }
 
+    /// The half that weights are fitted to otherwise, held against fits to the other one. None with one sample.
+    pub(crate) fn crossed(model: &Model, calibration: &Calibration<'_>, limit: u64) -> Result<Option<Held>, PassError> {
+        let are_two = calibration.samples.len() > 1;
+        are_two.then(|| Held::new(Fold::Second, model, calibration, limit)).transpose()
+    }
+
     /// The same, for models that are made of this one: they are run from the first change on.
     pub(crate) fn of_changes(&self, model: &Model, calibration: &Calibration<'_>) -> Result<Held, PassError> {
         let checkpoints = Checkpoints::new(model, calibration, &self.selected(calibration), KEPT)?;
         let (outputs, expected) = (self.outputs.clone(), Arc::clone(&self.expected));
-        Ok(Held { samples: self.samples, outputs, expected, asked: self.asked, checkpoints: Some(checkpoints) })
+        Ok(Held {
+            fitted: self.fitted,
+            samples: self.samples,
+            outputs,
+            expected,
+            asked: self.asked,
+            checkpoints: Some(checkpoints),
+        })
+    }
+
+    /// The half of the samples that weights are fitted to.
+    pub(crate) const fn fold(&self) -> Fold {
+        self.fitted
+    }
+
+    /// The samples that weights are fitted to.
+    pub(crate) fn fitted<'a>(&self, calibration: &Calibration<'a>) -> Selected<'a> {
+        let (first, step) = match self.fitted {
+            Fold::First => (0, 2),
+            Fold::Second => (1, 2),
+            Fold::Both => (0, 1),
+        };
+        Selected { samples: calibration.samples, first, step, limit: usize::MAX }
     }
 
     fn selected<'a>(&self, calibration: &Calibration<'a>) -> Selected<'a> {
@@ -186,10 +233,10 @@ impl Held {
         })
     }
 
-    /// True if a fit that changes more is the better one, by the errors that it leaves. With one sample nothing tells. It needs no margin:
-    /// what is fitted to half of the samples here gains more than a smaller fit once it is fitted to all.
-    pub(crate) const fn prefers(&self, larger: f64, smaller: f64) -> bool {
-        larger < smaller && !self.is_seen()
+    /// What an error is of, for a report.
+    pub(crate) fn place(&self) -> String {
+        let seen = if self.is_seen() { "which are all there are" } else { "that the fits had not seen" };
+        format!("relative squared error of the outputs on {} samples {seen}", self.len())
     }
 
     /// How many samples there are.
@@ -199,7 +246,7 @@ impl Held {
 
     /// True if there is only one sample, which is fitted to as well.
     pub(crate) const fn is_seen(&self) -> bool {
-        self.samples.0 == 0
+        matches!(self.fitted, Fold::Both)
     }
 
     /// Runs a model on the samples, and keeps of each what `take` makes of its number and its outputs.

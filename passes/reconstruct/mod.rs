@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod cross;
+mod errors;
 mod factor;
 mod halves;
 mod joint;
@@ -19,8 +20,9 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use planish_ir::{GraphPath, ValueId};
 
+pub(crate) use errors::FitErrors;
 pub(crate) use factor::{Factor, dot, toward};
-pub(crate) use halves::{Halves, Held, computed_outputs};
+pub(crate) use halves::{Fold, Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::{Fitted, Pair, Replace, Sequence};
 pub(crate) use shift::{Shift, products};

@@ -11,14 +11,11 @@ use planish_ir::{Graph, GraphPath, Model, NodeId, Numerics, Patch, Tensor, Value
 use rayon::prelude::*;
 
 use super::{
-    Held, Masks, Shift,
+    FitErrors, Held, Masks, Shift,
     joint::{Joint, bytes},
     stages::{Border, Stages, Wanted, run},
 };
-use crate::{
-    Bias, Calibration, Linear, PassError,
-    calibration::{Rows, Selected},
-};
+use crate::{Bias, Calibration, Linear, PassError, calibration::Rows};
 
 /// A compressed model, and the one that it was made of.
 pub(crate) struct Sequence<'a> {
@@ -78,8 +75,8 @@ pub(crate) struct Pair<'a> {
 
 /// What came of trying a fit on one half of the samples.
 pub(crate) struct Tried {
-    /// Error of the outputs on held samples before and after.
-    pub(crate) errors: (f64, f64),
+    /// Of the outputs, before and after.
+    pub(crate) errors: FitErrors,
     /// How many layers were fitted.
     pub(crate) layers: usize,
     /// That fit to all samples; none if that is not better.
@@ -92,8 +89,24 @@ impl Sequence<'_> {
         self.layers(compressed).0.iter().map(|l| l.linear.weight).collect()
     }
 
-    /// Fits a trial to the first half of the samples; if that is better on held samples, fits `whole` to all. Both are the same model, the
-    /// first one made of the first half only.
+    /// Fits a trial to the half of the samples that is not held, in place; returns what its outputs then lose on the others, and the number of
+    /// layers that were fitted. With one sample nothing tells if that is better, and nothing is fitted.
+    pub(crate) fn judge(
+        &self,
+        trial: &mut Model,
+        held: &Held,
+        notes: &mut Vec<String>,
+    ) -> Result<(Option<f64>, usize), PassError> {
+        if held.is_seen() {
+            return Ok((None, 0));
+        }
+        let fitted = held.fitted(self.calibration);
+        let half = Calibration { samples: &fitted, ..*self.calibration };
+        let layers = Sequence { calibration: &half, ..*self }.refit(trial, notes)?.len();
+        Ok((Some(held.error(trial, self.calibration)?), layers))
+    }
+
+    /// Judges a trial; if its fit is better, fits `whole` to all samples. Both are the same model, the first one made of the first half only.
     pub(crate) fn refit_if_better(
         &self,
         mut trial: Model,
@@ -101,20 +114,18 @@ impl Sequence<'_> {
         held: &Held,
         notes: &mut Vec<String>,
     ) -> Result<Tried, PassError> {
-        let before = held.error(&trial, self.calibration)?;
-        let first = Selected::first_half(self.calibration.samples);
-        let half = Calibration { samples: &first, ..*self.calibration };
-        let layers = Sequence { calibration: &half, ..*self }.refit(&mut trial, notes)?.len();
-        let after = held.error(&trial, self.calibration)?;
+        let at_once = held.error(&trial, self.calibration)?;
+        let (in_turn, layers) = self.judge(&mut trial, held, notes)?;
         drop(trial);
-        let patches = match held.prefers(after, before) {
+        let errors = FitErrors { at_once, in_turn };
+        let patches = match errors.prefer_in_turn() {
             true => {
                 let sequence = Sequence { original: whole.original, ..*self };
                 Some(sequence.refit(&mut whole.compressed.clone(), &mut Vec::new())?)
             }
             false => None,
         };
-        Ok(Tried { errors: (before, after), layers, patches })
+        Ok(Tried { errors, layers, patches })
     }
 
     /// Fits every layer of the compressed model whose input has changed, and returns the patches that did, in their order. What is left out

@@ -11,7 +11,7 @@ use crate::{
     Calibration, PassError,
     calibration::{Statistic, Want},
     prune::eliminate::power,
-    reconstruct::{Halves, Second},
+    reconstruct::{Fold, Halves, Second},
 };
 
 /// Ridges that are tried, as a share of the mean of the diagonal.
@@ -170,7 +170,7 @@ impl Fit<'_> {
             (first, second) = (sum(first, a), sum(second, b));
         }
         for h in &self.halves {
-            all = sum(all, h.matrix_of(group, true, self.centred));
+            all = sum(all, h.matrix_of(group, Fold::Both, self.centred));
         }
         let none = || Mat::zeros(0, 0);
         ([first.unwrap_or_else(none), second.unwrap_or_else(none)], all.unwrap_or_else(none))
@@ -209,7 +209,7 @@ impl Fit<'_> {
     fn shift(&self, old: &[Mat<f64>], new: &[Mat<f64>]) -> Vec<f64> {
         let mut shift = Vec::new();
         for (group, (old, new)) in old.iter().zip(new).enumerate() {
-            let mean = self.halves.first().map(|h| h.mean_of(group, true)).unwrap_or_default();
+            let mean = self.halves.first().map(|h| h.mean_of(group, Fold::Both)).unwrap_or_default();
             let lost = |r: usize| mean.iter().enumerate().map(|(c, m)| (old[(r, c)] - new[(r, c)]) * m).sum::<f64>();
             shift.extend((0..old.nrows()).map(lost));
         }
