@@ -5,7 +5,7 @@
 //! 3. Each layer is decomposed, fitted to the first half. Options that the cost model finds no faster are dropped.
 //! 4. For a budget, options are taken where the outputs lose least for what they save (`search.rs`).
 //! 5. Layers are split and fitted in their order, each from what it reads by then (`in_turn.rs`); that is kept if it is better on the
-//!    second half.
+//!    half of the samples that it is not fitted to.
 //! 6. What was chosen is fitted to all samples.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +254,7 @@ impl Splitting<'_> {
         Ok(Some(Statistics { index, halves }))
     }
 
-    /// Decomposes all sites in all ways, or only as it was chosen; fitted to all samples or to the first half.
+    /// Decomposes all sites in all ways, or only as it was chosen; fitted to a half of the samples or to all.
     pub(super) fn decompose(
         &self,
         statistics: Option<&Statistics>,

@@ -50,7 +50,7 @@ impl<'a> Turning<'a> {
         Ok(Turning { model, units, moments })
     }
 
-    /// The bases of all units, from the first half of the samples or from all.
+    /// The bases of all units, from what was seen of some samples.
     pub(crate) fn bases(&self, fold: Fold) -> Result<Vec<Option<Bases>>, PassError> {
         let unit = |u: &Unit| u.products.iter().map(|p| self.product(p, fold)).collect::<Result<Option<Bases>, _>>();
         let error = |source| PassError::Tensor { place: "a head".to_owned(), source };
