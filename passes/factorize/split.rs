@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::{
     in_turn::{InTurn, Turn, damped},
     method::{Choice, Cost, Decomposed, Known, Layer, Method, Moments, Place, Reads, Scene},
-    rank::{Factorization, Own, Rule},
+    rank::{Allocation, Factorization, Own, Rule},
     search::Ranks,
 };
 use crate::{
@@ -199,8 +199,9 @@ impl Splitting<'_> {
             Rule::Own(own) => (options.iter().map(|o| best(own, o).cloned()).collect(), None),
             Rule::Budget(budget) => {
                 let statistics = statistics.as_ref();
+                let searched = self.calibration.filter(|_| self.settings.allocation == Allocation::Global);
                 let of = |c| Held::crossed(self.model, c, self.settings.probes);
-                crossed = self.calibration.map(of).transpose()?.flatten();
+                crossed = searched.map(of).transpose()?.flatten();
                 let ranks = Ranks { split: self, options: &options, decomposed: &decomposed, statistics };
                 ranks.for_budget(budget, held.as_ref(), crossed.as_ref(), &mut changes.notes)?
             }

@@ -282,13 +282,13 @@ impl<'a> Fitting<'a> {
 
     /// Error of the outputs on held samples without some channels; and how layers are fitted.
     pub(super) fn probe(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(f64, Fits), PassError> {
-        let (model, fits) = self.without(removed, Fold::First, known)?;
+        let (model, fits) = self.without(removed, held.fold(), known)?;
         Ok((held.error(&model, self.calibration()?)?, fits))
     }
 
     /// For probes that differ little from a model without some channels.
     pub(super) fn near(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<Held, PassError> {
-        held.of_changes(&self.without(removed, Fold::First, known)?.0, self.calibration()?)
+        held.of_changes(&self.without(removed, held.fold(), known)?.0, self.calibration()?)
     }
 
     /// The ridge of each layer; the statistics go.
