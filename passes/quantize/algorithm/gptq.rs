@@ -6,13 +6,18 @@
 //! are rounded in another order (`act_order`), the grids are those of the weights as they were. In the end codes and scales are
 //! improved in turns, see `refine`.
 //!
+//! Rounding column by column is greedy, and so is that improvement: of few weights they now and then make worse than each to the
+//! nearest. A row of which that holds starts from the nearest instead.
+//!
 //! Reference: Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers, ICLR 2023.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{
     super::blocks::{Blocks, Format, Grid, Matrix},
-    mse, refine,
+    mse, refine, rtn,
 };
 use crate::reconstruct::{CHUNK, Change, Second, TILE};
 
@@ -20,20 +25,19 @@ pub(super) fn quantize(matrix: &Matrix, format: Format, second: &Second) -> Bloc
     let (columns, per_row) = (matrix.columns, format.blocks(matrix.columns));
     // Grids can be searched on the way if a block is done before its errors are handed on.
     let on_the_way = second.is_natural() && format.block <= CHUNK;
-    let mut blocks = match on_the_way {
-        true => Blocks::by_rows(matrix, format, |_, _, _, _| {}),
-        false => mse::quantize(matrix, format, Some(second.diagonal())),
-    };
+    let mut blocks = mse::quantize(matrix, format, Some(second.diagonal()));
     if columns == 0 || second.size() != columns {
         return blocks;
     }
+    let nearest = [blocks.clone(), rtn::quantize(matrix, format)];
     let Blocks { codes, grids, .. } = &mut blocks;
     let tiles = codes.par_chunks_mut(TILE * columns).zip(grids.par_chunks_mut(TILE * per_row));
-    tiles.zip(matrix.values.par_chunks(TILE * columns)).for_each(|((codes, grids), values)| {
+    tiles.zip(matrix.values.par_chunks(TILE * columns)).enumerate().for_each(|(index, ((codes, grids), values))| {
         let mut tile = Tile { format, second, columns, per_row, values, codes, grids };
         let chunk = if on_the_way { CHUNK / format.block * format.block } else { CHUNK };
         second.sweep(values, chunk, &mut Rounding { tile: &mut tile, search: on_the_way });
         refine::tile(&mut tile);
+        tile.take_better(&nearest, index * TILE);
     });
     blocks
 }
@@ -55,6 +59,33 @@ pub(super) struct Tile<'a> {
     pub(super) values: &'a [f32],
     pub(super) codes: &'a mut [u8],
     pub(super) grids: &'a mut [Grid],
+}
+
+impl Tile<'_> {
+    /// Starts again, in rows of which one of `others` is better, from the best of them. The tile begins at row `first` of theirs.
+    fn take_better(&mut self, others: &[Blocks], first: usize) {
+        let Tile { columns, per_row, values, .. } = *self;
+        let mut least = self.errors(self.codes, self.grids);
+        let mut best = vec![None; least.len()];
+        let weights = |rows: Range<usize>| rows.start * columns..rows.end * columns;
+        let blocks = |rows: Range<usize>| rows.start * per_row..rows.end * per_row;
+        let rows = first..first + least.len();
+        for other in others {
+            let errors = self.errors(&other.codes[weights(rows.clone())], &other.grids[blocks(rows.clone())]);
+            for ((error, least), best) in errors.into_iter().zip(&mut least).zip(&mut best) {
+                if error < *least {
+                    (*least, *best) = (error, Some(other));
+                }
+            }
+        }
+        for (row, other) in best.into_iter().enumerate().filter_map(|(row, best)| Some((row, best?))) {
+            let (here, there) = (row..row + 1, first + row..first + row + 1);
+            let (codes, grids) = (&mut self.codes[weights(here.clone())], &mut self.grids[blocks(here.clone())]);
+            codes.copy_from_slice(&other.codes[weights(there.clone())]);
+            grids.copy_from_slice(&other.grids[blocks(there)]);
+            refine::tile(&mut Tile { values: &values[weights(here)], codes, grids, ..*self });
+        }
+    }
 }
 
 impl Change for Rounding<'_, '_> {

@@ -7,32 +7,17 @@
 
 use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 
-use super::gptq::{Tile, is_pruned};
+use super::{
+    super::blocks::Grid,
+    gptq::{Tile, is_pruned},
+};
 
 /// Turns of all codes and then all scales; the last is of codes only.
 const TURNS: usize = 3;
 
 pub(super) fn tile(tile: &mut Tile<'_>) {
-    let Tile { columns, per_row, values, second, .. } = *tile;
-    let rows = values.len() / columns;
-    let mut errors = vec![0.0f32; rows * columns];
-    for (row, errors) in errors.chunks_mut(columns).enumerate() {
-        for (column, error) in errors.iter_mut().enumerate() {
-            let grid = tile.grids[row * per_row + column / tile.format.block];
-            let at = row * columns + column;
-            *error = values[at] - grid.value(f32::from(tile.codes[at]));
-        }
-    }
-    // e H, half of the slope of the error at each column.
-    let mut slopes = vec![0.0f32; rows * columns];
-    matmul(
-        MatMut::from_row_major_slice_mut(&mut slopes, rows, columns),
-        Accum::Replace,
-        MatRef::from_row_major_slice(&errors, rows, columns),
-        MatRef::from_row_major_slice(second.moment(), columns, columns),
-        1.0,
-        Par::Seq,
-    );
+    let columns = tile.columns;
+    let mut slopes = tile.slopes(&tile.lost(tile.codes, tile.grids));
     for turn in 0..TURNS {
         for (row, slopes) in slopes.chunks_mut(columns).enumerate() {
             codes(tile, row, slopes);
@@ -40,6 +25,40 @@ pub(super) fn tile(tile: &mut Tile<'_>) {
                 scales(tile, row, slopes);
             }
         }
+    }
+}
+
+impl Tile<'_> {
+    /// The error in the products of each row, with these codes and grids.
+    pub(super) fn errors(&self, codes: &[u8], grids: &[Grid]) -> Vec<f32> {
+        let lost = self.lost(codes, grids);
+        let slopes = self.slopes(&lost);
+        let rows = lost.chunks(self.columns).zip(slopes.chunks(self.columns));
+        rows.map(|(lost, slopes)| lost.iter().zip(slopes).map(|(e, s)| e * s).sum()).collect()
+    }
+
+    /// What is lost of each weight, e.
+    fn lost(&self, codes: &[u8], grids: &[Grid]) -> Vec<f32> {
+        let lost = |(at, (value, code)): (usize, (&f32, &u8))| {
+            let grid = grids[at / self.columns * self.per_row + at % self.columns / self.format.block];
+            value - grid.value(f32::from(*code))
+        };
+        self.values.iter().zip(codes).enumerate().map(lost).collect()
+    }
+
+    /// e H, half of the slope of the error at each column.
+    fn slopes(&self, lost: &[f32]) -> Vec<f32> {
+        let (rows, columns) = (lost.len() / self.columns, self.columns);
+        let mut slopes = vec![0.0f32; lost.len()];
+        matmul(
+            MatMut::from_row_major_slice_mut(&mut slopes, rows, columns),
+            Accum::Replace,
+            MatRef::from_row_major_slice(lost, rows, columns),
+            MatRef::from_row_major_slice(self.second.moment(), columns, columns),
+            1.0,
+            Par::Seq,
+        );
+        slopes
     }
 }
 

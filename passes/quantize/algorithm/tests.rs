@@ -98,15 +98,41 @@ proptest! {
     }
 
     #[test]
-    fn gptq_has_the_least_error_in_the_products(
+    fn gptq_has_the_least_error_in_the_damped_products(
         rows in 1usize..70, columns in 4usize..70, block in prop::sample::select(vec![8usize, 16, 32, 200]), seed in 0u64..1000,
         symmetric: bool, act_order: bool
     ) {
-        let (w, products) = (matrix(rows, columns, seed), products(columns, seed));
-        let second = Second::new(&products, columns, Settings { act_order, ..SETTINGS }).unwrap();
-        let by = |algorithm| gram_error(&w, &quantize(&w, format(4, block, symmetric), algorithm, Some(&second)), &products);
+        gptq_is_best(rows, columns, block, seed, symmetric, act_order);
+    }
+}
+
+/// In what GPTQ minimizes, which is damped, it is at least as good as the others for any weight.
+fn gptq_is_best(rows: usize, columns: usize, block: usize, seed: u64, symmetric: bool, act_order: bool) {
+    let w = matrix(rows, columns, seed);
+    let second = Second::new(&products(columns, seed), columns, Settings { act_order, ..SETTINGS }).unwrap();
+    let damped: Vec<f64> = second.moment().iter().copied().map(f64::from).collect();
+    let by = |algorithm| gram_error(&w, &quantize(&w, format(4, block, symmetric), algorithm, Some(&second)), &damped);
+    let (gptq, mse, rtn) = (by(Algorithm::Gptq), by(Algorithm::Mse), by(Algorithm::Rtn));
+    // It compares sums in single precision.
+    assert!(gptq <= mse.min(rtn) * 1.0001, "gptq {gptq}, mse {mse}, rtn {rtn}");
+}
+
+/// Rounded column by column only, few weights can end worse than rounded each to the nearest.
+#[test]
+fn gptq_starts_from_the_nearest_codes_where_greed_loses() {
+    gptq_is_best(2, 5, 8, 634, false, false);
+    gptq_is_best(1, 6, 8, 241, false, false);
+}
+
+#[test]
+fn gptq_has_far_less_error_in_the_products_of_a_layer() {
+    for (seed, symmetric, act_order) in [(1, false, false), (2, true, false), (3, false, true), (4, true, true)] {
+        let (w, products) = (matrix(64, 64, seed), products(64, seed));
+        let second = Second::new(&products, 64, Settings { act_order, ..SETTINGS }).unwrap();
+        let by =
+            |algorithm| gram_error(&w, &quantize(&w, format(4, 32, symmetric), algorithm, Some(&second)), &products);
         let (gptq, mse, rtn) = (by(Algorithm::Gptq), by(Algorithm::Mse), by(Algorithm::Rtn));
-        prop_assert!(gptq < rtn && gptq < mse, "gptq {gptq}, mse {mse}, rtn {rtn}");
+        assert!(gptq < 0.5 * mse.min(rtn), "seed {seed}: gptq {gptq}, mse {mse}, rtn {rtn}");
     }
 }
 
