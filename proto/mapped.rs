@@ -94,14 +94,20 @@ impl MappedFile {
     }
 
     /// Fill `buffer` from `offset` on, through the file instead of the mapping, whose pages therefore stay out of memory.
-    #[cfg(unix)]
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(offset, buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => self.ended_early(),
+            _ => error,
+        })
+    }
+
+    #[cfg(unix)]
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.reader, buffer, offset)
     }
 
-    /// Fill `buffer` from `offset` on, through the file instead of the mapping, whose pages therefore stay out of memory.
     #[cfg(not(unix))]
-    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(offset))?;
         file.read_exact(buffer)
@@ -112,11 +118,12 @@ impl MappedFile {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(offset))?;
         let copied = io::copy(&mut (&mut *file).take(length), target)?;
-        if copied == length {
-            return Ok(());
-        }
-        let what = format!("{} ended early while it was copied: was it changed?", self.path.display());
-        Err(io::Error::new(io::ErrorKind::UnexpectedEof, what))
+        if copied == length { Ok(()) } else { Err(self.ended_early()) }
+    }
+
+    fn ended_early(&self) -> io::Error {
+        let what = format!("{} ended early while it was read: was it changed?", self.path.display());
+        io::Error::new(io::ErrorKind::UnexpectedEof, what)
     }
 }
 

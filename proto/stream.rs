@@ -1,8 +1,9 @@
 //! A buffer for prost to encode into that never holds the message: weights pass it by.
 //!
 //! prost computes lengths ahead without looking at the weights, and hands every `bytes` field over in one piece. A piece that is
-//! part of a mapped file is copied from that file to the new one by the system, so that it never enters this process. The
-//! output equals `encode_to_vec` by construction, as it is the same code that encodes.
+//! part of a mapped file goes through a small buffer, and not through the mapping, or is copied from file to file by the system
+//! where whole blocks go to where blocks begin, as it may share them. It copies others page by page, each into two. The output
+//! equals `encode_to_vec` by construction, as it is the same code that encodes.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,16 +13,20 @@ use bytes::buf::UninitSlice;
 use bytes::{Buf, BufMut};
 use prost::Message;
 
+use crate::mapped::MappedFile;
 use crate::sources::Sources;
 
-/// Small pieces are gathered up to this size.
-const BUFFER_BYTES: usize = 1 << 18;
+/// What is written at a time: enough for the system to take pages in bulk, little enough for a core's cache.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// From this size on, bytes of a mapped file are fetched by a call of their own instead of through the mapping.
 const READ_FROM: usize = 512;
 
-/// From this size on, that call is worth being a copy from file to file.
+/// From this size on, whole blocks are worth a copy from file to file.
 const COPY_FROM: usize = 1 << 16;
+
+/// File systems share parts of files that begin at multiples of this.
+const BLOCK: u64 = 4096;
 
 /// Writes to a file from its current position on. The first failure is kept, and what comes after it is ignored.
 pub(crate) struct Stream<'a> {
@@ -55,7 +60,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Append `bytes`, from file to file if they are part of a mapped one.
+    /// Append `bytes`, without the mapping if they are part of a mapped file.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         if self.state.is_ok() {
             self.state = self.try_bytes(bytes);
@@ -70,23 +75,32 @@ impl<'a> Stream<'a> {
     }
 
     fn try_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let length = bytes.len() as u64;
-        self.position += length;
+        let start = self.position;
+        self.position += bytes.len() as u64;
         if bytes.len() < READ_FROM {
             return self.gather(bytes);
         }
         let Some((file, offset)) = self.sources.locate(bytes) else { return self.gather(bytes) };
-        if bytes.len() >= COPY_FROM {
+        if bytes.len() >= COPY_FROM && offset.is_multiple_of(BLOCK) && start.is_multiple_of(BLOCK) {
             self.flush()?;
-            return file.copy_range(offset, length, self.file);
+            return file.copy_range(offset, bytes.len() as u64, self.file);
         }
-        if bytes.len() > self.buffer.len() - self.filled {
-            self.flush()?;
+        self.read(&file, offset, bytes.len())
+    }
+
+    /// Append `length` bytes of `file` from `offset` on.
+    fn read(&mut self, file: &MappedFile, mut offset: u64, mut length: usize) -> io::Result<()> {
+        while length > 0 {
+            if self.filled == self.buffer.len() {
+                self.flush()?;
+            }
+            let end = self.buffer.len().min(self.filled.saturating_add(length));
+            let room = self.buffer.get_mut(self.filled..end).unwrap_or_default();
+            file.read_at(offset, room)?;
+            offset += room.len() as u64;
+            length -= room.len();
+            self.filled = end;
         }
-        let end = self.filled + bytes.len();
-        let Some(room) = self.buffer.get_mut(self.filled..end) else { return self.gather(bytes) };
-        file.read_at(offset, room)?;
-        self.filled = end;
         Ok(())
     }
 
@@ -154,7 +168,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::mapped::MappedFile;
 
     fn written(fill: impl FnOnce(&mut Stream<'_>), sources: &Sources) -> Vec<u8> {
         let mut file = tempfile::tempfile().unwrap();
@@ -193,6 +206,47 @@ mod tests {
             &sources,
         );
         assert!(all == expected);
+    }
+
+    #[test]
+    fn blocks_that_go_to_blocks_and_others_arrive_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let content: Vec<u8> = (0..3 * BUFFER_BYTES + 777).map(|i| ((i * 7919) >> 7) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        let sources = Sources::of_model(&path, file.clone());
+        for (before, offset) in [(0, 0), (0, 4096), (8192, 4096), (1, 4096), (4096, 5), (BUFFER_BYTES - 3, 7)] {
+            for length in [COPY_FROM - 1, COPY_FROM, 2 * BUFFER_BYTES + 9] {
+                let part = offset..offset + length;
+                let all = written(
+                    |stream| {
+                        stream.put_slice(&content[..before]);
+                        stream.put(file.bytes().slice(part.clone()));
+                        stream.put_u8(9);
+                    },
+                    &sources,
+                );
+                assert!(all == [&content[..before], &content[part], &[9]].concat(), "{before}, {offset}, {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrank_is_said_to_have_ended_early() {
+        let folder = tempfile::tempdir().unwrap();
+        for offset in [0, 1] {
+            let path = folder.path().join(format!("data{offset}"));
+            std::fs::write(&path, vec![1; 3 * BUFFER_BYTES]).unwrap();
+            let mapped = MappedFile::open(&path).unwrap();
+            let sources = Sources::of_model(&path, mapped.clone());
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(BUFFER_BYTES as u64).unwrap();
+            let mut file = tempfile::tempfile().unwrap();
+            let mut stream = Stream::new(&mut file, &sources);
+            stream.put(mapped.bytes().slice(offset..));
+            let error = stream.finish().unwrap_err();
+            assert!(error.to_string().contains("ended early"), "{error}");
+        }
     }
 
     #[test]
