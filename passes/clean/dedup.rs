@@ -306,9 +306,7 @@ fn is_transposed(a: &[u8], b: &[u8], rows: usize, columns: usize, size: usize) -
                 }
                 turned.iter().take(height).enumerate().all(|(r, row)| {
                     let from = (top + r) * columns + left;
-                    let ours = &a[from..from + width];
-                    // Of a known size the comparison is a few instructions, and not a call.
-                    ours.as_array().map_or_else(|| *ours == row[..width], |ours| ours == row)
+                    a[from..from + width] == row[..width]
                 })
             })
         })
