@@ -66,6 +66,18 @@ impl Interface {
         Interface { inputs: list(g.inputs()), outputs: list(g.outputs()) }
     }
 
+    /// The interface of a model for callers who do not pass what `other` no longer takes: inputs that have a default.
+    pub fn shared(model: &Model, other: &Model) -> Interface {
+        let input = |m: &Model, name: &str| m.graph.value_named(name).filter(|v| m.graph.inputs().contains(v));
+        let is_default = |name: &str| {
+            let value = input(model, name).and_then(|v| model.graph.value(v));
+            value.is_some_and(|v| matches!(v.def(), Def::Input { default: Some(_) }))
+        };
+        let mut interface = Interface::of(model);
+        interface.inputs.retain(|(name, _)| input(other, name).is_some() || !is_default(name));
+        interface
+    }
+
     /// Fails if `model` has other inputs or outputs, takes inputs of other types, or gives outputs types that these exclude.
     /// The type of an output may get more precise.
     pub fn check(&self, model: &Model) -> Result<(), VerifyError> {

@@ -446,7 +446,7 @@ impl Run<'_> {
             patches,
             opsets,
             ir_version,
-            retypes_interface,
+            changes_interface,
             remove_uncalled_functions,
             skipped,
             notes,
@@ -466,8 +466,9 @@ impl Run<'_> {
             }
             self.apply(model, &path, patch, None, progress)?;
         }
-        if retypes_interface {
+        if changes_interface {
             self.interface = Interface::of(model);
+            progress.forgets = true;
         }
         for (domain, version) in opsets {
             if model.opsets.insert(domain, version) != Some(version) {

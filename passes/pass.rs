@@ -146,8 +146,8 @@ pub struct Changes {
     pub opsets: Vec<(String, i64)>,
     /// IR version that the new operator sets ask for; the model's own stays if it is newer.
     pub ir_version: Option<i64>,
-    /// Inputs or outputs get other types, because the user asked for it.
-    pub retypes_interface: bool,
+    /// Inputs or outputs get other types, or inputs with a default go.
+    pub changes_interface: bool,
     /// Local functions that are not called any more, once all patches are applied, are to be removed.
     pub remove_uncalled_functions: bool,
     /// What was looked at and left alone.

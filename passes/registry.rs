@@ -67,6 +67,7 @@ pub static PASSES: &[Entry] = &[
     entry!("equalize", "quantize/equalize.rs", quantize::Equalize),
     entry!("float16", "convert/float16.rs", convert::Float16),
     entry!("fold-constants", "clean/fold.rs", clean::FoldConstants),
+    entry!("freeze-initializers", "clean/freeze_initializers.rs", clean::FreezeInitializers),
     entry!("fuse", "fuse/fuse.rs", fuse::Fuse),
     entry!("fused-conv", "fuse/fused_conv.rs", fuse::FusedConv),
     entry!("hard-sigmoid", "fuse/hard_sigmoid.rs", fuse::HardSigmoid),

@@ -263,6 +263,18 @@ impl Graph {
         }
     }
 
+    /// Makes a constant of an input that has a default. Does nothing to any other value.
+    pub(crate) fn freeze(&mut self, id: ValueId) {
+        let Some(v) = self.value_mut(id) else { return };
+        if let Def::Input { default } = &mut v.def
+            && let Some(tensor) = default.take()
+        {
+            v.def = Def::Constant(tensor);
+            self.inputs.retain(|&i| i != id);
+            self.order.take();
+        }
+    }
+
     /// The subgraphs of a node, in the order of [`Attrs::graphs`](crate::Attrs::graphs).
     pub(crate) fn subgraphs_mut(&mut self, id: NodeId) -> impl Iterator<Item = &mut Graph> {
         self.node_mut(id).into_iter().flat_map(|n| n.attrs.graphs_mut())

@@ -23,6 +23,8 @@ pub enum PatchError {
     Used(String),
     #[error("the value {0:?} is no constant and cannot get a tensor")]
     NotConstant(String),
+    #[error("the value {0:?} is no input with a default")]
+    NoDefault(String),
     #[error("the sparse form of {0:?} has another type, or not one place for each of its elements")]
     SparseForm(String),
     #[error("the value {0:?} cannot be removed: it is no unread constant")]
@@ -182,6 +184,12 @@ impl Patch {
                     let is_same = (dense.dtype(), dense.dims()) == (tensor.values.dtype(), &*tensor.dims);
                     if !is_same || tensor.indices.dims().first() != tensor.values.dims().first() {
                         return Err(PatchError::SparseForm(v.name.clone()));
+                    }
+                }
+                Edit::Freeze(v) => {
+                    let v = value(*v)?;
+                    if !matches!(v.def, Def::Input { default: Some(_) }) {
+                        return Err(PatchError::NoDefault(v.name.clone()));
                     }
                 }
                 Edit::RemoveNode(n) => {
@@ -345,6 +353,16 @@ impl<'g> Run<'g> {
         outputs
     }
 
+    /// What reads a value may be known better now.
+    fn now_constant(&mut self, value: ValueId) {
+        self.applied.retyped = true;
+        let readers = self.graph.users(value).filter_map(|u| match u {
+            Use::Node(n, _) => Some(n),
+            Use::Output(_) => None,
+        });
+        self.applied.touched.extend(readers);
+    }
+
     fn edit(&mut self, edit: Edit) {
         match edit {
             Edit::Replace { old, new } => {
@@ -377,14 +395,13 @@ impl<'g> Run<'g> {
             }
             Edit::SetTensor { value, tensor } => {
                 self.graph.set_constant(value, tensor);
-                self.applied.retyped = true;
-                let readers = self.graph.users(value).filter_map(|u| match u {
-                    Use::Node(n, _) => Some(n),
-                    Use::Output(_) => None,
-                });
-                self.applied.touched.extend(readers);
+                self.now_constant(value);
             }
             Edit::SetSparse { value, tensor } => self.graph.set_sparse(value, tensor),
+            Edit::Freeze(value) => {
+                self.graph.freeze(value);
+                self.now_constant(value);
+            }
             Edit::RemoveNode(id) => self.remove(id),
             Edit::RemoveValue(v) => self.graph.remove_value(v),
             Edit::DropOutput { node, value } => {

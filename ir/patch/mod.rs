@@ -76,6 +76,7 @@ pub(crate) enum Edit {
     SetType { value: ValueId, ty: Type },
     SetTensor { value: ValueId, tensor: Tensor },
     SetSparse { value: ValueId, tensor: SparseTensor },
+    Freeze(ValueId),
     RemoveNode(NodeId),
     RemoveValue(ValueId),
     DropOutput { node: NodeId, value: ValueId },
@@ -192,6 +193,11 @@ impl Patch {
     /// A constant is stored in sparse form; its type has to stay, and so have its elements.
     pub fn set_sparse(&mut self, value: ValueId, tensor: SparseTensor) {
         self.edits.push(Edit::SetSparse { value, tensor });
+    }
+
+    /// An input that has a default is no input any more, and always that default.
+    pub fn freeze(&mut self, value: ValueId) {
+        self.edits.push(Edit::Freeze(value));
     }
 
     /// Removes a node that nobody reads, or whose outputs the patch has replaced before.

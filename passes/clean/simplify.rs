@@ -18,6 +18,10 @@ use crate::{Pass, Shape, Step};
 pub struct Simplify {}
 
 static STEPS: &[Step] = &[
+    Step {
+        pass: "freeze-initializers",
+        why_here: "a weight that callers may override is no constant; before there are others",
+    },
     Step { pass: "inline-functions", why_here: "the others do not look into functions" },
     Step { pass: "constants-to-initializers", why_here: "everything else looks for constants in one place" },
     Step { pass: "trim-subgraphs", why_here: "what subgraphs no longer capture goes with the next" },

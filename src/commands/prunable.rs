@@ -62,7 +62,8 @@ pub fn find(model: &Model, sizes: &Sizes) -> Result<Prunable> {
 }
 
 fn with_initializers(model: &Model) -> Result<Model> {
-    let step = StepConfig::default_of("constants-to-initializers").map_err(|e| Failure::message(Kind::Internal, e))?;
+    let default = |name| StepConfig::default_of(name).map_err(|e| Failure::message(Kind::Internal, e));
+    let steps = [default("freeze-initializers")?, default("constants-to-initializers")?];
     let driver = Driver {
         engine: None,
         calibration: None,
@@ -74,7 +75,7 @@ fn with_initializers(model: &Model) -> Result<Model> {
         observer: &NoObserver,
     };
     let mut model = model.clone();
-    driver.run(&mut model, &[step]).or_fail(Kind::Internal)?;
+    driver.run(&mut model, &steps).or_fail(Kind::Internal)?;
     // As the pass does.
     if let Some(patch) = unshare(&model) {
         model.apply(&GraphPath::main(), patch).or_fail(Kind::Internal)?;

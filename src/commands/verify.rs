@@ -21,7 +21,7 @@ pub fn run(args: &Verify) -> Result {
     progress.say("reading the models");
     let (reference, other) = (ModelFile::open(&args.reference)?, ModelFile::open(&args.model)?);
     engines::check(args.engine, &args.run)?;
-    planish_ir::Interface::of(&reference.model).check(&other.model).map_err(|e| {
+    planish_ir::Interface::shared(&reference.model, &other.model).check(&other.model).map_err(|e| {
         let list: String = e.violations.iter().map(|v| format!("\n  {v}")).collect();
         Failure::message(Kind::Gate, format!("the models have different interfaces and cannot be compared:{list}"))
     })?;

@@ -24,6 +24,9 @@ const SIZES: [[u64; 2]; 4] = [[8, 16], [32, 64], [96, 160], [224, 256]];
 /// that what holds for one size only is found out.
 pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options) -> Result<Samples> {
     let mut notes = Vec::new();
+    // What the model brings itself is mostly weights, of which other ones are no model that anybody runs.
+    let inputs: Vec<Input> = inputs.iter().filter(|i| !i.optional).cloned().collect();
+    let inputs = &inputs[..];
     let Turns { turns, is_widest } = turns(inputs, options, &mut notes)?;
     let wanted = options.samples.unwrap_or(SAMPLES);
     ensure!(wanted > 0, "0 random samples were asked for");

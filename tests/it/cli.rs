@@ -3,6 +3,7 @@
 use std::fs;
 
 use predicates::prelude::*;
+use prost::Message;
 use serde_json::Value;
 
 use crate::support::{failure, fixture, planish, stdout};
@@ -37,6 +38,28 @@ fn compile_verifies_writes_and_reports() {
     assert_eq!(provenance["input_blake3"], json["input_blake3"]);
     assert_eq!(provenance["pipeline"]["passes"][0], "simplify");
     assert_eq!(provenance["pipeline"]["calibration"]["npz"], "mnist_calib.npz");
+}
+
+/// Exporters used to write models so, and runtimes cannot optimize them.
+#[test]
+fn weights_that_are_listed_as_inputs_are_constants_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listed, out) = (folder.path().join("listed.onnx"), folder.path().join("out.onnx"));
+    let mut model = planish_proto::open(cnn()).unwrap().model;
+    model.ir_version = Some(7);
+    let graph = model.graph.as_mut().unwrap();
+    for tensor in &graph.initializer {
+        let name = tensor.name.clone();
+        graph.input.push(planish_proto::onnx::ValueInfoProto { name, ..Default::default() });
+    }
+    fs::write(&listed, model.encode_to_vec()).unwrap();
+    let prunable = stdout(planish().args(["inspect", "--prunable"]).arg(&listed));
+    assert_eq!(prunable, stdout(planish().args(["inspect", "--prunable"]).arg(cnn())));
+    let text = stdout(planish().args(["compile", "--preset", "simplify"]).arg(&listed).arg("-o").arg(&out));
+    assert!(text.contains("all initializers were inputs too") && text.contains("verified by tract"), "{text}");
+    let written = planish_proto::open(&out).unwrap().model.graph.unwrap();
+    assert_eq!((written.input.len(), written.node.len()), (1, 48));
+    stdout(planish().arg("verify").args([&listed, &out]));
 }
 
 #[test]

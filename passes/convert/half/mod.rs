@@ -70,7 +70,7 @@ pub(super) fn convert(model: &Model, cx: &Context<'_>, settings: &Settings<'_>) 
         return Ok(changes);
     }
     changes.patches.push((GraphPath::main(), rewrite::rewrite(graph, &selection, &literals, format, cx.weights)?));
-    changes.retypes_interface = settings.interface == InterfaceTypes::Convert;
+    changes.changes_interface = settings.interface == InterfaceTypes::Convert;
     let name = format.name();
     changes.notes.push(format!(
         "{converted} nodes in {name}, {} in float32 ({} islands); {} casts",
