@@ -38,21 +38,17 @@ impl Transform for FreezeInitializers {
             |&v: &ValueId| graph.value(v).is_some_and(|v| matches!(v.def(), Def::Input { default: Some(_) }));
         let listed: Vec<ValueId> = graph.inputs().iter().copied().filter(is_listed).collect();
         let (Some(&first), count) = (listed.first(), listed.len()) else { return Ok(changes) };
-        let example = graph.name_of(first);
         let is_constant = |d: &Def| matches!(d, Def::Constant(_) | Def::SparseConstant(_));
         if !self.all && graph.values().any(|(_, v)| is_constant(v.def())) {
-            changes.notes.push(format!(
-                "{count} inputs have defaults that callers may override, {example:?} for one, so nothing is computed from them; \
-                 `freeze-initializers: {{all: true}}` makes constants of them"
-            ));
             return Ok(changes);
         }
+        let example = graph.name_of(first);
         let mut patch = Patch::new(Numerics::Exact, format!("{count} inputs are always their defaults"));
         listed.into_iter().for_each(|v| patch.freeze(v));
         changes.patches.push((GraphPath::main(), patch));
         changes.changes_interface = true;
         changes.notes.push(format!(
-            "all initializers were inputs too, {count} of them, {example:?} for one; they are constants now, and callers can no longer pass them"
+            "{count} initializers were inputs too, {example:?} for one; they are constants now, and callers can no longer pass them"
         ));
         Ok(changes)
     }

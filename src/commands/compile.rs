@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use planish_ir::Model;
+use planish_ir::{Def, Model, ValueId};
 use planish_passes::{Driver, DriverError, Engine, Observer, Outcome, PassError};
 
 use super::{check_target, engines, print, print_json, recipe, write_file};
@@ -174,11 +174,25 @@ fn compile(
         }
     })?;
     let mut notes: Vec<String> = sizes.note().into_iter().chain(calibrator.notes()).collect();
+    notes.extend(overridable(&model));
     if outcome.stopped {
         notes.push(format!("stopped after patch {}, as asked", outcome.patches));
     }
     let explained = explainer.map(|e| e.finish(&model)).transpose().map_err(|e| Failure::message(Kind::Config, e))?;
     Ok(Compiled { model, outcome, samples, notes, explained })
+}
+
+/// A note on inputs from whose defaults nothing could be computed.
+fn overridable(model: &Model) -> Option<String> {
+    let graph = &model.graph;
+    let has_default = |&v: &ValueId| graph.value(v).is_some_and(|v| matches!(v.def(), Def::Input { default: Some(_) }));
+    let mut listed = graph.inputs().iter().copied().filter(has_default);
+    let example = graph.name_of(listed.next()?);
+    let count = 1 + listed.count();
+    Some(format!(
+        "{count} inputs have defaults that callers may override, {example:?} for one, so passes leave them alone; \
+         `freeze-initializers: {{all: true}}` makes constants of them"
+    ))
 }
 
 /// Bytes of the files of a model, whole even where it uses only a part of one.

@@ -14,7 +14,11 @@ use anyhow::{Context, Result, bail, ensure};
 use planish_ir::{DType, Dims, Tensor};
 use zip::ZipArchive;
 
-use super::{Make, Options, Samples, Tensors, inputs::Input, npy};
+use super::{
+    Make, Options, Samples, Tensors,
+    inputs::{Input, defaults_kept},
+    npy,
+};
 pub(super) use convert::{convert, fits};
 use cut::cut;
 pub(super) use cut::{Sizes, open_batch};
@@ -27,12 +31,11 @@ pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Resu
     let mut archive = ZipArchive::new(BufReader::new(file)).with_context(place)?;
     let names: BTreeSet<String> =
         archive.file_names().filter_map(|n| n.strip_suffix(".npy")).map(str::to_owned).collect();
-    let mut notes = Vec::new();
-    let mut arrays = Vec::new();
+    let (mut arrays, mut kept) = (Vec::new(), Vec::new());
     for input in inputs {
         if !names.contains(&input.name) {
             if input.optional {
-                notes.push(format!("the input {:?} has no array and keeps its default", input.name));
+                kept.push(input);
                 continue;
             }
             bail!("{}: {}", place(), missing(&input.name, &names, inputs));
@@ -41,6 +44,7 @@ pub(super) fn from_npz(path: &Path, inputs: &[Input], options: &Options) -> Resu
         let member = archive.by_name(&format!("{}.npy", input.name)).with_context(at)?;
         arrays.push((input, npy::read(member).with_context(at)?));
     }
+    let mut notes: Vec<String> = defaults_kept(&kept).into_iter().collect();
     let ignored: Vec<String> =
         names.iter().filter(|n| inputs.iter().all(|i| i.name != **n)).map(|n| format!("{n:?}")).collect();
     if !ignored.is_empty() {
@@ -56,20 +60,18 @@ pub(super) fn from_folder(folder: &Path, inputs: &[Input], options: &Options) ->
     let named = files.iter().map(|(stem, path)| (format!("{stem}.npy"), path.clone())).collect();
     let whole = |i: &Input| files.get(&file_stem(&i.name));
     if inputs.iter().any(|i| whole(i).is_some()) {
-        let mut arrays = Vec::new();
-        let mut notes = Vec::new();
+        let (mut arrays, mut kept) = (Vec::new(), Vec::new());
         for input in inputs {
             match whole(input) {
                 Some(path) => arrays.push((input, read_file(path)?)),
-                None if input.optional => {
-                    notes.push(format!("the input {:?} has no file and keeps its default", input.name));
-                }
+                None if input.optional => kept.push(input),
                 None => {
                     let names = files.keys().cloned().collect();
                     bail!("{}: {}", place(), missing(&file_stem(&input.name), &names, inputs));
                 }
             }
         }
+        let notes = defaults_kept(&kept).into_iter().collect();
         return Ok(Samples { files: named, ..cut(arrays, options, notes).with_context(place)? });
     }
     Ok(Samples { files: named, ..one_file_per_run(&files, inputs, options).with_context(place)? })

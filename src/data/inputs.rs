@@ -42,6 +42,15 @@ pub(super) fn of_model(model: &Model) -> Result<Vec<Input>> {
     Ok(inputs)
 }
 
+/// A note on inputs that no source has anything for, as they have defaults.
+pub(super) fn defaults_kept(inputs: &[&Input]) -> Option<String> {
+    match inputs {
+        [] => None,
+        [one] => Some(format!("the input {:?} keeps its default", one.name)),
+        [one, ..] => Some(format!("{} inputs keep their defaults, {:?} for one", inputs.len(), one.name)),
+    }
+}
+
 /// Fails if a size or range is given for something that the model does not have: it would silently do nothing.
 pub(super) fn check_names(inputs: &[Input], options: &Options) -> Result<()> {
     let axes =

@@ -18,7 +18,7 @@ use planish_ir::{DType, Dims, Tensor};
 use super::{
     Make, Options, Samples, Tensors,
     arrays::{Sizes, convert, open_batch},
-    inputs::Input,
+    inputs::{Input, defaults_kept},
     spread,
 };
 use geometry::Geometry;
@@ -48,10 +48,8 @@ pub(super) fn from_folder(images: &Images, inputs: &[Input], options: &Options) 
 fn open(images: &Images, inputs: &[Input], options: &Options) -> Result<Samples> {
     images.check()?;
     let input = choose(images, inputs)?.clone();
-    let mut notes = Vec::new();
-    for other in inputs.iter().filter(|i| i.optional && i.name != input.name) {
-        notes.push(format!("the input {:?} keeps its default", other.name));
-    }
+    let kept: Vec<&Input> = inputs.iter().filter(|i| i.optional && i.name != input.name).collect();
+    let mut notes: Vec<String> = defaults_kept(&kept).into_iter().collect();
     let axes = Axes::of(&input, images, options, &mut notes)?;
     let colors = images.colors(axes.channels)?;
     let geometry = Geometry::resolve(images, axes.height, axes.width, &mut notes)?;

@@ -6,7 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Text, tokens::Row};
-use crate::data::{Options, inputs::Input, ranges::index_range};
+use crate::data::{
+    Options,
+    inputs::{Input, defaults_kept},
+    ranges::index_range,
+};
 
 /// What a tokenizer gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -107,7 +111,7 @@ pub(super) fn assign(text: &Text, model: &Model, inputs: &[Input], notes: &mut V
     let has_ids = inputs.iter().any(|i| known(i) == Some(Role::Ids));
     // An input of another name that looks up in a table can only be the tokens, if nothing else is.
     let lone: Vec<&Input> = inputs.iter().filter(|i| known(i).is_none() && is_table(i)).collect();
-    let mut feeds = Vec::new();
+    let (mut feeds, mut kept) = (Vec::new(), Vec::new());
     for input in inputs {
         let guess = match lone.as_slice() {
             [one] if !has_ids && one.name == input.name => Some(Role::Ids),
@@ -115,7 +119,7 @@ pub(super) fn assign(text: &Text, model: &Model, inputs: &[Input], notes: &mut V
         };
         let Some(role) = known(input).or(guess) else {
             if input.optional {
-                notes.push(format!("the input {:?} keeps its default", input.name));
+                kept.push(input);
                 continue;
             }
             bail!(
@@ -154,5 +158,6 @@ pub(super) fn assign(text: &Text, model: &Model, inputs: &[Input], notes: &mut V
         feeds.iter().any(|f| f.role == Role::Ids),
         "no input of the model takes token ids, as far as names say; say with text.inputs which one does"
     );
+    notes.extend(defaults_kept(&kept));
     Ok(feeds)
 }
