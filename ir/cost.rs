@@ -12,7 +12,7 @@
 //! outputs. Operators that pick elements read what they give, not what they pick from; those that look at sizes only read nothing.
 //! A runtime that fuses nodes or hands buffers on moves less.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Attr, Def, Graph, Model, Node, NodeId, OpName, Tensor, ValueId,
@@ -111,14 +111,14 @@ struct Counter<'a> {
     model: &'a Model,
     functions: BTreeSet<&'a OpName>,
     bindings: &'a Bindings,
-    operators: HashMap<&'a OpName, OpCost>,
+    operators: BTreeMap<&'a OpName, OpCost>,
     cost: ModelCost,
 }
 
 impl<'a> Counter<'a> {
     fn new(model: &'a Model, bindings: &'a Bindings) -> Counter<'a> {
         let functions = model.functions.iter().map(|f| &f.op).collect();
-        Counter { model, functions, bindings, operators: HashMap::new(), cost: ModelCost::default() }
+        Counter { model, functions, bindings, operators: BTreeMap::new(), cost: ModelCost::default() }
     }
 
     fn count(mut self, inferred: &Inferred) -> ModelCost {

@@ -2,7 +2,7 @@
 //!
 //! prost computes lengths ahead without looking at the weights, and hands every `bytes` field over in one piece. A piece that is
 //! part of a mapped file goes through a small buffer, and not through the mapping, or is copied from file to file by the system
-//! where whole blocks go to where blocks begin, as it may share them. It copies others page by page, each into two. The output
+//! where whole blocks go to where blocks begin, as it may share them. Others it would copy page by page, each into two. The output
 //! equals `encode_to_vec` by construction, as it is the same code that encodes.
 
 use std::fs::File;
