@@ -16,6 +16,7 @@ import argparse
 import glob
 import importlib.util
 import os
+import os
 import pathlib
 import shutil
 import statistics
@@ -58,9 +59,11 @@ ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 
 
 def fresh(folder):
-    """Every run writes new files, as replacing old ones makes file systems wait for the disk."""
+    """Every run writes new files, as replacing old ones makes file systems wait for the disk, and begins with nothing of others left that
+    the system is still writing."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    os.sync()
 
 
 def commands(model, args, folder):
@@ -103,7 +106,8 @@ def main():
             tools = list(commands(model, args, folder))
             results = {tool: [] for tool, _ in tools}
             for run in range(args.runs + 1):
-                for tool, command in tools:
+                # Back and forth, so that nobody always comes after the same other.
+                for tool, command in tools if run % 2 == 0 else reversed(tools):
                     fresh(folder)
                     result = measure(command)
                     if run > 0 or result is None:
