@@ -95,6 +95,11 @@ impl Value {
         &self.users
     }
 
+    /// True for an input that callers may leave out, because it has a default.
+    pub const fn has_default(&self) -> bool {
+        matches!(self.def, Def::Input { default: Some(_) })
+    }
+
     /// The tensor, if it is a constant that no caller can override.
     pub const fn constant(&self) -> Option<&Tensor> {
         match &self.def {

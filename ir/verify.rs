@@ -15,7 +15,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Def, Dim, Graph, Model, Node, NodeId, Operand, Opsets, Type, Use, ValueId, op};
+use crate::{Def, Dim, Graph, Model, Node, NodeId, Operand, Opsets, Type, Use, Value, ValueId, op};
 
 /// A model that passed the verifier.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +68,11 @@ impl Interface {
 
     /// The interface of a model for callers who do not pass what `other` no longer takes: inputs that have a default.
     pub fn shared(model: &Model, other: &Model) -> Interface {
-        let input = |m: &Model, name: &str| m.graph.value_named(name).filter(|v| m.graph.inputs().contains(v));
+        let is_input = |m: &Model, v: &ValueId| m.graph.value(*v).is_some_and(|v| matches!(v.def(), Def::Input { .. }));
+        let input = |m: &Model, name: &str| m.graph.value_named(name).filter(|v| is_input(m, v));
         let is_default = |name: &str| {
             let value = input(model, name).and_then(|v| model.graph.value(v));
-            value.is_some_and(|v| matches!(v.def(), Def::Input { default: Some(_) }))
+            value.is_some_and(Value::has_default)
         };
         let mut interface = Interface::of(model);
         interface.inputs.retain(|(name, _)| input(other, name).is_some() || !is_default(name));

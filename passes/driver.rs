@@ -468,6 +468,7 @@ impl Run<'_> {
         }
         if changes_interface {
             self.interface = Interface::of(model);
+            // An input was known by its type alone.
             progress.forgets = true;
         }
         for (domain, version) in opsets {

@@ -263,16 +263,20 @@ impl Graph {
         }
     }
 
-    /// Makes a constant of an input that has a default. Does nothing to any other value.
-    pub(crate) fn freeze(&mut self, id: ValueId) {
-        let Some(v) = self.value_mut(id) else { return };
-        if let Def::Input { default } = &mut v.def
-            && let Some(tensor) = default.take()
-        {
-            v.def = Def::Constant(tensor);
-            self.inputs.retain(|&i| i != id);
-            self.order.take();
+    /// Makes constants of inputs that have defaults. Does nothing to any other value.
+    pub(crate) fn freeze(&mut self, ids: &[ValueId]) {
+        self.order.take();
+        let mut frozen = BTreeSet::new();
+        for &id in ids {
+            if let Some(v) = self.value_mut(id)
+                && let Def::Input { default } = &mut v.def
+                && let Some(tensor) = default.take()
+            {
+                v.def = Def::Constant(tensor);
+                frozen.insert(id);
+            }
         }
+        self.inputs.retain(|id| !frozen.contains(id));
     }
 
     /// The subgraphs of a node, in the order of [`Attrs::graphs`](crate::Attrs::graphs).

@@ -186,10 +186,12 @@ impl Patch {
                         return Err(PatchError::SparseForm(v.name.clone()));
                     }
                 }
-                Edit::Freeze(v) => {
-                    let v = value(*v)?;
-                    if !matches!(v.def, Def::Input { default: Some(_) }) {
-                        return Err(PatchError::NoDefault(v.name.clone()));
+                Edit::Freeze(values) => {
+                    for v in values {
+                        let v = value(*v)?;
+                        if !v.has_default() {
+                            return Err(PatchError::NoDefault(v.name.clone()));
+                        }
                     }
                 }
                 Edit::RemoveNode(n) => {
@@ -398,9 +400,9 @@ impl<'g> Run<'g> {
                 self.now_constant(value);
             }
             Edit::SetSparse { value, tensor } => self.graph.set_sparse(value, tensor),
-            Edit::Freeze(value) => {
-                self.graph.freeze(value);
-                self.now_constant(value);
+            Edit::Freeze(values) => {
+                self.graph.freeze(&values);
+                values.into_iter().for_each(|v| self.now_constant(v));
             }
             Edit::RemoveNode(id) => self.remove(id),
             Edit::RemoveValue(v) => self.graph.remove_value(v),

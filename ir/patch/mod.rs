@@ -76,7 +76,7 @@ pub(crate) enum Edit {
     SetType { value: ValueId, ty: Type },
     SetTensor { value: ValueId, tensor: Tensor },
     SetSparse { value: ValueId, tensor: SparseTensor },
-    Freeze(ValueId),
+    Freeze(Vec<ValueId>),
     RemoveNode(NodeId),
     RemoveValue(ValueId),
     DropOutput { node: NodeId, value: ValueId },
@@ -195,9 +195,9 @@ impl Patch {
         self.edits.push(Edit::SetSparse { value, tensor });
     }
 
-    /// An input that has a default is no input any more, and always that default.
-    pub fn freeze(&mut self, value: ValueId) {
-        self.edits.push(Edit::Freeze(value));
+    /// Inputs that have defaults are no inputs any more, and always those.
+    pub fn freeze(&mut self, values: Vec<ValueId>) {
+        self.edits.push(Edit::Freeze(values));
     }
 
     /// Removes a node that nobody reads, or whose outputs the patch has replaced before.

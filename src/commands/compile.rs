@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use planish_ir::{Def, Model, ValueId};
+use planish_ir::{Model, Value, ValueId};
 use planish_passes::{Driver, DriverError, Engine, Observer, Outcome, PassError};
 
 use super::{check_target, engines, print, print_json, recipe, write_file};
@@ -185,7 +185,7 @@ fn compile(
 /// A note on inputs from whose defaults nothing could be computed.
 fn overridable(model: &Model) -> Option<String> {
     let graph = &model.graph;
-    let has_default = |&v: &ValueId| graph.value(v).is_some_and(|v| matches!(v.def(), Def::Input { default: Some(_) }));
+    let has_default = |&v: &ValueId| graph.value(v).is_some_and(Value::has_default);
     let mut listed = graph.inputs().iter().copied().filter(has_default);
     let example = graph.name_of(listed.next()?);
     let count = 1 + listed.count();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use planish_ir::{DType, Def, Dim, Model};
+use planish_ir::{DType, Dim, Model};
 
 use super::Options;
 
@@ -24,7 +24,7 @@ pub(super) fn of_model(model: &Model) -> Result<Vec<Input>> {
     for &id in model.graph.inputs() {
         let Some(value) = model.graph.value(id) else { continue };
         let name = value.name().to_owned();
-        let optional = matches!(value.def(), Def::Input { default: Some(_) });
+        let optional = value.has_default();
         let Some(ty) = value.ty().and_then(|t| t.as_tensor()) else {
             if optional {
                 continue;

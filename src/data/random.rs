@@ -24,8 +24,9 @@ const SIZES: [[u64; 2]; 4] = [[8, 16], [32, 64], [96, 160], [224, 256]];
 /// that what holds for one size only is found out.
 pub(super) fn draw(seed: u64, model: &Model, inputs: &[Input], options: &Options) -> Result<Samples> {
     let mut notes = Vec::new();
-    // What the model brings itself is mostly weights, of which other ones are no model that anybody runs.
-    let inputs: Vec<Input> = inputs.iter().filter(|i| !i.optional).cloned().collect();
+    // What the model brings itself is mostly weights, of which other ones are no model that anybody runs, unless it is asked for.
+    let is_drawn = |i: &&Input| !i.optional || options.ranges.contains_key(&i.name);
+    let inputs: Vec<Input> = inputs.iter().filter(is_drawn).cloned().collect();
     let inputs = &inputs[..];
     let Turns { turns, is_widest } = turns(inputs, options, &mut notes)?;
     let wanted = options.samples.unwrap_or(SAMPLES);

@@ -43,7 +43,7 @@ impl Program {
         let g = &model.graph;
         let mut inputs = BTreeMap::new();
         for value in g.inputs().iter().filter_map(|&id| g.value(id)) {
-            let optional = matches!(value.def(), Def::Input { default: Some(_) });
+            let optional = value.has_default();
             inputs.insert(value.name().to_owned(), Input { ty: value.ty().cloned(), optional });
         }
         let mut computed: Vec<(String, Option<Type>)> = Vec::new();
