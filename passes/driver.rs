@@ -468,8 +468,6 @@ impl Run<'_> {
         }
         if changes_interface {
             self.interface = Interface::of(model);
-            // An input was known by its type alone.
-            progress.forgets = true;
         }
         for (domain, version) in opsets {
             if model.opsets.insert(domain, version) != Some(version) {
