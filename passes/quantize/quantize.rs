@@ -3,8 +3,8 @@
 //! Before     c = Conv (x, w, b);  y = Relu (c)
 //! After      d = DequantizeLinear (QuantizeLinear (x));  c = Conv (d, DequantizeLinear (w'), DequantizeLinear (b'));
 //!            y = DequantizeLinear (QuantizeLinear (Relu (c)))
-//! When       Conv, ConvTranspose, MatMul and Gemm with constant float32 weights; and what lies between them, where that moves
-//!            fewer bytes: Add, Mul, Concat, pools, views, sigmoid gates
+//! When       Conv, ConvTranspose, MatMul and Gemm with constant float32 weights; and what lies between them, where that takes
+//!            less time: Add, Mul, Concat, pools, views, sigmoid gates
 //! Refuses    weights that are no constants, and products of two activations · alpha or beta other than 1 · what the target has
 //!            no kernel for · what is quantized already · what is excluded
 //! Numerics   Lossy: activations move by up to half a step of their range over 255, weights by half a step of their channel

@@ -1,8 +1,8 @@
 //! Which of the nodes that can compute with codes do.
 //!
-//! Products with constant weights do, unless the assignment says otherwise. What lies between them does where that moves
-//! fewer bytes: a node over codes reads and writes a quarter of what it does over floats, and every border between floats
-//! and codes costs another pass over the value. Nodes are looked at one by one, again and again while that helps.
+//! Products with constant weights do, unless the assignment says otherwise. What lies between them does where that takes less time:
+//! kernels for codes are hardly faster than those for floats, some are slower, but every border between floats and codes costs another
+//! pass over the value. Nodes are looked at one by one, again and again while that helps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,10 +19,55 @@ pub(crate) struct Placement {
     pub(crate) emits: BTreeSet<NodeId>,
 }
 
-/// Bytes of a float and of a code, and of turning one into the other.
+/// Time of moving a float or a code, and of turning one into the other.
 const FLOAT: u64 = 4;
 const CODE: u64 = 1;
 const BORDER: u64 = FLOAT + CODE;
+
+/// What an operator takes for an element, on codes and on floats, as onnxruntime's kernels do where [`BORDER`] is what QuantizeLinear takes
+/// (`benches/between.py`; those of pools with channels at the back).
+struct Time {
+    codes: u64,
+    floats: u64,
+    /// Of which elements.
+    of: Elements,
+}
+
+enum Elements {
+    Result,
+    Read,
+    Both,
+}
+
+impl Time {
+    const fn new(codes: u64, floats: u64, of: Elements) -> Time {
+        Time { codes, floats, of }
+    }
+
+    /// None for what takes no time, or the same in any case.
+    fn of(role: &Role, operator: &str) -> Option<Time> {
+        Some(match role {
+            Role::Linear(_) | Role::AddedTo(_) => return None,
+            Role::Kernel("QLinearAdd") => Time::new(6, 6, Elements::Result),
+            Role::Kernel("QLinearMul") => Time::new(9, 6, Elements::Result),
+            Role::Kernel("QLinearSigmoid") => Time::new(10, 11, Elements::Result),
+            Role::Kernel("QLinearLeakyRelu") => Time::new(10, 6, Elements::Result),
+            Role::Kernel("QLinearGlobalAveragePool") => Time::new(2, 8, Elements::Read),
+            Role::Kernel("QLinearAveragePool") => Time::new(200, 34, Elements::Read),
+            Role::Passes => match operator {
+                "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => return None,
+                "MaxPool" => Time::new(7, 20, Elements::Read),
+                _ => Time::new(CODE, FLOAT, Elements::Both),
+            },
+            Role::Kernel(_) => Time::new(CODE, FLOAT, Elements::Both),
+            Role::Affine { .. } => Time::new(0, 4, Elements::Result),
+            Role::HardGate { .. } => Time::new(4, 6, Elements::Result),
+            // Two nodes of onnxruntime: a sum, or a sigmoid, and a product.
+            Role::SelfGated(Gate::Hard) => Time::new(13, 12, Elements::Result),
+            Role::SelfGated(Gate::Sigmoid(_)) => Time::new(19, 12, Elements::Result),
+        })
+    }
+}
 /// Sweeps over the graph; real ones need three or four.
 const SWEEPS: usize = 12;
 
@@ -68,7 +113,7 @@ impl Labels<'_> {
         !matches!(unit.role, Role::Linear(_) | Role::AddedTo(_)) && !self.at.graph.is_output(unit.result)
     }
 
-    /// Turns a node over if that moves fewer bytes.
+    /// Turns a node over if that takes less time.
     fn improve(&mut self, unit: &Unit) -> bool {
         let mut values: BTreeSet<ValueId> =
             unit.reads.iter().filter_map(|&s| self.at.graph.node(unit.node)?.input(s)).collect();
@@ -101,30 +146,29 @@ impl Labels<'_> {
         values.iter().map(|&v| self.borders(v)).fold(self.work(unit), u64::saturating_add)
     }
 
-    /// Bytes that a node itself moves.
+    /// Time that a node itself takes.
     fn work(&self, unit: &Unit) -> u64 {
-        let on = self.on.contains(&unit.node);
-        let n = self.at.elements(unit.result);
-        let node = self.at.graph.node(unit.node);
-        let reads = unit.reads.iter().filter_map(|&s| node?.input(s)).map(|v| self.at.elements(v));
-        let moved = reads.fold(n, u64::saturating_add);
-        let rectifier = if unit.absorbs.is_some() { 2 * FLOAT } else { 0 };
-        // (bytes per element of the result, or of everything that is moved)
-        let (floats, codes) = match unit.role {
-            Role::Linear(_) | Role::AddedTo(_) => return 0,
-            Role::Passes if node.is_some_and(|n| is_view(&n.op.name)) => return 0,
-            Role::Kernel("QLinearSigmoid") => (n.saturating_mul(4 * FLOAT), n.saturating_mul(2 * CODE)),
-            Role::Kernel(_) | Role::Passes => (moved.saturating_mul(FLOAT), moved.saturating_mul(CODE)),
-            Role::Affine { .. } => (moved.saturating_mul(FLOAT), 0),
-            Role::HardGate { .. } => (moved.saturating_mul(FLOAT), moved.saturating_mul(CODE)),
-            // onnxruntime runs it as two nodes.
-            Role::SelfGated(Gate::Hard) => (n.saturating_mul(5 * FLOAT), n.saturating_mul(5 * CODE)),
-            Role::SelfGated(Gate::Sigmoid(_)) => (n.saturating_mul(4 * FLOAT), n.saturating_mul(5 * CODE)),
+        let Some(node) = self.at.graph.node(unit.node) else { return 0 };
+        let Some(time) = Time::of(&unit.role, &node.op.name) else { return 0 };
+        let result = self.at.elements(unit.result);
+        let read = || {
+            let values = unit.reads.iter().filter_map(|&s| node.input(s));
+            values.map(|v| self.at.elements(v)).fold(0, u64::saturating_add)
         };
-        if on { codes } else { floats.saturating_add(n.saturating_mul(rectifier)) }
+        let elements = match time.of {
+            Elements::Result => result,
+            Elements::Read => read(),
+            Elements::Both => result.saturating_add(read()),
+        };
+        if self.on.contains(&unit.node) {
+            return elements.saturating_mul(time.codes);
+        }
+        // The rectifier that codes do without.
+        let rectifier = if unit.absorbs.is_some() { FLOAT } else { 0 };
+        elements.saturating_mul(time.floats).saturating_add(result.saturating_mul(rectifier))
     }
 
-    /// Bytes of turning a value from floats into codes, and back.
+    /// Time of turning a value from floats into codes, and back.
     fn borders(&self, value: ValueId) -> u64 {
         let (codes, floats) = self.readers(value);
         let maker = self.makers.get(&value).filter(|id| self.on.contains(id)).and_then(|id| self.candidates.get(id));
@@ -168,9 +212,4 @@ impl Labels<'_> {
 /// True for units whose result is no code that was there before.
 const fn rounds(unit: &Unit) -> bool {
     !matches!(unit.role, Role::Passes | Role::Affine { .. })
-}
-
-/// True for operators that only give the same elements another shape.
-fn is_view(name: &str) -> bool {
-    matches!(name, "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze")
 }

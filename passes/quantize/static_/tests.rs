@@ -134,6 +134,8 @@ fn sums_pools_and_views_between_convolutions_stay_in_codes() {
       int8[2] w_dequantized_zero_point_1 = {0, 0},
       float b_quantized_scale = {0.007202017},
       uint8 b_quantized_zero_point = {129},
+      float s_quantized_scale = {0.007491421},
+      uint8 s_quantized_zero_point = {124},
       int8[2,2] v_quantized = {127, 25, -32, 102},
       float[2] v_dequantized_scale = {0.007874016, 0.01968504},
       int8[2] v_dequantized_zero_point = {0, 0},
@@ -151,8 +153,12 @@ fn sums_pools_and_views_between_convolutions_stay_in_codes() {
       b_1 = Conv (a, w_dequantized_1)
       b_quantized = QuantizeLinear (b_1, b_quantized_scale, b_quantized_zero_point)
       b = DequantizeLinear (b_quantized, b_quantized_scale, b_quantized_zero_point)
-      s = Add (a, b)
-      m = MaxPool <kernel_shape = [2, 2]> (s)
+      s_1 = Add (a, b)
+      s_quantized = QuantizeLinear (s_1, s_quantized_scale, s_quantized_zero_point)
+      s = DequantizeLinear (s_quantized, s_quantized_scale, s_quantized_zero_point)
+      m_1 = MaxPool <kernel_shape = [2, 2]> (s)
+      m_quantized = QuantizeLinear (m_1, s_quantized_scale, s_quantized_zero_point)
+      m = DequantizeLinear (m_quantized, s_quantized_scale, s_quantized_zero_point)
       p = GlobalAveragePool (m)
       f = Flatten (p)
       f_quantized = QuantizeLinear (f, f_quantized_scale, f_quantized_zero_point)
