@@ -12,19 +12,20 @@
 //!            data instead of assumptions; Banner et al., Post Training 4-bit Quantization of Convolutional Networks, NeurIPS 2019
 //!
 //! Layers are corrected one after another, each with all before it corrected: the error of a layer has a part that it was handed
-//! down, and if all were corrected at once, that part would be taken out once in each layer. The runs that this takes are
-//! as many as there are layers, so only the first `samples` are looked at.
+//! down, and if all were corrected at once, that part would be taken out once in each layer. Between two layers the values are kept
+//! that the rest is computed of, so that the model runs about once, on `samples` of the calibration samples, from all over them.
 //!
 //! Outputs are compared where both models have a value of the same name. Where a quantizer let a Relu go because the range of the
 //! codes clips as it does, that is behind the rounding, as the name is that of the Relu's output.
 
-use planish_ir::{DType, Graph, GraphPath, Model, Node, Numerics, OpName, Patch, Tensor, ValueId};
+use planish_ir::{DType, Graph, GraphPath, Model, Node, Numerics, OpName, Patch, Tensor, ValueId, infer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Skip, Transform,
-    calibration::{Samples, Selected, Statistic, Want},
+    calibration::{Samples, Selected},
+    reconstruct::stages::{Border, Stages, Wanted, run},
 };
 
 /// Configuration.
@@ -51,11 +52,13 @@ impl Pass for BiasCorrection {
 
 /// A layer whose bias can be corrected.
 struct Layer {
-    /// Name of the output in both models.
-    output: String,
+    /// Its output in the model before and in this one.
+    outputs: [ValueId; 2],
     /// The axis of its channels.
     axis: i64,
     bias: Bias,
+    /// How many corrections there are in front of it.
+    stage: usize,
 }
 
 /// The constant that a bias is stored in.
@@ -73,42 +76,52 @@ impl Transform for BiasCorrection {
             return Ok(changes);
         };
         let given = cx.calibrated()?;
-        let first = Selected { samples: given.samples, first: 0, step: 1, limit: self.samples };
-        let calibration = Calibration { samples: &first, ..*given };
-        let mut corrected = model.clone();
-        let (mut layers, mut channels) = (0usize, 0usize);
-        for id in model.graph.topological_order().unwrap_or_default() {
-            let Some(node) = model.graph.node(id) else { continue };
-            let layer = match layer(&model.graph, &original.graph, node) {
-                Ok(layer) => layer,
-                Err(Skip::NoMatch) => continue,
-                Err(skip) => {
-                    changes.skipped.push((GraphPath::main(), id, skip));
+        if given.samples.is_empty() {
+            return Err(PassError::Precondition("there is no calibration sample".to_owned()));
+        }
+        let step = given.samples.len().div_ceil(self.samples.max(1));
+        let some = Selected { samples: given.samples, first: 0, step, limit: self.samples.max(1) };
+        let calibration = Calibration { samples: &some, ..*given };
+        // The pieces that are run need the types of their inputs.
+        let (mut original, mut corrected) = (original.clone(), model.clone());
+        infer::annotate(&mut original);
+        infer::annotate(&mut corrected);
+        let (layers, stages) = layers(model, &original, &mut changes);
+        let stages = [stages.carried_to(&original), stages];
+        let mut borders = [Border::default(), Border::default()];
+        let (mut moved_layers, mut moved_channels) = (0usize, 0usize);
+        for stage in 0..=layers.iter().map(|l| l.stage).max().unwrap_or(0) {
+            let drifts = match drifts([&original, &corrected], &layers, stage, &stages, &mut borders, &calibration) {
+                // What an engine cannot run from the middle, it may run from the beginning.
+                Err(PassError::Engine(_)) if borders.iter().any(Border::is_known) => {
+                    borders = Default::default();
+                    drifts([&original, &corrected], &layers, stage, &stages, &mut borders, &calibration)
+                }
+                drifts => drifts,
+            };
+            for (layer, drift) in drifts? {
+                let means = drift.means(self.least_share);
+                let moved = means.iter().filter(|m| **m != 0.0).count();
+                if moved == 0 {
                     continue;
                 }
-            };
-            let reads = [0, 1].map(|m| (m, layer.output.clone())).to_vec();
-            let want = Want { reads, statistic: Drift { axis: layer.axis, channels: Vec::new() } };
-            let drift = calibration.collect(&[original, &corrected], vec![want])?;
-            let means = drift.first().map(|d| d.means(self.least_share)).unwrap_or_default();
-            let moved = means.iter().filter(|m| **m != 0.0).count();
-            if moved == 0 {
-                continue;
+                let place = || model.graph.name_of(layer.bias.value());
+                let tensor = layer.bias.plus(&corrected.graph, &means);
+                let tensor = tensor.map_err(|source| PassError::Tensor { place: place(), source })?;
+                let Some(tensor) = tensor else { continue };
+                let mut patch = Patch::new(Numerics::Lossy, format!("{moved} channels of the bias {:?}", place()));
+                patch.set_tensor(layer.bias.value(), tensor);
+                // What comes later is measured behind this one. A patch that does not apply is reported by whoever applies it.
+                if patch.clone().apply(&mut corrected.graph).is_ok() {
+                    moved_layers += 1;
+                    moved_channels += moved;
+                }
+                changes.patches.push((GraphPath::main(), patch));
             }
-            let place = || model.graph.name_of(layer.bias.value());
-            let tensor = layer.bias.plus(&corrected.graph, &means);
-            let Some(tensor) = tensor.map_err(|source| PassError::Tensor { place: place(), source })? else { continue };
-            let mut patch = Patch::new(Numerics::Lossy, format!("{moved} channels of the bias {:?}", place()));
-            patch.set_tensor(layer.bias.value(), tensor);
-            // What comes later is measured behind this one. A patch that does not apply is reported by whoever applies it.
-            if patch.clone().apply(&mut corrected.graph).is_ok() {
-                layers += 1;
-                channels += moved;
-            }
-            changes.patches.push((GraphPath::main(), patch));
         }
-        if layers > 0 {
-            changes.notes.push(format!("{channels} channels of {layers} layers corrected on {} samples", first.len()));
+        if moved_layers > 0 {
+            let samples = some.len();
+            changes.notes.push(format!("{moved_channels} channels of {moved_layers} layers corrected on {samples} samples"));
         }
         Ok(changes)
     }
@@ -116,6 +129,53 @@ impl Transform for BiasCorrection {
     fn compares(&self) -> bool {
         true
     }
+}
+
+/// The layers of a model whose biases can be corrected, in its order, and the stages of its values. Reasons why others cannot are noted.
+fn layers(model: &Model, original: &Model, changes: &mut Changes) -> (Vec<Layer>, Stages) {
+    let (mut layers, mut stages) = (Vec::new(), Stages::default());
+    for id in model.graph.topological_order().unwrap_or_default() {
+        let Some(node) = model.graph.node(id) else { continue };
+        let mut stage = stages.before(model, id);
+        match layer(&model.graph, &original.graph, node) {
+            Ok(layer) => {
+                layers.push(Layer { stage, ..layer });
+                stage += 1;
+            }
+            Err(Skip::NoMatch) => {}
+            Err(skip) => changes.skipped.push((GraphPath::main(), id, skip)),
+        }
+        stages.enter(model, id, stage);
+    }
+    (layers, stages)
+}
+
+/// By how much the layers of a stage are off, and the borders behind it in the place of those before it. Models are the one before and the
+/// one that is corrected.
+fn drifts<'l>(
+    models: [&Model; 2],
+    layers: &'l [Layer],
+    stage: usize,
+    stages: &[Stages; 2],
+    borders: &mut [Border; 2],
+    calibration: &Calibration<'_>,
+) -> Result<Vec<(&'l Layer, Drift)>, PassError> {
+    let drift = |l: &'l Layer| (l, Drift { axis: l.axis, channels: Vec::new() });
+    let mut open: Vec<(&Layer, Drift)> = layers.iter().filter(|l| l.stage == stage).map(drift).collect();
+    let wanted = [0, 1].map(|m| {
+        let reads = open.iter().map(|(l, _)| l.outputs[m]).collect();
+        let later = layers.iter().filter(|l| l.stage > stage).map(|l| l.outputs[m]);
+        Wanted::new(models[m], reads, &stages[m], stage, later)
+    });
+    let mut take = |values: &[Tensor]| -> Result<(), PassError> {
+        let (before, now) = values.split_at(values.len() / 2);
+        open.iter_mut().zip(before.iter().zip(now)).try_for_each(|((layer, drift), (before, now))| {
+            let value = || models[1].graph.name_of(layer.outputs[1]);
+            drift.add(before, now).map_err(|message| PassError::Calibration { value: value(), message })
+        })
+    };
+    *borders = run(calibration, &wanted, borders, &mut take)?;
+    Ok(open)
 }
 
 /// A node as a layer with a bias, and where its output can be compared.
@@ -141,10 +201,10 @@ fn layer(graph: &Graph, original: &Graph, node: &Node) -> Result<Layer, Skip> {
     let output = node.output(0).ok_or(Skip::NoMatch)?;
     let seen = rounded(graph, output).unwrap_or(output);
     let name = graph.name_of(seen);
-    if original.value_named(&name).is_none_or(|v| original.producer(v).is_none()) {
-        return Err(Skip::because(format!("there was no {name:?} before the first lossy pass, to compare with")));
-    }
-    Ok(Layer { output: name, axis, bias: Bias::of(graph, bias)? })
+    let before = original.value_named(&name).filter(|&v| original.producer(v).is_some());
+    let before =
+        before.ok_or_else(|| Skip::because(format!("there was no {name:?} before the first lossy pass, to compare with")))?;
+    Ok(Layer { outputs: [before, seen], axis, bias: Bias::of(graph, bias)?, stage: 0 })
 }
 
 /// The node that makes a value, if it is of this operator.
@@ -243,11 +303,9 @@ impl Drift {
         };
         self.channels.iter().map(mean).collect()
     }
-}
 
-impl Statistic for Drift {
-    fn add(&mut self, tensors: &[&Tensor]) -> Result<(), String> {
-        let &[a, b] = tensors else { return Err("a drift is of two values".to_owned()) };
+    /// Adds what both models compute on a sample. Fails if that has different shapes.
+    fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<(), String> {
         if a.dims() != b.dims() {
             return Err(format!("it has the dims {:?} in one model and {:?} in the other", a.dims(), b.dims()));
         }
@@ -275,11 +333,6 @@ impl Statistic for Drift {
             *count += inner as u64;
         }
         Ok(())
-    }
-
-    fn bytes(&self) -> u64 {
-        // Channels are few beside what they are made of.
-        (self.channels.len().max(1) * size_of::<(f64, f64, u64)>()) as u64
     }
 }
 

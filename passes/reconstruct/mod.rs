@@ -13,7 +13,7 @@ mod piece;
 mod second;
 mod sequential;
 mod shift;
-mod stages;
+pub(crate) mod stages;
 
 use std::collections::BTreeMap;
 

@@ -14,22 +14,22 @@ use crate::{Calibration, PassError, Tensors};
 
 /// The stage of each computed value of a main graph.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stages(BTreeMap<ValueId, usize>);
+pub(crate) struct Stages(BTreeMap<ValueId, usize>);
 
 impl Stages {
     /// Constants and inputs are of stage 0.
-    pub(super) fn of(&self, value: ValueId) -> usize {
+    pub(crate) fn of(&self, value: ValueId) -> usize {
         self.0.get(&value).copied().unwrap_or(0)
     }
 
     /// The highest stage among what a node reads.
-    pub(super) fn before(&self, model: &Model, node: NodeId) -> usize {
+    pub(crate) fn before(&self, model: &Model, node: NodeId) -> usize {
         let operands = model.graph.node(node).into_iter().flat_map(|n| n.operands());
         operands.map(|v| self.of(v)).max().unwrap_or(0)
     }
 
     /// Enters what a node computes, no lower than it is already.
-    pub(super) fn enter(&mut self, model: &Model, node: NodeId, stage: usize) {
+    pub(crate) fn enter(&mut self, model: &Model, node: NodeId, stage: usize) {
         for &output in model.graph.node(node).into_iter().flat_map(|n| n.outputs()).flatten() {
             let at = self.0.entry(output).or_default();
             *at = stage.max(*at);
@@ -37,7 +37,7 @@ impl Stages {
     }
 
     /// The stages of another model that shares values with this one.
-    pub(super) fn carried_to(&self, model: &Model) -> Stages {
+    pub(crate) fn carried_to(&self, model: &Model) -> Stages {
         let mut stages = self.clone();
         for node in model.graph.topological_order().unwrap_or_default() {
             let stage = stages.before(model, node);
@@ -61,30 +61,30 @@ fn is_computed(model: &Model, value: ValueId) -> bool {
 
 /// Values of one model at a border, by sample.
 #[derive(Default)]
-pub(super) struct Border {
+pub(crate) struct Border {
     values: BTreeSet<ValueId>,
     tensors: Vec<Tensors>,
 }
 
 impl Border {
     /// True if models can be run from here.
-    pub(super) fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         !self.values.is_empty()
     }
 }
 
 /// What a run of a stage hands out of one model.
-pub(super) struct Wanted<'a> {
-    pub(super) model: &'a Model,
+pub(crate) struct Wanted<'a> {
+    pub(crate) model: &'a Model,
     /// Values that are looked at.
-    pub(super) reads: Vec<ValueId>,
+    pub(crate) reads: Vec<ValueId>,
     /// Values that later stages need.
     keeps: BTreeSet<ValueId>,
 }
 
 impl<'a> Wanted<'a> {
     /// `later` are values that are looked at in later stages.
-    pub(super) fn new(
+    pub(crate) fn new(
         model: &'a Model,
         reads: Vec<ValueId>,
         stages: &Stages,
@@ -99,7 +99,7 @@ impl<'a> Wanted<'a> {
 
 /// Runs models on all samples from what is known at the border before, and hands what is looked at, the first model's first, to `take`,
 /// in the order of the samples. Returns the next borders; empty ones if they would take more than half of the memory.
-pub(super) fn run<const N: usize>(
+pub(crate) fn run<const N: usize>(
     calibration: &Calibration<'_>,
     wanted: &[Wanted<'_>; N],
     before: &[Border; N],
