@@ -16,12 +16,14 @@
 //! that the rest is computed of, so that the model runs about once, on `samples` of the calibration samples, from all over them.
 //!
 //! Outputs are compared where both models have a value of the same name. Where a quantizer let a Relu go because the range of the
-//! codes clips as it does, that is behind the rounding, as the name is that of the Relu's output.
+//! codes clips as it does, that is behind the rounding, as the name is that of the Relu's output. Ranges may be chosen for what a swish
+//! makes of them, and leave out what it maps to nearly 0; that is no error, so outputs are compared as far as codes reach.
 
 use planish_ir::{DType, Graph, GraphPath, Model, Node, Numerics, OpName, Patch, Tensor, ValueId, infer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::grid::Codes;
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Skip, Transform,
     calibration::{Samples, Selected},
@@ -56,6 +58,8 @@ struct Layer {
     outputs: [ValueId; 2],
     /// The axis of its channels.
     axis: i64,
+    /// What its codes reach from and to.
+    ends: (f64, f64),
     bias: Bias,
     /// How many corrections there are in front of it.
     stage: usize,
@@ -160,7 +164,7 @@ fn drifts<'l>(
     borders: &mut [Border; 2],
     calibration: &Calibration<'_>,
 ) -> Result<Vec<(&'l Layer, Drift)>, PassError> {
-    let drift = |l: &'l Layer| (l, Drift { axis: l.axis, channels: Vec::new() });
+    let drift = |l: &'l Layer| (l, Drift { axis: l.axis, ends: l.ends, channels: Vec::new() });
     let mut open: Vec<(&Layer, Drift)> = layers.iter().filter(|l| l.stage == stage).map(drift).collect();
     let wanted = [0, 1].map(|m| {
         let reads = open.iter().map(|(l, _)| l.outputs[m]).collect();
@@ -204,7 +208,8 @@ fn layer(graph: &Graph, original: &Graph, node: &Node) -> Result<Layer, Skip> {
     let before = original.value_named(&name).filter(|&v| original.producer(v).is_some());
     let before =
         before.ok_or_else(|| Skip::because(format!("there was no {name:?} before the first lossy pass, to compare with")))?;
-    Ok(Layer { outputs: [before, seen], axis, bias: Bias::of(graph, bias)?, stage: 0 })
+    let ends = ends(graph, output).filter(|_| seen != output).unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+    Ok(Layer { outputs: [before, seen], axis, ends, bias: Bias::of(graph, bias)?, stage: 0 })
 }
 
 /// The node that makes a value, if it is of this operator.
@@ -219,6 +224,22 @@ fn rounded(graph: &Graph, value: ValueId) -> Option<ValueId> {
         (slot == 0 && !n.is_local() && n.op.is(op)).then(|| n.output(0)).flatten()
     };
     only(only(value, "QuantizeLinear")?, "DequantizeLinear")
+}
+
+/// The ends of the grid that a value is rounded to.
+fn ends(graph: &Graph, value: ValueId) -> Option<(f64, f64)> {
+    let (_, quantize, _) = graph.only_user(value)?;
+    let scale = graph.constant_input(quantize, 1)?.single_f64()?;
+    let (codes, zero_point) = match quantize.input(2) {
+        // One that is left out is 0.
+        None => (Codes::U8, 0.0),
+        Some(z) => {
+            let z = graph.constant(z)?;
+            (Codes::of(z.dtype())?, z.single_f64()?)
+        }
+    };
+    let (low, high) = codes.limits();
+    Some(((f64::from(low) - zero_point) * scale, (f64::from(high) - zero_point) * scale))
 }
 
 /// What a dequantized value was before it was rounded.
@@ -289,6 +310,7 @@ impl Bias {
 /// By how much a value of one model is off from that of another, per channel.
 struct Drift {
     axis: i64,
+    ends: (f64, f64),
     /// Sum of the differences, of their squares, and how many there are.
     channels: Vec<(f64, f64, u64)>,
 }
@@ -326,7 +348,8 @@ impl Drift {
         let (a, b) = (read(a)?, read(b)?);
         for (row, (a, b)) in a.chunks(inner).zip(b.chunks(inner)).enumerate() {
             let Some((sum, squares, count)) = self.channels.get_mut(row % channels) else { continue };
-            for d in a.iter().zip(b).map(|(a, b)| a - b) {
+            let (low, high) = self.ends;
+            for d in a.iter().zip(b).map(|(a, b)| a.max(low).min(high) - b) {
                 *sum += d;
                 *squares += d * d;
             }

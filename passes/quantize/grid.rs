@@ -30,6 +30,18 @@ pub enum Codes {
 }
 
 impl Codes {
+    /// Those of a type.
+    pub const fn of(dtype: DType) -> Option<Codes> {
+        match dtype {
+            DType::U8 => Some(Codes::U8),
+            DType::I8 => Some(Codes::I8),
+            DType::U16 => Some(Codes::U16),
+            DType::I16 => Some(Codes::I16),
+            DType::F8E4M3FN => Some(Codes::F8),
+            _ => None,
+        }
+    }
+
     /// The ONNX type.
     pub const fn dtype(self) -> DType {
         match self {

@@ -14,12 +14,17 @@ use crate::{Calibration, PassError, Tensors};
 
 /// The stage of each computed value of a main graph.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Stages(BTreeMap<ValueId, usize>);
+pub(crate) struct Stages {
+    of: BTreeMap<ValueId, usize>,
+    /// Values that are computed of constants alone, such as dequantized weights. They are the same on all samples, and other ones once a
+    /// constant changes.
+    fixed: BTreeSet<ValueId>,
+}
 
 impl Stages {
     /// Constants and inputs are of stage 0.
     pub(crate) fn of(&self, value: ValueId) -> usize {
-        self.0.get(&value).copied().unwrap_or(0)
+        self.of.get(&value).copied().unwrap_or(0)
     }
 
     /// The highest stage among what a node reads.
@@ -28,11 +33,18 @@ impl Stages {
         operands.map(|v| self.of(v)).max().unwrap_or(0)
     }
 
-    /// Enters what a node computes, no lower than it is already.
+    /// Enters what a node computes, no lower than it is already; nodes in topological order.
     pub(crate) fn enter(&mut self, model: &Model, node: NodeId, stage: usize) {
-        for &output in model.graph.node(node).into_iter().flat_map(|n| n.outputs()).flatten() {
-            let at = self.0.entry(output).or_default();
+        let Some(n) = model.graph.node(node) else { return };
+        let is_fixed = n.operands().all(|v| model.graph.constant(v).is_some() || self.fixed.contains(&v));
+        for &output in n.outputs().iter().flatten() {
+            let at = self.of.entry(output).or_default();
             *at = stage.max(*at);
+            if is_fixed {
+                self.fixed.insert(output);
+            } else {
+                self.fixed.remove(&output);
+            }
         }
     }
 
@@ -51,12 +63,13 @@ impl Stages {
         let graph = &model.graph;
         let is_later = |n: &planish_ir::Node| n.outputs().iter().flatten().any(|&v| self.of(v) > stage);
         let read = graph.nodes().filter(|(_, n)| is_later(n)).flat_map(|(_, n)| n.operands());
-        read.filter(|&v| self.of(v) <= stage && is_computed(model, v)).collect()
+        read.filter(|&v| self.of(v) <= stage && self.is_computed(model, v)).collect()
     }
-}
 
-fn is_computed(model: &Model, value: ValueId) -> bool {
-    model.graph.value(value).is_some_and(|v| matches!(v.def(), Def::Node { .. }))
+    /// True for what a node makes of a sample.
+    fn is_computed(&self, model: &Model, value: ValueId) -> bool {
+        !self.fixed.contains(&value) && model.graph.value(value).is_some_and(|v| matches!(v.def(), Def::Node { .. }))
+    }
 }
 
 /// Values of one model at a border, by sample.
@@ -92,7 +105,7 @@ impl<'a> Wanted<'a> {
         later: impl Iterator<Item = ValueId>,
     ) -> Wanted<'a> {
         let mut keeps = stages.border(model, stage);
-        keeps.extend(later.filter(|&v| stages.of(v) <= stage && is_computed(model, v)));
+        keeps.extend(later.filter(|&v| stages.of(v) <= stage && stages.is_computed(model, v)));
         Wanted { model, reads, keeps }
     }
 }
@@ -147,4 +160,35 @@ pub(crate) fn run<const N: usize>(
         }
     }
     Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::parse;
+
+    #[test]
+    fn what_is_computed_of_constants_is_not_kept() {
+        // The bias of the second product may have changed by the time that its result is computed.
+        let model = parse(
+            r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] y)
+            <float[2,2] w = {1.0, 2.0, 3.0, 4.0}, int32[2] b = {1, 2}, float s = {0.5}> {
+                d = DequantizeLinear (b, s)
+                a = Gemm (x, w, d)
+                r = Relu (a)
+                e = Neg (d)
+                y = Gemm (r, w, e)
+            }"#,
+        );
+        let mut stages = Stages::default();
+        for id in model.graph.topological_order().unwrap() {
+            let is_layer = model.graph.node(id).is_some_and(|n| n.op.is("Gemm"));
+            let stage = stages.before(&model, id) + usize::from(is_layer);
+            stages.enter(&model, id, stage);
+        }
+        let names = |stage: usize| -> Vec<String> {
+            stages.border(&model, stage).into_iter().map(|v| model.graph.name_of(v)).collect()
+        };
+        assert_eq!((names(0), names(1)), (vec![], vec!["r".to_owned()]));
+    }
 }
