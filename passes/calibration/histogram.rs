@@ -7,6 +7,9 @@ use super::{Reader, Record, Statistic};
 /// Bins on each side of 0.
 const BINS: usize = 4096;
 
+/// Numbers that are looked at at a time.
+const CHUNK: usize = 1024;
+
 /// A histogram over a range that grows with what is added.
 ///
 /// Its edges are multiples of a power of two, and it grows by doubling: so it does not depend on the order of the samples, and
@@ -71,26 +74,29 @@ impl Histogram {
 
     /// Adds numbers; those that are not finite are only counted.
     pub fn extend(&mut self, values: &[f32]) {
-        let mut largest = 0.0f32;
-        for &x in values {
-            if x.is_finite() {
-                largest = largest.max(x.abs());
-                self.min = self.min.min(x);
-                self.max = self.max.max(x);
-            } else {
-                self.non_finite += 1;
+        for chunk in values.chunks(CHUNK) {
+            let (low, high, non_finite) = ends(chunk);
+            self.min = self.min.min(low);
+            self.max = self.max.max(high);
+            self.non_finite += non_finite;
+            if low > high {
+                continue;
             }
-        }
-        if self.min > self.max {
-            return;
-        }
-        self.cover(largest);
-        let per_unit = 1.0 / self.width();
-        for &x in values.iter().filter(|x| x.is_finite()) {
-            // Exact: the width is a power of two. All numbers are below the upper end.
-            let bin = (f64::from(x) * per_unit).floor() + BINS as f64;
-            if let Some(count) = self.counts.get_mut(bin as usize) {
-                *count += 1;
+            self.cover(high.max(-low));
+            let per_unit = 1.0 / self.width();
+            let mut bins = [0u16; CHUNK];
+            for (bin, &x) in bins.iter_mut().zip(chunk) {
+                // Exact: the width is a power of two.
+                let at = f64::from(x) * per_unit;
+                let toward_zero = at as i32;
+                let floor = toward_zero - i32::from(at < f64::from(toward_zero));
+                *bin = floor.wrapping_add(BINS as i32) as u16;
+            }
+            for (&bin, &x) in bins.iter().zip(chunk) {
+                // All finite numbers are below the upper end.
+                if let (true, Some(count)) = (x.is_finite(), self.counts.get_mut(usize::from(bin))) {
+                    *count += 1;
+                }
             }
         }
     }
@@ -118,6 +124,25 @@ impl Histogram {
         self.counts = counts;
         self.exponent = needed;
     }
+}
+
+/// The smallest and the largest finite number, and how many numbers are not finite. Infinity and minus infinity if none is finite.
+fn ends(values: &[f32]) -> (f32, f32, u64) {
+    // So many at a time, as they are independent.
+    const LANES: usize = 16;
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let mut non_finite = [0u32; LANES];
+    for chunk in values.chunks(LANES) {
+        for (((&x, low), high), non_finite) in chunk.iter().zip(&mut low).zip(&mut high).zip(&mut non_finite) {
+            let is_finite = x.abs() < f32::INFINITY;
+            *low = if is_finite && x < *low { x } else { *low };
+            *high = if is_finite && x > *high { x } else { *high };
+            *non_finite += u32::from(!is_finite);
+        }
+    }
+    let low = low.into_iter().fold(f32::INFINITY, f32::min);
+    let high = high.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    (low, high, non_finite.into_iter().map(u64::from).sum())
 }
 
 /// The smallest `e` with `2^e > x`, not below that of the smallest normal number.

@@ -7,7 +7,7 @@ use planish_ir::{Model, NodeId, Patch, ValueId};
 use super::{
     compensate,
     emit::{Noise, Style, Writer},
-    grids::{self, Fit, Making, Override},
+    grids::{self, Fit, Making, Override, Ranges},
     place::{self, Placement},
     sensitivity::Level,
     unit::{Place, Role, Unit},
@@ -30,6 +30,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) style: Style,
     /// What was seen of values so far.
     pub(crate) histograms: BTreeMap<ValueId, Histogram>,
+    /// Those of them that were asked for, at any fit.
+    pub(crate) ranges: Ranges,
     /// Codes of the weights of products, as far as they were asked for.
     pub(crate) weights: BTreeMap<NodeId, Channels>,
 }
@@ -52,9 +54,9 @@ impl<'a> Draft<'a> {
             self.see(sources.values().map(|s| s.root).collect())?;
             let overrides = self.overrides(levels, &placement, &sources);
             let (at, fit) = (self.at, self.fit);
-            let histograms = &self.histograms;
+            let (histograms, ranges) = (&self.histograms, &self.ranges);
             let making =
-                Making { at, placement: &placement, sources: &sources, histograms, fit, overrides: &overrides };
+                Making { at, placement: &placement, sources: &sources, histograms, ranges, fit, overrides: &overrides };
             let (grids, misfits) = grids::grids(&making);
             if !misfits.is_empty() {
                 // Sums of these need a kernel of their own. Only what is moved by a sum can be a misfit, so each round has fewer.

@@ -1,6 +1,9 @@
 //! The grid of every value that is in codes, from what was seen of it on samples.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Mutex,
+};
 
 use planish_ir::{Model, Operand, Use, ValueId};
 use rayon::prelude::*;
@@ -92,12 +95,34 @@ pub(crate) fn histograms(
     Ok(values.into_iter().zip(histograms).collect())
 }
 
+/// All that the range of a value depends on besides what was seen of it.
+type Asked = (Observer, Codes, bool, Behind);
+
+/// Ranges that were found. Assignments that differ in one product ask for nearly the same, and some ranges take a search.
+#[derive(Default)]
+pub(crate) struct Ranges(Mutex<BTreeMap<ValueId, Vec<(Asked, (f32, f32))>>>);
+
+impl Ranges {
+    fn of(&self, root: ValueId, asked: Asked, find: impl FnOnce() -> (f32, f32)) -> (f32, f32) {
+        let known = |all: &BTreeMap<ValueId, Vec<_>>| all.get(&root)?.iter().find(|(a, _)| *a == asked).map(|(_, r)| *r);
+        if let Some(range) = self.0.lock().ok().and_then(|all| known(&all)) {
+            return range;
+        }
+        let range = find();
+        if let Ok(mut all) = self.0.lock() {
+            all.entry(root).or_default().push((asked, range));
+        }
+        range
+    }
+}
+
 /// What grids are made of.
 pub(crate) struct Making<'a> {
     pub(crate) at: Place<'a>,
     pub(crate) placement: &'a Placement,
     pub(crate) sources: &'a BTreeMap<ValueId, Source>,
     pub(crate) histograms: &'a BTreeMap<ValueId, Histogram>,
+    pub(crate) ranges: &'a Ranges,
     pub(crate) fit: Fit,
     pub(crate) overrides: &'a BTreeMap<ValueId, Override>,
 }
@@ -153,10 +178,11 @@ impl Making<'_> {
             other => other,
         };
         let behind = self.behind(root);
-        let range = self
-            .histograms
-            .get(&root)
-            .map_or((0.0, 0.0), |h| clipping::range(h, observer, fit.percentile, (fit.codes, fit.symmetric), behind));
+        let asked = (observer, fit.codes, fit.symmetric, behind);
+        let range = self.histograms.get(&root).map_or((0.0, 0.0), |h| {
+            let find = || clipping::range(h, observer, fit.percentile, (fit.codes, fit.symmetric), behind);
+            self.ranges.of(root, asked, find)
+        });
         (fit, range)
     }
 
