@@ -7,8 +7,15 @@ use super::{Reader, Record, Statistic};
 /// Bins on each side of 0.
 const BINS: usize = 4096;
 
-/// Numbers that are looked at at a time.
+/// Numbers whose bins are found at a time.
 const CHUNK: usize = 1024;
+/// Numbers that are counted at a time; fewer than 32 bits count.
+const MOST: usize = 1 << 24;
+/// From so many numbers on, several tables of counters are worth adding up.
+const MANY: usize = 1 << 15;
+const TABLES: usize = 4;
+/// The least exponent of a range. Of what is smaller all are in the bins around 0; and widths, and their reciprocals, are normal numbers.
+const LEAST_EXPONENT: i32 = -100;
 
 /// A histogram over a range that grows with what is added.
 ///
@@ -74,30 +81,47 @@ impl Histogram {
 
     /// Adds numbers; those that are not finite are only counted.
     pub fn extend(&mut self, values: &[f32]) {
-        for chunk in values.chunks(CHUNK) {
-            let (low, high, non_finite) = ends(chunk);
+        for values in values.chunks(MOST) {
+            let (low, high, non_finite) = ends(values);
             self.min = self.min.min(low);
             self.max = self.max.max(high);
             self.non_finite += non_finite;
-            if low > high {
-                continue;
+            if low <= high {
+                self.cover(high.max(-low));
+                self.count_in(values);
             }
-            self.cover(high.max(-low));
-            let per_unit = 1.0 / self.width();
-            let mut bins = [0u16; CHUNK];
-            for (bin, &x) in bins.iter_mut().zip(chunk) {
-                // Exact: the width is a power of two.
-                let at = f64::from(x) * per_unit;
-                let toward_zero = at as i32;
-                let floor = toward_zero - i32::from(at < f64::from(toward_zero));
-                *bin = floor.wrapping_add(BINS as i32) as u16;
-            }
-            for (&bin, &x) in bins.iter().zip(chunk) {
-                // All finite numbers are below the upper end.
-                if let (true, Some(count)) = (x.is_finite(), self.counts.get_mut(usize::from(bin))) {
-                    *count += 1;
+        }
+    }
+
+    /// Counts numbers in bins that cover them.
+    fn count_in(&mut self, values: &[f32]) {
+        let per_unit = (1.0 / self.width()) as f32;
+        let mut bins = [0u16; CHUNK];
+        if values.len() < MANY {
+            for chunk in values.chunks(CHUNK) {
+                place(chunk, per_unit, &mut bins);
+                for (&bin, _) in bins.iter().zip(chunk).filter(|(_, x)| x.is_finite()) {
+                    if let Some(count) = self.counts.get_mut(usize::from(bin)) {
+                        *count += 1;
+                    }
                 }
             }
+            return;
+        }
+        // Many numbers are the same, as zeros are, and a counter is not written twice at once. So neighbours have counters of their own.
+        let mut tables = vec![[0u32; TABLES]; 2 * BINS];
+        for chunk in values.chunks(CHUNK) {
+            place(chunk, per_unit, &mut bins);
+            for (bins, values) in bins.chunks(TABLES).zip(chunk.chunks(TABLES)) {
+                for (table, (&bin, x)) in bins.iter().zip(values).enumerate() {
+                    if let Some(count) = tables.get_mut(usize::from(bin)).and_then(|t| t.get_mut(table)) {
+                        *count += u32::from(x.is_finite());
+                    }
+                }
+            }
+        }
+        for (count, tables) in self.counts.iter_mut().zip(&tables) {
+            *count += tables.iter().map(|&n| u64::from(n)).sum::<u64>();
         }
     }
 
@@ -145,10 +169,25 @@ fn ends(values: &[f32]) -> (f32, f32, u64) {
     (low, high, non_finite.into_iter().map(u64::from).sum())
 }
 
-/// The smallest `e` with `2^e > x`, not below that of the smallest normal number.
+/// The bins of numbers; those that are not finite get any. `per_unit` is one over the width, a power of two.
+fn place(values: &[f32], per_unit: f32, bins: &mut [u16; CHUNK]) {
+    /// The unit in the last place is 1 from here to twice that.
+    const WHOLE: f32 = 12_582_912.0;
+    for (bin, &x) in bins.iter_mut().zip(values) {
+        // Exact, but for what is so small that it vanishes.
+        let at = x * per_unit;
+        let shifted = at + WHOLE;
+        let nearest = shifted.to_bits().wrapping_sub(WHOLE.to_bits()) as i32;
+        let is_above = i32::from(shifted - WHOLE > at) | (i32::from(at == 0.0) & i32::from(x < 0.0));
+        *bin = (nearest - is_above).wrapping_add(BINS as i32) as u16;
+    }
+}
+
+/// The smallest `e` with `2^e > x`, but for the least one.
 fn exponent(x: f32) -> i32 {
     let bits = x.max(f32::MIN_POSITIVE).to_bits();
-    (bits >> (f32::MANTISSA_DIGITS - 1)) as i32 - (f32::MAX_EXP - 1) + 1
+    let exponent = (bits >> (f32::MANTISSA_DIGITS - 1)) as i32 - (f32::MAX_EXP - 1) + 1;
+    exponent.max(LEAST_EXPONENT)
 }
 
 impl Statistic for Histogram {
@@ -203,7 +242,7 @@ mod tests {
         let filled: Vec<usize> = (0..2 * BINS).filter(|&b| h.counts()[b] > 0).collect();
         assert_eq!(filled, [BINS / 2, BINS, BINS + BINS / 2]);
         assert_eq!((h.count(), h.non_finite(), h.min(), h.max()), (3, 1, -1.0, 1.0));
-        assert_eq!([exponent(0.9), exponent(1.0), exponent(0.0), exponent(f32::MAX)], [0, 1, -125, 128]);
+        assert_eq!([exponent(0.9), exponent(1.0), exponent(0.0), exponent(f32::MAX)], [0, 1, LEAST_EXPONENT, 128]);
     }
 
     proptest! {
@@ -216,7 +255,25 @@ mod tests {
             let mut parts = Histogram::new();
             values.reverse();
             values.chunks(7).for_each(|c| parts.extend(c));
-            prop_assert_eq!(whole, parts);
+            prop_assert_eq!(&whole, &parts);
+            let floor = |x: &f32| ((f64::from(*x) / whole.width()).floor() + BINS as f64) as usize;
+            let mut counts = vec![0u64; 2 * BINS];
+            values.iter().for_each(|x| counts[floor(x)] += 1);
+            prop_assert_eq!(whole.counts(), counts);
+        }
+
+        #[test]
+        fn many_numbers_are_counted_as_few_are(seed in 0u64..64) {
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                f32::from_bits((state >> 32) as u32)
+            };
+            let values: Vec<f32> = (0..MANY + 3).map(|_| next()).collect();
+            let (mut many, mut few) = (Histogram::new(), Histogram::new());
+            many.extend(&values);
+            values.chunks(MANY / 2).for_each(|c| few.extend(c));
+            prop_assert_eq!(many, few);
         }
     }
 }

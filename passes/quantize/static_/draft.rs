@@ -117,18 +117,19 @@ impl<'a> Draft<'a> {
         Ok(before)
     }
 
-    /// Looks at values on all samples. What the first assignment asks for is looked at alone; a second one is followed by many,
-    /// so that everything that any of them can ask for is looked at then.
+    /// Looks at values on all samples. What the first assignment asks for is looked at alone, with what it asks for if numbers that are
+    /// added turn out to need a kernel of their own; a second one is followed by many, so that everything that any of them can ask for is
+    /// looked at then.
     fn see(&mut self, wanted: BTreeSet<ValueId>) -> Result<(), PassError> {
         let mut missing: BTreeSet<ValueId> = wanted.into_iter().filter(|v| !self.histograms.contains_key(v)).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        if !self.histograms.is_empty() {
-            for unit in self.units.values() {
-                let read = unit.reads.iter().filter_map(|&slot| self.at.graph.node(unit.node)?.input(slot));
-                missing.extend(read.chain([unit.result]).filter(|v| !self.histograms.contains_key(v)));
-            }
+        let is_first = self.histograms.is_empty();
+        let moves = |u: &&Unit| matches!(u.role, Role::Affine { offset, .. } if offset != 0.0);
+        for unit in self.units.values().filter(|u| !is_first || moves(u)) {
+            let read = unit.reads.iter().filter_map(|&slot| self.at.graph.node(unit.node)?.input(slot));
+            missing.extend(read.chain([unit.result]).filter(|v| !self.histograms.contains_key(v)));
         }
         self.histograms.extend(grids::histograms(self.at, self.model, self.calibration, missing.into_iter())?);
         Ok(())
