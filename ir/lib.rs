@@ -53,7 +53,7 @@ pub use node::{Metadata, Node, OpName};
 pub use patch::{Applied, Keep, NodeBuilder, Numerics, Patch, PatchError, Ref, Removed};
 pub use path::GraphPath;
 pub use small_float::SmallFloat;
-pub use tensor::{Dims, Tensor, TensorError, product};
+pub use tensor::{Dims, Tensor, TensorError, little_endian, product};
 pub use types::{Shape, TensorType, Type};
 pub use value::{Def, Operand, SparseTensor, Use, Value};
 pub use verify::{Interface, Verified, VerifyError, Violation, verify};

@@ -91,17 +91,17 @@ impl Tensor {
 
     /// A tensor of 32-bit floats.
     pub fn from_f32(dims: impl Into<Dims>, values: &[f32]) -> Result<Tensor, TensorError> {
-        Tensor::from_raw(DType::F32, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        Tensor::from_raw(DType::F32, dims, little_endian(values, f32::to_le_bytes))
     }
 
     /// A tensor of 64-bit integers.
     pub fn from_i64(dims: impl Into<Dims>, values: &[i64]) -> Result<Tensor, TensorError> {
-        Tensor::from_raw(DType::I64, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        Tensor::from_raw(DType::I64, dims, little_endian(values, i64::to_le_bytes))
     }
 
     /// A 1-D tensor of 64-bit integers, as axes and shapes are given.
     pub fn ints(values: &[i64]) -> Tensor {
-        let bytes: Bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = little_endian(values, i64::to_le_bytes);
         Tensor { dtype: DType::I64, dims: SmallVec::from_slice(&[values.len() as u64]), data: Data::Raw(bytes) }
     }
 
@@ -112,11 +112,11 @@ impl Tensor {
 
     /// Floats stored in `dtype`, which must be a floating type of 16 to 64 bits; rounds to nearest even.
     pub fn from_f64_as(dtype: DType, dims: impl Into<Dims>, values: &[f64]) -> Result<Tensor, TensorError> {
-        let bytes: Bytes = match dtype {
-            DType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
-            DType::F64 => values.iter().flat_map(|&v| v.to_le_bytes()).collect(),
-            DType::F16 => values.iter().flat_map(|&v| f16::from_f64(v).to_le_bytes()).collect(),
-            DType::BF16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+        let bytes = match dtype {
+            DType::F32 => little_endian(values, |v| (v as f32).to_le_bytes()),
+            DType::F64 => little_endian(values, f64::to_le_bytes),
+            DType::F16 => little_endian(values, |v| f16::from_f64(v).to_le_bytes()),
+            DType::BF16 => little_endian(values, |v| bf16::from_f64(v).to_le_bytes()),
             _ => return Err(TensorError::Type { actual: dtype, wanted: "a 16 to 64 bit float" }),
         };
         Tensor::from_raw(dtype, dims, bytes)
@@ -290,6 +290,13 @@ pub fn product(dims: &[u64]) -> Option<u64> {
 
 fn chunks<const N: usize>(bytes: &[u8]) -> impl ExactSizeIterator<Item = [u8; N]> + '_ {
     bytes.as_chunks::<N>().0.iter().copied()
+}
+
+/// Elements as tensors store them. An iterator over bytes would take them one at a time.
+pub fn little_endian<T: Copy, const N: usize>(values: &[T], encode: impl Fn(T) -> [u8; N]) -> Bytes {
+    let mut bytes = vec![0u8; values.len() * N];
+    bytes.as_chunks_mut::<N>().0.iter_mut().zip(values).for_each(|(chunk, &v)| *chunk = encode(v));
+    bytes.into()
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! Tensors to and from ONNX Runtime.
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use half::{bf16, f16};
 use ort::value::{DynValue, PrimitiveTensorElementType, Shape, TensorElementType, ValueType};
-use planish_ir::{DType, Dims, Tensor};
+use planish_ir::{DType, Dims, Tensor, little_endian};
 
 /// Copies a tensor into a value.
 pub(super) fn to_ort(t: &Tensor) -> Result<DynValue> {
@@ -28,7 +27,7 @@ pub(super) fn to_ort(t: &Tensor) -> Result<DynValue> {
     })
 }
 
-fn make<T, const N: usize>(shape: Vec<i64>, raw: &[u8], decode: fn([u8; N]) -> T) -> Result<DynValue>
+fn make<T, const N: usize>(shape: Vec<i64>, raw: &[u8], decode: impl Fn([u8; N]) -> T) -> Result<DynValue>
 where
     T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static,
 {
@@ -57,12 +56,11 @@ pub(super) fn from_ort(value: &DynValue) -> Result<Tensor> {
     }
 }
 
-fn take<T, const N: usize>(value: &DynValue, dtype: DType, encode: fn(T) -> [u8; N]) -> Result<Tensor>
+fn take<T, const N: usize>(value: &DynValue, dtype: DType, encode: impl Fn(T) -> [u8; N]) -> Result<Tensor>
 where
     T: PrimitiveTensorElementType + Copy,
 {
     let (shape, values): (&Shape, &[T]) = value.try_extract_tensor()?;
     let dims: Dims = shape.iter().map(|&d| u64::try_from(d)).collect::<Result<_, _>>()?;
-    let bytes: Bytes = values.iter().flat_map(|&v| encode(v)).collect();
-    Ok(Tensor::from_raw(dtype, dims, bytes)?)
+    Ok(Tensor::from_raw(dtype, dims, little_endian(values, encode))?)
 }
