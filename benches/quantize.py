@@ -8,24 +8,34 @@ compiles the float32 model in a process of its own, whose wall time and peak mem
 Accuracy comes from the evaluation script. Latency is that of onnxruntime with its default optimizations and one thread on the
 first calibration sample, as the median of the ratios of pairs of runs with the float32 model, in changing order: below 1 is faster.
 
-Methods: `planish:PRESET` or `planish:FILE.yaml`; `ort:static` is quantize_static as it comes (U8S8, min-max, all operators, weights
+Methods: `planish:PRESET` or `planish:FILE.yaml`; `planish:minmax` quantizes by the smallest and largest number, without a search and
+without verification, on onnxruntime, as quantize_static does; `ort:static` is quantize_static as it comes (U8S8, min-max, all operators, weights
 per channel); `ort:dynamic` is quantize_dynamic. Models below opset 13 are raised for `ort:*` by onnx's version converter first,
 as quantize_static refuses them. Needs onnx, onnxruntime and numpy for the python that runs this script.
 """
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from latency import interval, seconds, session  # noqa: E402
+
+MINMAX = """version: 1
+target: onnxruntime-cpu
+calibration: {npz: %s, engine: onnxruntime}
+passes:
+  - simplify
+  - raise-opset: {to: 21}
+  - fuse
+  - simplify
+  - quantize: {observer: minmax}
+"""
 
 # name: model, calibration data, evaluation
 CASES = {
@@ -60,15 +70,24 @@ q.quantize_static(source, out, Reader(), per_channel=True, activation_type=q.Qua
 """
 
 
-def measured(command, cwd=None):
-    """Runs a process; seconds, peak memory in MB, and what it wrote."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=cwd)
-        _, status, usage = os.wait4(process.pid, 0)
-        log.seek(0)
-        text = log.read().decode(errors="replace")
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss / 1e3, text
+# What a process held before it became another program is counted as its own, so it is started by one that holds little.
+LAUNCH = """
+import posix, sys, time
+log = posix.open(sys.argv[1], posix.O_WRONLY)
+outputs = [(posix.POSIX_SPAWN_DUP2, log, fd) for fd in (1, 2)]
+start = time.perf_counter()
+pid = posix.posix_spawnp(sys.argv[2], sys.argv[2:], posix.environ, file_actions=outputs)
+_, status, usage = posix.wait4(pid, 0)
+print(status, time.perf_counter() - start, usage.ru_maxrss)
+"""
+
+
+def measured(command):
+    """Runs a process; exit status, seconds, peak memory in MB, and what it wrote."""
+    with tempfile.NamedTemporaryFile() as log:
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCH, log.name, *command]
+        status, seconds, kilobytes = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        return int(status), float(seconds), int(kilobytes) / 1e3, log.read().decode(errors="replace")
 
 
 def first_sample(path, model):
@@ -105,6 +124,10 @@ def compile_with(method, source, out, calib, args):
     kind, _, what = method.partition(":")
     if kind == "ort":
         return measured([sys.executable, "-c", ORT, what, str(source), str(out), str(calib)])
+    if what == "minmax":
+        pipeline = out.parent / "minmax.yaml"
+        pipeline.write_text(MINMAX % calib)
+        return measured([args.planish, "compile", str(source), "--pipeline", str(pipeline), "--verify", "off", "-o", str(out)])
     recipe = ["--pipeline", what] if what.endswith(".yaml") else ["--preset", what]
     return measured([args.planish, "compile", str(source), *recipe, "--calib", str(calib), "-o", str(out), *args.planish_args])
 
@@ -113,7 +136,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", required=True, type=pathlib.Path)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--methods", nargs="*", default=["planish:ort-cpu-int8", "planish:ort-cpu-int8-dynamic", "ort:static", "ort:dynamic"])
+    parser.add_argument("--methods", nargs="*", default=["planish:ort-cpu-int8", "planish:ort-cpu-int8-dynamic", "planish:minmax", "ort:static", "ort:dynamic"])
     parser.add_argument("--planish", default="target/release/planish")
     parser.add_argument("--planish-args", nargs="*", default=[])
     parser.add_argument("--runs", type=int, default=60)

@@ -185,7 +185,7 @@ fn simplified_graphs() {
 }
 
 /// How presets look for what has to stay in floats.
-const SEARCH: &str = "quantize: {sensitivity: auto, min_sqnr_db: 17}";
+const SEARCH: &str = "quantize: {sensitivity: auto, min_sqnr_db: 19}";
 
 /// Tolerance: what the preset promises, on samples that it has not calibrated on.
 #[test]
