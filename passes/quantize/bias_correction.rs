@@ -13,7 +13,8 @@
 //!
 //! Layers are corrected one after another, each with all before it corrected: the error of a layer has a part that it was handed
 //! down, and if all were corrected at once, that part would be taken out once in each layer. Between two layers the values are kept
-//! that the rest is computed of, so that the model runs about once, on `samples` of the calibration samples, from all over them.
+//! that the rest is computed of, so that the model runs about once, on `samples` from all over one half of the calibration samples. As
+//! many of the other half tell whether the outputs are nearer to those before; if not, nothing is corrected.
 //!
 //! Outputs are compared where both models have a value of the same name. Where a quantizer let a Relu go because the range of the
 //! codes clips as it does, that is behind the rounding, as the name is that of the Relu's output. Ranges may be chosen for what a swish
@@ -23,11 +24,17 @@ use planish_ir::{DType, Graph, GraphPath, Model, Node, Numerics, OpName, Patch, 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::grid::Codes;
+use super::{
+    grid::Codes,
+    static_::{bound::Bound, judged::Judged},
+};
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Skip, Transform,
     calibration::{Samples, Selected},
-    reconstruct::stages::{Border, Stages, Wanted, run},
+    reconstruct::{
+        Fold, Held,
+        stages::{Border, Stages, Wanted, run},
+    },
 };
 
 /// Configuration.
@@ -83,8 +90,11 @@ impl Transform for BiasCorrection {
         if given.samples.is_empty() {
             return Err(PassError::Precondition("there is no calibration sample".to_owned()));
         }
-        let step = given.samples.len().div_ceil(self.samples.max(1));
-        let some = Selected { samples: given.samples, first: 0, step, limit: self.samples.max(1) };
+        let limit = self.samples.max(1);
+        let judged = Judged::of(original).kept_in(model);
+        let held = Held::of_values(Fold::First, original, given, limit as u64, judged.names())?;
+        let half = held.fitted(given);
+        let some = Selected { samples: &half, first: 0, step: half.len().div_ceil(limit), limit };
         let calibration = Calibration { samples: &some, ..*given };
         // The pieces that are run need the types of their inputs.
         let (mut original, mut corrected) = (original.clone(), model.clone());
@@ -123,10 +133,22 @@ impl Transform for BiasCorrection {
                 changes.patches.push((GraphPath::main(), patch));
             }
         }
-        if moved_layers > 0 {
-            let samples = some.len();
-            changes.notes.push(format!("{moved_channels} channels of {moved_layers} layers corrected on {samples} samples"));
+        if moved_layers == 0 {
+            return Ok(changes);
         }
+        // With one sample nothing could tell.
+        if !held.is_seen() {
+            let error = |model: &Model| -> Result<f64, PassError> { Ok(judged.figures(&Bound::default(), &held, model, given)?.error) };
+            let (before, after) = (error(model)?, error(&corrected)?);
+            if after >= before {
+                changes.patches.clear();
+                let others = held.len();
+                changes.notes.push(format!("not made: on {others} other samples the outputs would be no nearer to those before"));
+                return Ok(changes);
+            }
+        }
+        let samples = some.len();
+        changes.notes.push(format!("{moved_channels} channels of {moved_layers} layers corrected on {samples} samples"));
         Ok(changes)
     }
 

@@ -135,9 +135,20 @@ impl Held {
         calibration: &Calibration<'_>,
         limit: u64,
     ) -> Result<Held, PassError> {
+        Held::of_values(fitted, model, calibration, limit, computed_outputs(model))
+    }
+
+    /// The same, of other values than the outputs.
+    pub(crate) fn of_values(
+        fitted: Fold,
+        model: &Model,
+        calibration: &Calibration<'_>,
+        limit: u64,
+        values: Vec<String>,
+    ) -> Result<Held, PassError> {
         let fitted = if calibration.samples.len() > 1 { fitted } else { Fold::Both };
         let first = usize::from(fitted == Fold::First);
-        Held::every(fitted, (first, 2), model, calibration, limit, computed_outputs(model))
+        Held::every(fitted, (first, 2), model, calibration, limit, values)
     }
 
     /// At most so many, with an even distance so that they come from all over the samples; and of them some values.

@@ -1,21 +1,21 @@
 //! `sensitivity: auto`: runs assignments on samples, and says what was decided.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use planish_ir::{Model, NodeId, Tensor, cost};
+use planish_ir::{Model, NodeId, cost};
 
 use super::{
-    bound::{Bound, Compared, Figures},
+    bound::{Bound, Figures},
     draft::{Draft, Written},
     emit,
+    judged::Judged,
     predict::{self, Decision},
     sensitivity::{self, Found, Level, Measure, Options},
 };
 use crate::{
     PassError,
     quantize::Site,
-    reconstruct::{Held, computed_outputs},
-    squashed::{self, Output},
+    reconstruct::Held,
 };
 
 /// What is asked for.
@@ -36,12 +36,12 @@ struct Runs<'d, 'a> {
     draft: &'d mut Draft<'a>,
     sites: &'d [Site],
     bound: Bound,
-    outputs: &'d [Output],
+    outputs: &'d Judged,
     all: Held,
     few: Held,
 }
 
-impl<'d> Runs<'d, '_> {
+impl Runs<'_, '_> {
     fn model(&mut self, levels: &[Level]) -> Result<Model, PassError> {
         let written = self.draft.write(&by_node(self.sites, levels))?;
         let mut model = self.draft.model.clone();
@@ -53,15 +53,7 @@ impl<'d> Runs<'d, '_> {
     fn figures(&mut self, levels: &[Level], all: bool) -> Result<Figures, PassError> {
         let model = self.model(levels)?;
         let held = if all { &self.all } else { &self.few };
-        let before = self.outputs.iter().filter_map(|o| o.before.as_ref());
-        let is_centred = |name: &str| before.clone().any(|b| b.is_centred && b.name == name);
-        let view = |name: &str, t: &Tensor| if is_centred(name) { squashed::centred(t) } else { None };
-        let compared = held.compare(&model, self.draft.calibration, view)?;
-        let output = |o: &'d Output| {
-            let before = o.before.as_ref().and_then(|b| compared.get(&b.name)?.as_ref().ok());
-            Some(Compared { name: &o.name, output: compared.get(&o.name)?.as_ref(), before })
-        };
-        Ok(self.bound.judge(self.outputs.iter().filter_map(output)))
+        self.outputs.figures(&self.bound, held, &model, self.draft.calibration)
     }
 }
 
@@ -82,12 +74,6 @@ impl Measure<PassError> for Runs<'_, '_> {
     }
 }
 
-/// The outputs that are computed.
-fn outputs(model: &Model) -> Vec<Output> {
-    let output = |name: String| Output { before: squashed::before(model, &name), name };
-    computed_outputs(model).into_iter().map(output).collect()
-}
-
 fn by_node(sites: &[Site], levels: &[Level]) -> BTreeMap<NodeId, Level> {
     sites.iter().zip(levels).flat_map(|(site, level)| site.nodes.iter().map(|n| (*n, *level))).collect()
 }
@@ -101,10 +87,8 @@ pub(crate) fn assign(
     notes: &mut Vec<String>,
 ) -> Result<(Written, BTreeMap<NodeId, Decision>), PassError> {
     let (model, calibration) = (draft.model, draft.calibration);
-    let outputs = outputs(model);
-    let names: BTreeSet<String> =
-        outputs.iter().flat_map(|o| o.before.iter().map(|b| &b.name).chain([&o.name]).cloned()).collect();
-    let names: Vec<String> = names.into_iter().collect();
+    let outputs = Judged::of(model);
+    let names = outputs.names();
     let all = Held::spread(model, calibration, asked.samples, names.clone())?;
     let few = Held::spread(model, calibration, asked.probes, names)?.of_changes(model, calibration)?;
     notes.extend(all.bounded());

@@ -1,4 +1,4 @@
-use planish_ir::{Graph, Node, text};
+use planish_ir::{Graph, Node, Tensor, text};
 
 use super::*;
 use crate::{
@@ -170,19 +170,4 @@ fn a_bound_that_nothing_holds_says_how_near_it_came() {
     assert!(error.contains("No assignment that leaves a product in codes was found to keep the bound"), "{error}");
     let error = run(&Quantize { least_share: 0.5, ..auto() }, Target::OnnxruntimeCpu).unwrap_err();
     assert!(error.contains("The bound holds with 40.0 % of the multiply-accumulates in codes, below"), "{error}");
-}
-
-#[test]
-fn rows_are_compared_before_a_softmax_without_their_mean() {
-    let t = Tensor::from_f32([2, 2].as_slice(), &[1.0, 3.0, -5.0, -5.0]).unwrap();
-    assert_eq!(squashed::centred(&t).unwrap().to_f64().unwrap(), [-1.0, 1.0, 0.0, 0.0]);
-    let model = parse(
-        r#"<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x) => (float[N,2] y, float[N,2] z, float[N,2] r) {
-            h = Abs (x)  y = Softmax (h)  z = Sigmoid (h)  r = Relu (h)
-        }"#,
-    );
-    let found = outputs(&model);
-    let before = |o: &Output| o.before.as_ref().map(|b| (b.name.clone(), b.is_centred));
-    let found: Vec<_> = found.iter().map(|o| (o.name.as_str(), before(o))).collect();
-    assert_eq!(found, [("y", Some(("h".to_owned(), true))), ("z", Some(("h".to_owned(), false))), ("r", None)]);
 }

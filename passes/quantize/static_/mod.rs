@@ -8,6 +8,7 @@ mod compensate;
 pub(crate) mod draft;
 pub(crate) mod emit;
 pub(crate) mod grids;
+pub(crate) mod judged;
 pub(crate) mod place;
 pub(crate) mod predict;
 pub(crate) mod sensitivity;
