@@ -226,7 +226,8 @@ impl Transform for Quantize {
         }
         let (fit, style) = (self.fit(cx.target), self.style(cx.target));
         let (histograms, weights, units) = (BTreeMap::new(), BTreeMap::new(), candidates.units);
-        let mut draft = Draft { at, model, calibration, units, fit, style, histograms, ranges: Ranges::default(), weights };
+        let mut draft =
+            Draft { at, model, calibration, units, fit, style, histograms, ranges: Ranges::default(), weights };
         if self.rounding == WeightRounding::Gptq {
             draft.compensate(&mut changes.notes)?;
         }

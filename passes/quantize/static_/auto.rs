@@ -12,11 +12,7 @@ use super::{
     predict::{self, Decision},
     sensitivity::{self, Found, Level, Measure, Options},
 };
-use crate::{
-    PassError,
-    quantize::Site,
-    reconstruct::Held,
-};
+use crate::{PassError, quantize::Site, reconstruct::Held};
 
 /// What is asked for.
 #[derive(Debug, Clone)]

@@ -98,13 +98,16 @@ pub(crate) fn histograms(
 /// All that the range of a value depends on besides what was seen of it.
 type Asked = (Observer, Codes, bool, Behind);
 
+/// The ranges of a value that were found.
+type Found = Vec<(Asked, (f32, f32))>;
+
 /// Ranges that were found. Assignments that differ in one product ask for nearly the same, and some ranges take a search.
 #[derive(Default)]
-pub(crate) struct Ranges(Mutex<BTreeMap<ValueId, Vec<(Asked, (f32, f32))>>>);
+pub(crate) struct Ranges(Mutex<BTreeMap<ValueId, Found>>);
 
 impl Ranges {
     fn of(&self, root: ValueId, asked: Asked, find: impl FnOnce() -> (f32, f32)) -> (f32, f32) {
-        let known = |all: &BTreeMap<ValueId, Vec<_>>| all.get(&root)?.iter().find(|(a, _)| *a == asked).map(|(_, r)| *r);
+        let known = |all: &BTreeMap<ValueId, Found>| all.get(&root)?.iter().find(|(a, _)| *a == asked).map(|(_, r)| *r);
         if let Some(range) = self.0.lock().ok().and_then(|all| known(&all)) {
             return range;
         }
