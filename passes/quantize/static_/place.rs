@@ -122,7 +122,10 @@ impl Labels<'_> {
         let was_on = self.flip(unit.node);
         // Another rounding costs precision, and a result that nobody reads as codes need not be rounded.
         let is_futile = !was_on && rounds(unit) && !self.readers(unit.result).0;
-        if !is_futile && self.cost(unit, &values) < before {
+        let after = self.cost(unit, &values);
+        // A view in front of codes may as well have them: then what is in front of it may compute with codes. Runtimes see through views, too.
+        let hands_on = !was_on && self.is_view(unit) && self.readers(unit.result) == (true, false);
+        if !is_futile && (after < before || (hands_on && after == before)) {
             return true;
         }
         if was_on {
@@ -177,8 +180,17 @@ impl Labels<'_> {
         match maker.map(|u| self.gives_codes(u)) {
             None => quantized,
             Some(false) => n.saturating_mul(FLOAT).saturating_add(quantized),
-            Some(true) => n.saturating_mul(CODE).saturating_add(if floats { n.saturating_mul(BORDER) } else { 0 }),
+            Some(true) => {
+                let written = if maker.is_some_and(|u| self.is_view(u)) { 0 } else { n.saturating_mul(CODE) };
+                written.saturating_add(if floats { n.saturating_mul(BORDER) } else { 0 })
+            }
         }
+    }
+
+    /// True for a unit that only gives the same elements another shape.
+    fn is_view(&self, unit: &Unit) -> bool {
+        let node = self.at.graph.node(unit.node);
+        unit.role == Role::Passes && node.is_some_and(|n| Time::of(&unit.role, &n.op.name).is_none())
     }
 
     /// True if the result of a node that computes with codes is codes.

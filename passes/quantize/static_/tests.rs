@@ -136,11 +136,11 @@ fn sums_pools_and_views_between_convolutions_stay_in_codes() {
       uint8 b_quantized_zero_point = {129},
       float s_quantized_scale = {0.007491421},
       uint8 s_quantized_zero_point = {124},
+      float p_quantized_scale = {0.0007526248},
+      uint8 p_quantized_zero_point = {255},
       int8[2,2] v_quantized = {127, 25, -32, 102},
       float[2] v_dequantized_scale = {0.007874016, 0.01968504},
-      int8[2] v_dequantized_zero_point = {0, 0},
-      float f_quantized_scale = {0.0049907747},
-      uint8 f_quantized_zero_point = {69}
+      int8[2] v_dequantized_zero_point = {0, 0}
     >
     {
       x_quantized = QuantizeLinear (x, x_quantized_scale, x_quantized_zero_point)
@@ -159,12 +159,14 @@ fn sums_pools_and_views_between_convolutions_stay_in_codes() {
       m_1 = MaxPool <kernel_shape = [2, 2]> (s)
       m_quantized = QuantizeLinear (m_1, s_quantized_scale, s_quantized_zero_point)
       m = DequantizeLinear (m_quantized, s_quantized_scale, s_quantized_zero_point)
-      p = GlobalAveragePool (m)
-      f = Flatten (p)
-      f_quantized = QuantizeLinear (f, f_quantized_scale, f_quantized_zero_point)
-      f_dequantized = DequantizeLinear (f_quantized, f_quantized_scale, f_quantized_zero_point)
+      p_1 = GlobalAveragePool (m)
+      p_quantized = QuantizeLinear (p_1, p_quantized_scale, p_quantized_zero_point)
+      p = DequantizeLinear (p_quantized, p_quantized_scale, p_quantized_zero_point)
+      f_1 = Flatten (p)
+      f_quantized = QuantizeLinear (f_1, p_quantized_scale, p_quantized_zero_point)
+      f = DequantizeLinear (f_quantized, p_quantized_scale, p_quantized_zero_point)
       v_dequantized = DequantizeLinear <axis = 1> (v_quantized, v_dequantized_scale, v_dequantized_zero_point)
-      y = Gemm (f_dequantized, v_dequantized)
+      y = Gemm (f, v_dequantized)
     }
     "#);
 }
