@@ -6,8 +6,8 @@
 
 Every tool runs as a process of its own, in turn, after one warm-up; the median is printed. Memory is the largest resident set
 that the system counted for the process; about 9 MB is the least that can be told. Peers have to be installed for the python that
-runs this script; the ones that are not are left out, and said so. `onnxruntime` is its own offline optimizer at the basic level (`optimized_model_filepath`). Data
-files of a model are those beside it that are named like it.
+runs this script; the ones that are not are left out, and said so. `onnxruntime` is its own offline
+optimizer at the basic level (`optimized_model_filepath`). Data files of a model are those beside it that are named like it.
 
 --chains makes models of so many nodes and takes them too, which shows how time and memory grow: a chain of blocks that have
 something to simplify, with two small weights each. It needs the onnx package.
@@ -15,7 +15,6 @@ something to simplify, with two small weights each. It needs the onnx package.
 import argparse
 import glob
 import importlib.util
-import os
 import os
 import pathlib
 import shutil
@@ -29,19 +28,26 @@ PIPELINE = "version: 1\npasses:\n  - simplify\nverify: {engine: off}\n"
 # The system counts what a process held before it became another program, so a tool is started by a process that holds little.
 LAUNCH = """
 import posix, sys, time
-null = [(posix.POSIX_SPAWN_OPEN, fd, "/dev/null", posix.O_WRONLY, 0) for fd in (1, 2)]
+log = posix.open(sys.argv[1], posix.O_WRONLY)
+outputs = [(posix.POSIX_SPAWN_DUP2, log, fd) for fd in (1, 2)]
 start = time.perf_counter()
-pid = posix.posix_spawnp(sys.argv[1], sys.argv[1:], posix.environ, file_actions=null)
+pid = posix.posix_spawnp(sys.argv[2], sys.argv[2:], posix.environ, file_actions=outputs)
 _, status, usage = posix.wait4(pid, 0)
 print(time.perf_counter() - start, usage.ru_maxrss, status)
 """
 
 
+def launch(command, log=os.devnull):
+    """Status, seconds and megabytes of one run, whose output goes to a file that there is."""
+    launcher = [sys.executable, "-I", "-S", "-c", LAUNCH, log, *command]
+    seconds, kilobytes, status = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return int(status), float(seconds), int(kilobytes) / 1e3
+
+
 def measure(command):
     """Seconds and megabytes of one run; None if it fails."""
-    launch = [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
-    seconds, kilobytes, status = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-    return (float(seconds), int(kilobytes) / 1e3) if status == "0" else None
+    status, *figures = launch(command)
+    return tuple(figures) if status == 0 else None
 
 
 def weight_files(model):

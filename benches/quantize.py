@@ -24,6 +24,7 @@ import tempfile
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from compare import launch  # noqa: E402
 from latency import interval, seconds, session  # noqa: E402
 
 MINMAX = """version: 1
@@ -70,24 +71,10 @@ q.quantize_static(source, out, Reader(), per_channel=True, activation_type=q.Qua
 """
 
 
-# What a process held before it became another program is counted as its own, so it is started by one that holds little.
-LAUNCH = """
-import posix, sys, time
-log = posix.open(sys.argv[1], posix.O_WRONLY)
-outputs = [(posix.POSIX_SPAWN_DUP2, log, fd) for fd in (1, 2)]
-start = time.perf_counter()
-pid = posix.posix_spawnp(sys.argv[2], sys.argv[2:], posix.environ, file_actions=outputs)
-_, status, usage = posix.wait4(pid, 0)
-print(status, time.perf_counter() - start, usage.ru_maxrss)
-"""
-
-
 def measured(command):
-    """Runs a process; exit status, seconds, peak memory in MB, and what it wrote."""
+    """Runs a process; status, seconds, peak memory in MB, and what it wrote."""
     with tempfile.NamedTemporaryFile() as log:
-        launch = [sys.executable, "-I", "-S", "-c", LAUNCH, log.name, *command]
-        status, seconds, kilobytes = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-        return int(status), float(seconds), int(kilobytes) / 1e3, log.read().decode(errors="replace")
+        return *launch(command, log.name), log.read().decode(errors="replace")
 
 
 def first_sample(path, model):

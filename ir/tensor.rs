@@ -294,7 +294,7 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl ExactSizeIterator<Item = [u8; N]
 
 /// Elements as tensors store them. An iterator over bytes would take them one at a time.
 pub fn little_endian<T: Copy, const N: usize>(values: &[T], encode: impl Fn(T) -> [u8; N]) -> Bytes {
-    let mut bytes = vec![0u8; values.len() * N];
+    let mut bytes = vec![0u8; values.len().saturating_mul(N)];
     bytes.as_chunks_mut::<N>().0.iter_mut().zip(values).for_each(|(chunk, &v)| *chunk = encode(v));
     bytes.into()
 }

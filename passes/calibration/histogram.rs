@@ -171,7 +171,7 @@ fn ends(values: &[f32]) -> (f32, f32, u64) {
 
 /// The bins of numbers; those that are not finite get any. `per_unit` is one over the width, a power of two.
 fn place(values: &[f32], per_unit: f32, bins: &mut [u16; CHUNK]) {
-    /// The unit in the last place is 1 from here to twice that.
+    /// Around it floats are whole numbers, and all of them.
     const WHOLE: f32 = 12_582_912.0;
     for (bin, &x) in bins.iter_mut().zip(values) {
         // Exact, but for what is so small that it vanishes.

@@ -25,7 +25,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    grid::Codes,
+    grid::{Codes, Grid},
     static_::{bound::Bound, judged::Judged},
 };
 use crate::{
@@ -66,7 +66,7 @@ struct Layer {
     /// The axis of its channels.
     axis: i64,
     /// What its codes reach from and to.
-    ends: (f64, f64),
+    ends: (f32, f32),
     bias: Bias,
     /// How many corrections there are in front of it.
     stage: usize,
@@ -92,7 +92,8 @@ impl Transform for BiasCorrection {
         }
         let limit = self.samples.max(1);
         let judged = Judged::of(original).kept_in(model);
-        let held = Held::of_values(Fold::First, original, given, limit as u64, judged.names())?;
+        let held =
+            Held::of_values(Fold::First, original, given, u64::try_from(limit).unwrap_or(u64::MAX), judged.names())?;
         let half = held.fitted(given);
         let some = Selected { samples: &half, first: 0, step: half.len().div_ceil(limit), limit };
         let calibration = Calibration { samples: &some, ..*given };
@@ -113,7 +114,8 @@ impl Transform for BiasCorrection {
                 }
                 drifts => drifts,
             };
-            for (layer, drift) in drifts? {
+            for drift in drifts? {
+                let layer = drift.layer;
                 let means = drift.means(self.least_share);
                 let moved = means.iter().filter(|m| **m != 0.0).count();
                 if moved == 0 {
@@ -191,19 +193,21 @@ fn drifts<'l>(
     stages: &[Stages; 2],
     borders: &mut [Border; 2],
     calibration: &Calibration<'_>,
-) -> Result<Vec<(&'l Layer, Drift)>, PassError> {
-    let drift = |l: &'l Layer| (l, Drift { axis: l.axis, ends: l.ends, channels: Vec::new() });
-    let mut open: Vec<(&Layer, Drift)> = layers.iter().filter(|l| l.stage == stage).map(drift).collect();
+) -> Result<Vec<Drift<'l>>, PassError> {
+    let now = layers.iter().filter(|l| l.stage == stage);
+    let mut open: Vec<Drift<'l>> = now.map(|layer| Drift { layer, channels: Vec::new() }).collect();
     let wanted = [0, 1].map(|m| {
-        let reads = open.iter().map(|(l, _)| l.outputs[m]).collect();
+        let reads = open.iter().map(|d| d.layer.outputs[m]).collect();
         let later = layers.iter().filter(|l| l.stage > stage).map(|l| l.outputs[m]);
         Wanted::new(models[m], reads, &stages[m], stage, later)
     });
     let mut take = |values: &[Tensor]| -> Result<(), PassError> {
         let (before, now) = values.split_at(values.len() / 2);
-        open.iter_mut().zip(before.iter().zip(now)).try_for_each(|((layer, drift), (before, now))| {
-            let value = || models[1].graph.name_of(layer.outputs[1]);
-            drift.add(before, now).map_err(|message| PassError::Calibration { value: value(), message })
+        open.iter_mut().zip(before.iter().zip(now)).try_for_each(|(drift, (before, now))| {
+            let value = drift.layer.outputs[1];
+            drift
+                .add(before, now)
+                .map_err(|message| PassError::Calibration { value: models[1].graph.name_of(value), message })
         })
     };
     *borders = run(calibration, &wanted, borders, &mut take)?;
@@ -236,7 +240,8 @@ fn layer(graph: &Graph, original: &Graph, node: &Node) -> Result<Layer, Skip> {
     let before = original.value_named(&name).filter(|&v| original.producer(v).is_some());
     let before = before
         .ok_or_else(|| Skip::because(format!("there was no {name:?} before the first lossy pass, to compare with")))?;
-    let ends = ends(graph, output).filter(|_| seen != output).unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+    let grid = if seen == output { None } else { grid(graph, output) };
+    let ends = grid.map_or((f32::NEG_INFINITY, f32::INFINITY), |g| g.ends());
     Ok(Layer { outputs: [before, seen], axis, ends, bias: Bias::of(graph, bias)?, stage: 0 })
 }
 
@@ -254,20 +259,20 @@ fn rounded(graph: &Graph, value: ValueId) -> Option<ValueId> {
     only(only(value, "QuantizeLinear")?, "DequantizeLinear")
 }
 
-/// The ends of the grid that a value is rounded to.
-fn ends(graph: &Graph, value: ValueId) -> Option<(f64, f64)> {
+/// The grid that a value is rounded to, if there is one for all channels.
+fn grid(graph: &Graph, value: ValueId) -> Option<Grid> {
     let (_, quantize, _) = graph.only_user(value)?;
-    let scale = graph.constant_input(quantize, 1)?.single_f64()?;
+    let scale = graph.constant_input(quantize, 1)?.single_f64()? as f32;
     let (codes, zero_point) = match quantize.input(2) {
         // One that is left out is 0.
-        None => (Codes::U8, 0.0),
+        None => (Codes::U8, 0),
         Some(z) => {
             let z = graph.constant(z)?;
-            (Codes::of(z.dtype())?, z.single_f64()?)
+            let codes = Codes::of(z.dtype())?;
+            (codes, if codes == Codes::F8 { 0 } else { i32::try_from(z.single_i64()?).ok()? })
         }
     };
-    let (low, high) = codes.limits();
-    Some(((f64::from(low) - zero_point) * scale, (f64::from(high) - zero_point) * scale))
+    Some(Grid { scale, zero_point, codes })
 }
 
 /// What a dequantized value was before it was rounded.
@@ -336,14 +341,13 @@ impl Bias {
 }
 
 /// By how much a value of one model is off from that of another, per channel.
-struct Drift {
-    axis: i64,
-    ends: (f64, f64),
+struct Drift<'l> {
+    layer: &'l Layer,
     /// Sum of the differences, of their squares, and how many there are.
     channels: Vec<(f64, f64, u64)>,
 }
 
-impl Drift {
+impl Drift<'_> {
     /// Mean of first minus second where it is more than a share of the error, and otherwise 0.
     fn means(&self, least_share: f64) -> Vec<f64> {
         let mean = |&(sum, squares, count): &(f64, f64, u64)| {
@@ -359,7 +363,7 @@ impl Drift {
         if a.dims() != b.dims() {
             return Err(format!("it has the dims {:?} in one model and {:?} in the other", a.dims(), b.dims()));
         }
-        let axis = planish_ir::infer::axis(self.axis, a.rank())?;
+        let axis = infer::axis(self.layer.axis, a.rank())?;
         let size = |n: u64| usize::try_from(n).map_err(|_| "the tensor is too large".to_owned());
         let channels = size(a.dims().get(axis).copied().unwrap_or(1))?;
         let inner = size(a.dims().iter().skip(axis + 1).product())?;
@@ -374,9 +378,9 @@ impl Drift {
         }
         let read = |t: &Tensor| t.to_f64().map_err(|e| e.to_string());
         let (a, b) = (read(a)?, read(b)?);
+        let (low, high) = (f64::from(self.layer.ends.0), f64::from(self.layer.ends.1));
         for (row, (a, b)) in a.chunks(inner).zip(b.chunks(inner)).enumerate() {
             let Some((sum, squares, count)) = self.channels.get_mut(row % channels) else { continue };
-            let (low, high) = self.ends;
             for d in a.iter().zip(b).map(|(a, b)| a.max(low).min(high) - b) {
                 *sum += d;
                 *squares += d * d;
@@ -475,6 +479,19 @@ mod tests {
     fn a_bias_in_float_moves_by_the_mean() {
         let (after, _) = run(Some(FLOAT), &quantized("float[2] bd = {1.0, 1.0}", ""));
         assert!(after.contains("float[2] bd = {1.5, 1.0}"), "{after}");
+    }
+
+    #[test]
+    fn what_codes_do_not_reach_is_no_error() {
+        let graph = parse(&quantized("float[2] bd = {1.0, 1.0}", "")).graph;
+        let output = graph.value_named("r").unwrap();
+        let ends = grid(&graph, output).unwrap().ends();
+        assert_eq!(ends, (0.0, 255.0 * 0.0625));
+        let layer = Layer { outputs: [output; 2], axis: 1, ends, bias: Bias::Float(output), stage: 0 };
+        let mut drift = Drift { layer: &layer, channels: Vec::new() };
+        let of = |values: &[f32]| Tensor::from_f32([2, 2].as_slice(), values).unwrap();
+        drift.add(&of(&[-3.0, 2.0, -5.0, 2.5]), &of(&[0.0, 1.5, 0.0, 2.0])).unwrap();
+        assert_eq!(drift.means(0.1), [0.0, 0.5]);
     }
 
     #[test]

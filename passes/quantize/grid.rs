@@ -9,7 +9,7 @@
 //! 2022, table 1.
 
 use bytes::Bytes;
-use planish_ir::{DType, Dims, Tensor, TensorError};
+use planish_ir::{DType, Dims, Tensor, TensorError, little_endian};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -220,8 +220,8 @@ pub fn store(codes: Codes, dims: &[u64], values: &[f32]) -> Result<Tensor, Tenso
     let raw: Bytes = match codes {
         Codes::U8 => values.iter().map(|&v| v as u8).collect(),
         Codes::I8 => values.iter().map(|&v| (v as i8).cast_unsigned()).collect(),
-        Codes::U16 => values.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect(),
-        Codes::I16 => values.iter().flat_map(|&v| (v as i16).to_le_bytes()).collect(),
+        Codes::U16 => little_endian(values, |v| (v as u16).to_le_bytes()),
+        Codes::I16 => little_endian(values, |v| (v as i16).to_le_bytes()),
         Codes::F8 => values.iter().map(|&v| e4m3_bits(v)).collect(),
     };
     Tensor::from_raw(codes.dtype(), Dims::from_slice(dims), raw)

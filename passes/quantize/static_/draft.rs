@@ -30,7 +30,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) style: Style,
     /// What was seen of values so far.
     pub(crate) histograms: BTreeMap<ValueId, Histogram>,
-    /// Those of them that were asked for, at any fit.
+    /// Ranges that were found of them, for all that assignments asked for.
     pub(crate) ranges: Ranges,
     /// Codes of the weights of products, as far as they were asked for.
     pub(crate) weights: BTreeMap<NodeId, Channels>,

@@ -46,12 +46,10 @@ impl Judged {
         let is_centred = |name: &str| before.clone().any(|b| b.is_centred && b.name == name);
         let view = |name: &str, t: &Tensor| if is_centred(name) { squashed::centred(t) } else { None };
         let compared = held.compare(model, calibration, view)?;
-        let output = |o: &'_ Output| -> Option<_> {
+        Ok(bound.judge(self.0.iter().filter_map(|o| {
             let before = o.before.as_ref().and_then(|b| compared.get(&b.name)?.as_ref().ok());
-            Some((o.name.clone(), compared.get(&o.name)?.as_ref(), before))
-        };
-        let found: Vec<_> = self.0.iter().filter_map(output).collect();
-        Ok(bound.judge(found.iter().map(|(name, output, before)| Compared { name, output: *output, before: *before })))
+            Some(Compared { name: &o.name, output: compared.get(&o.name)?.as_ref(), before })
+        })))
     }
 }
 

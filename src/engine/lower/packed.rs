@@ -3,7 +3,7 @@
 //! Integers below a byte live in bytes, small floats (4 and 8 bits) in f32.
 
 use bytes::Bytes;
-use planish_ir::{DType, SmallFloat, Tensor, TensorError, onnx::import_tensor};
+use planish_ir::{DType, SmallFloat, Tensor, TensorError, little_endian, onnx::import_tensor};
 use planish_passes::EngineError;
 use planish_proto::onnx::{GraphProto, TypeProto, type_proto};
 
@@ -90,7 +90,7 @@ pub(in crate::engine) fn widened(t: &Tensor) -> Result<Tensor, EngineError> {
     let bytes: Bytes = match container(t.dtype()) {
         DType::U8 => values.iter().map(|&v| v as u8).collect(),
         DType::I8 => values.iter().map(|&v| (v as i8).cast_unsigned()).collect(),
-        DType::F32 => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+        DType::F32 => little_endian(&values, |v| (v as f32).to_le_bytes()),
         _ => return Ok(t.clone()),
     };
     Tensor::from_raw(container(t.dtype()), t.dims(), bytes).map_err(|e| failed(e.to_string()))
