@@ -4,7 +4,7 @@
 //! row-major order. The bytes are reference-counted and usually a slice of the mapped model file, so a clone copies
 //! nothing, and a weight that no pass touches is never read. They are not aligned; read them through the accessors.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -192,6 +192,15 @@ impl Tensor {
         match self.dtype {
             DType::F32 => Ok(chunks(self.bytes()).map(f32::from_le_bytes)),
             actual => Err(TensorError::Type { actual, wanted: "float" }),
+        }
+    }
+
+    /// Elements of a 32-bit float tensor in one piece: without a copy if they lie in memory as the machine reads them.
+    pub fn as_f32(&self) -> Result<Cow<'_, [f32]>, TensorError> {
+        let in_place = if cfg!(target_endian = "little") { bytemuck::try_cast_slice(self.bytes()).ok() } else { None };
+        match (self.dtype, in_place) {
+            (DType::F32, Some(values)) => Ok(Cow::Borrowed(values)),
+            _ => self.iter_f32().map(|values| Cow::Owned(values.collect())),
         }
     }
 

@@ -23,6 +23,8 @@ const LEAST_EXPONENT: i32 = -100;
 /// holds the same counts as if the range had been known from the start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
+    /// False if only the ends are kept.
+    has_bins: bool,
     /// Width of a bin is `2^exponent / BINS`; the bins span `-2^exponent..2^exponent`.
     exponent: i32,
     /// From the lowest to the highest; empty before the first number.
@@ -34,7 +36,8 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Histogram {
-        Histogram { exponent: i32::MIN, counts: Vec::new(), min: f32::INFINITY, max: f32::NEG_INFINITY, non_finite: 0 }
+        let (min, max) = (f32::INFINITY, f32::NEG_INFINITY);
+        Histogram { has_bins: true, exponent: i32::MIN, counts: Vec::new(), min, max, non_finite: 0 }
     }
 }
 
@@ -44,7 +47,13 @@ impl Histogram {
         Histogram::default()
     }
 
-    /// Counts of equally wide bins, from the lowest to the highest; the middle of the list is at 0. Empty if nothing was added.
+    /// An empty one that keeps the smallest and the largest number alone, which takes a fraction of the time.
+    pub fn of_ends() -> Histogram {
+        Histogram { has_bins: false, ..Histogram::default() }
+    }
+
+    /// Counts of equally wide bins, from the lowest to the highest; the middle of the list is at 0. Empty if nothing was added, and if
+    /// only the ends are kept.
     pub fn counts(&self) -> &[u64] {
         &self.counts
     }
@@ -69,7 +78,7 @@ impl Histogram {
         self.max
     }
 
-    /// How many finite numbers were added.
+    /// How many finite numbers are in the bins.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
@@ -86,7 +95,7 @@ impl Histogram {
             self.min = self.min.min(low);
             self.max = self.max.max(high);
             self.non_finite += non_finite;
-            if low <= high {
+            if self.has_bins && low <= high {
                 self.cover(high.max(-low));
                 self.count_in(values);
             }
@@ -198,11 +207,11 @@ impl Statistic for Histogram {
     }
 
     fn bytes(&self) -> u64 {
-        (2 * BINS * size_of::<u64>()) as u64
+        if self.has_bins { (2 * BINS * size_of::<u64>()) as u64 } else { size_of::<Histogram>() as u64 }
     }
 
     fn identity(&self) -> Option<String> {
-        Some(format!("histogram of 2 x {BINS} bins"))
+        Some(if self.has_bins { format!("histogram of 2 x {BINS} bins") } else { "ends".to_owned() })
     }
 
     fn save(&self) -> Vec<u8> {
@@ -225,7 +234,7 @@ impl Statistic for Histogram {
         if !counts.is_empty() && counts.len() != 2 * BINS {
             return Err(format!("it has {} bins", counts.len()));
         }
-        Ok(Histogram { exponent, counts, min, max, non_finite })
+        Ok(Histogram { has_bins: self.has_bins, exponent, counts, min, max, non_finite })
     }
 }
 
@@ -243,6 +252,17 @@ mod tests {
         assert_eq!(filled, [BINS / 2, BINS, BINS + BINS / 2]);
         assert_eq!((h.count(), h.non_finite(), h.min(), h.max()), (3, 1, -1.0, 1.0));
         assert_eq!([exponent(0.9), exponent(1.0), exponent(0.0), exponent(f32::MAX)], [0, 1, LEAST_EXPONENT, 128]);
+    }
+
+    #[test]
+    fn the_ends_are_those_of_a_whole_histogram() {
+        let values = [3.0, f32::NAN, -2.5, f32::INFINITY, 0.5];
+        let (mut whole, mut ends) = (Histogram::new(), Histogram::of_ends());
+        whole.extend(&values);
+        ends.extend(&values);
+        assert_eq!((ends.min(), ends.max(), ends.non_finite()), (whole.min(), whole.max(), whole.non_finite()));
+        assert!(ends.counts().is_empty() && ends.identity() != whole.identity());
+        assert_eq!(Histogram::of_ends().restore(&ends.save()), Ok(ends));
     }
 
     proptest! {

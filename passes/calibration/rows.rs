@@ -1,5 +1,7 @@
 //! Activations as rows of a matrix: what a linear layer multiplies its weights with.
 
+use std::borrow::Cow;
+
 use planish_ir::{Attrs, DType, Tensor};
 
 /// How the values that one linear map reads at a time lie in a tensor.
@@ -87,10 +89,10 @@ impl Unfold {
 }
 
 /// Elements of a floating tensor of 16 to 64 bits, as float32.
-pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>, String> {
+pub(super) fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, String> {
     match tensor.dtype() {
-        DType::F32 => tensor.iter_f32().map(Iterator::collect).map_err(|e| e.to_string()),
-        _ => tensor.to_f64().map(|v| v.into_iter().map(|x| x as f32).collect()).map_err(|e| e.to_string()),
+        DType::F32 => tensor.as_f32().map_err(|e| e.to_string()),
+        _ => tensor.to_f64().map(|v| Cow::Owned(v.into_iter().map(|x| x as f32).collect())).map_err(|e| e.to_string()),
     }
 }
 
@@ -123,7 +125,7 @@ impl Rows {
                 if size != width {
                     return Err(format!("its rows have {size} values, and {width} were expected"));
                 }
-                along_axis(values, width, inner, chunk, |rows| take(0, rows));
+                along_axis(&values, width, inner, chunk, |rows| take(0, rows));
                 Ok(())
             }
             Rows::Windows(unfold) => {
@@ -134,12 +136,17 @@ impl Rows {
     }
 }
 
-fn along_axis(mut values: Vec<f32>, width: usize, inner: usize, chunk: usize, mut take: impl FnMut(&mut [f32])) {
+fn along_axis(values: &[f32], width: usize, inner: usize, chunk: usize, mut take: impl FnMut(&mut [f32])) {
     if width == 0 || inner == 0 || chunk == 0 {
         return;
     }
     if inner == 1 {
-        values.chunks_mut(width * chunk).for_each(take);
+        let mut rows = Vec::with_capacity(values.len().min(width * chunk));
+        for block in values.chunks(width * chunk) {
+            rows.clear();
+            rows.extend_from_slice(block);
+            take(&mut rows);
+        }
         return;
     }
     let mut rows = Vec::with_capacity(width * chunk.min(inner));

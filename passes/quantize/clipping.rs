@@ -103,9 +103,15 @@ impl Bins {
     }
 }
 
+/// True if the range that an observer keeps depends on more than its ends.
+pub fn needs_bins(observer: Observer, codes: Codes) -> bool {
+    observer != Observer::MinMax && !matches!(codes, Codes::U16 | Codes::I16)
+}
+
 /// The range that an observer keeps. Both ends are 0 if there is nothing to see.
 ///
-/// Sixteen bits are finer than the histogram, and so many codes need no cut. `behind` is what `mse` takes the error of.
+/// Sixteen bits are finer than the histogram, and so many codes need no cut: see [`needs_bins`]. `behind` is what `mse` takes the error
+/// of.
 pub fn range(
     histogram: &Histogram,
     observer: Observer,
@@ -113,16 +119,19 @@ pub fn range(
     (codes, symmetric): (Codes, bool),
     behind: Behind,
 ) -> (f32, f32) {
-    let bins = Bins::of(histogram);
-    if bins.filled.is_empty() {
+    if histogram.min() > histogram.max() {
         return (0.0, 0.0);
     }
-    let all = (bins.low, bins.high);
-    let (low, high) = match (observer, codes) {
-        (Observer::MinMax, _) | (_, Codes::U16 | Codes::I16) => all,
-        (Observer::Percentile, _) => percentiles(&bins, percentile / 100.0),
-        (Observer::Entropy, _) => entropy(&bins),
-        (Observer::Mse | Observer::Auto, _) => mse(&bins, codes, symmetric, behind),
+    if !needs_bins(observer, codes) {
+        return (histogram.min().min(0.0), histogram.max().max(0.0));
+    }
+    let bins = Bins::of(histogram);
+    debug_assert!(!bins.filled.is_empty(), "a range was asked for that takes more than the ends");
+    let (low, high) = match observer {
+        Observer::MinMax => (bins.low, bins.high),
+        Observer::Percentile => percentiles(&bins, percentile / 100.0),
+        Observer::Entropy => entropy(&bins),
+        Observer::Mse | Observer::Auto => mse(&bins, codes, symmetric, behind),
     };
     (low.max(bins.low) as f32, high.min(bins.high) as f32)
 }

@@ -41,7 +41,7 @@ impl Columns {
     pub(super) fn of(weight: &Tensor, transposed: bool, in_pairs: bool) -> Result<Columns, String> {
         let &[rows, columns] = weight.dims() else { return Err("it is no matrix".into()) };
         let text = |e: TensorError| e.to_string();
-        let values: Vec<f32> = weight.iter_f32().map_err(text)?.collect();
+        let values = weight.as_f32().map_err(text)?;
         if let Some(v) = values.iter().find(|v| !v.is_finite()) {
             return Err(format!("it holds {v}, for which there is no scale"));
         }

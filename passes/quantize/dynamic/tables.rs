@@ -44,7 +44,7 @@ pub(super) fn find(graph: &Graph, config: &QuantizeDynamic) -> Vec<Table> {
 /// The int8 form, and its signal-to-noise ratio. Fails if an element is not finite.
 pub(super) fn patch(graph: &Graph, table: &Table) -> Result<(Patch, f64, u64), String> {
     let name = graph.name_of(table.value);
-    let values: Vec<f32> = table.tensor.iter_f32().map_err(|e| e.to_string())?.collect();
+    let values = table.tensor.as_f32().map_err(|e| e.to_string())?;
     if values.iter().any(|x| !x.is_finite()) {
         return Err(format!("{name:?} has elements that are not finite"));
     }

@@ -62,7 +62,7 @@ pub(super) fn read(node: &Node, input: &Fact, weight: &Tensor) -> Option<(Window
     }
     let windows = Windows { rank, axis: spatial + 1, taps: usize::try_from(taps).ok()?, stride, dilation, pads };
     let [o, c, t] = [outputs, channels, taps].map(|n| usize::try_from(n).unwrap_or(0));
-    let values: Vec<f32> = weight.iter_f32().ok()?.collect();
+    let values = weight.as_f32().ok()?;
     let element = |i: usize| {
         let (row, output) = (i / o, i % o);
         values.get((output * c + row % c) * t + row / c).copied().unwrap_or(f32::NAN)

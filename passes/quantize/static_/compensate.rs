@@ -130,7 +130,7 @@ impl Layer<'_> {
             }
         };
         let (mut signal, mut noise) = (0.0f64, 0.0f64);
-        let values: Vec<f32> = self.weight.iter_f32()?.collect();
+        let values = self.weight.as_f32()?;
         let channels = grid::runs(&values, self.weight.dims(), self.product.axis).map(|(c, run)| (scales[c], run));
         let mut at = 0;
         for (scale, run) in channels {

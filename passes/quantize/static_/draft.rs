@@ -131,7 +131,8 @@ impl<'a> Draft<'a> {
             let read = unit.reads.iter().filter_map(|&slot| self.at.graph.node(unit.node)?.input(slot));
             missing.extend(read.chain([unit.result]).filter(|v| !self.histograms.contains_key(v)));
         }
-        self.histograms.extend(grids::histograms(self.at, self.model, self.calibration, missing.into_iter())?);
+        let seen = grids::histograms(self.at, self.model, self.calibration, self.fit, missing.into_iter())?;
+        self.histograms.extend(seen);
         Ok(())
     }
 }

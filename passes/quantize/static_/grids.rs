@@ -82,15 +82,17 @@ pub(crate) fn sources(at: Place<'_>, placement: &Placement) -> BTreeMap<ValueId,
     sources
 }
 
-/// Looks at what is rounded on all samples.
+/// Looks at what is rounded on all samples; at no more than the ends if only those are asked for.
 pub(crate) fn histograms(
     at: Place<'_>,
     model: &Model,
     calibration: &Calibration<'_>,
+    fit: Fit,
     values: impl Iterator<Item = ValueId>,
 ) -> Result<BTreeMap<ValueId, Histogram>, PassError> {
     let values: Vec<ValueId> = values.collect();
-    let wants = values.iter().map(|&v| Want::of(at.graph.name_of(v), Histogram::new())).collect();
+    let empty = if clipping::needs_bins(fit.observer, fit.codes) { Histogram::new() } else { Histogram::of_ends() };
+    let wants = values.iter().map(|&v| Want::of(at.graph.name_of(v), empty.clone())).collect();
     let histograms = calibration.collect(&[model], wants)?;
     Ok(values.into_iter().zip(histograms).collect())
 }

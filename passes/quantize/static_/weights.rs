@@ -53,7 +53,7 @@ pub(super) fn scales(
     node: &Node,
     how: Rounding,
 ) -> Result<(Vec<f32>, f32), TensorError> {
-    let values: Vec<f32> = weight.iter_f32()?.collect();
+    let values = weight.as_f32()?;
     let largest = grid::largest_of_channels(&values, weight.dims(), linear.axis);
     let full = match how.codes {
         Codes::F8 => Codes::F8.limits().1,
@@ -106,7 +106,7 @@ pub(crate) fn round(
 ) -> Result<Channels, TensorError> {
     let (mut scales, limit) = scales(weight, linear, node, how)?;
     scales.iter_mut().enumerate().for_each(|(c, s)| *s = usable(s.max(least(c))));
-    let values: Vec<f32> = weight.iter_f32()?.collect();
+    let values = weight.as_f32()?;
     grid::quantize(&values, weight.dims(), linear.axis, how.codes, scales, limit)
 }
 

@@ -181,11 +181,11 @@ impl Loaded {
 
     fn compute_by(&self, session: &mut Session, inputs: &Tensors) -> anyhow::Result<Vec<Tensor>> {
         let given = given(session, inputs)?;
-        let outputs = session.run(given)?;
-        let output = |(name, _): &(String, _)| {
-            value::from_ort(outputs.get(name).with_context(|| format!("the engine did not give {name:?}"))?)
+        let mut outputs = session.run(given)?;
+        let mut output = |(name, _): &(String, _)| {
+            value::from_ort(outputs.remove(name).with_context(|| format!("the engine did not give {name:?}"))?)
         };
-        self.program.computed.iter().map(output).collect()
+        self.program.computed.iter().map(&mut output).collect()
     }
 }
 

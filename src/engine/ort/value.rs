@@ -1,6 +1,7 @@
 //! Tensors to and from ONNX Runtime.
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use half::{bf16, f16};
 use ort::value::{DynValue, PrimitiveTensorElementType, Shape, TensorElementType, ValueType};
 use planish_ir::{DType, Dims, Tensor, little_endian};
@@ -35,9 +36,15 @@ where
     Ok(ort::value::Tensor::from_array((shape, values))?.into_dyn())
 }
 
-/// Copies a value out.
-pub(super) fn from_ort(value: &DynValue) -> Result<Tensor> {
+/// The tensor of a value; it keeps the value if its elements lie there as they have to.
+pub(super) fn from_ort(value: DynValue) -> Result<Tensor> {
     let ValueType::Tensor { ty, .. } = value.dtype() else { bail!("{} is no tensor", value.dtype()) };
+    let ty = *ty;
+    if ty == TensorElementType::Float32 && cfg!(target_endian = "little") {
+        let dims = dims(value.try_extract_tensor::<f32>()?.0)?;
+        return Ok(Tensor::from_raw(DType::F32, dims, Bytes::from_owner(Floats(value)))?);
+    }
+    let value = &value;
     match ty {
         TensorElementType::Float32 => take(value, DType::F32, f32::to_le_bytes),
         TensorElementType::Float64 => take(value, DType::F64, f64::to_le_bytes),
@@ -56,11 +63,24 @@ pub(super) fn from_ort(value: &DynValue) -> Result<Tensor> {
     }
 }
 
+fn dims(shape: &Shape) -> Result<Dims> {
+    Ok(shape.iter().map(|&d| u64::try_from(d)).collect::<Result<_, _>>()?)
+}
+
+/// A value of floats, as bytes.
+struct Floats(DynValue);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        // A value of another type has no such bytes, and then its tensor is refused.
+        self.0.try_extract_tensor::<f32>().map_or(&[], |(_, values)| bytemuck::cast_slice(values))
+    }
+}
+
 fn take<T, const N: usize>(value: &DynValue, dtype: DType, encode: impl Fn(T) -> [u8; N]) -> Result<Tensor>
 where
     T: PrimitiveTensorElementType + Copy,
 {
     let (shape, values): (&Shape, &[T]) = value.try_extract_tensor()?;
-    let dims: Dims = shape.iter().map(|&d| u64::try_from(d)).collect::<Result<_, _>>()?;
-    Ok(Tensor::from_raw(dtype, dims, little_endian(values, encode))?)
+    Ok(Tensor::from_raw(dtype, dims(shape)?, little_endian(values, encode))?)
 }
