@@ -86,6 +86,7 @@ pub static PASSES: &[Entry] = &[
     entry!("one-hot-matmul", "clean/one_hot.rs", clean::OneHotMatmul),
     entry!("pad-into-window", "fuse/pad_into_window.rs", fuse::PadIntoWindow),
     entry!("prune", "prune/prune.rs", prune::Prune),
+    entry!("qoperator", "quantize/qoperator.rs", quantize::Qoperator),
     entry!("quantize", "quantize/quantize.rs", quantize::Quantize),
     entry!("quantize-dynamic", "quantize/dynamic.rs", quantize::QuantizeDynamic),
     entry!("quantize-weights", "quantize/quantize_weights.rs", quantize::QuantizeWeights),

@@ -34,6 +34,7 @@ pub use hoists::Hoists;
 pub use no_ops::NoOps;
 pub use one_hot::OneHotMatmul;
 pub use requantize::Requantize;
+pub(crate) use requantize::same_grid;
 pub use reshape_chains::ReshapeChains;
 pub use shape_values::ShapeValues;
 pub use simplify::Simplify;

@@ -48,13 +48,19 @@ impl Rule for Requantize {
         if cx.facts.fact(real).dtype() != Some(DType::F32) || node.attrs.get("precision").is_some() {
             return Err(Skip::because("the numbers between are not computed in float32"));
         }
-        scales(g, node, other)?;
-        if !same_zero_point(g, node.input(2), other.input(2)) {
-            return Err(Skip::because("the zero points differ, or are no constants"));
-        }
+        same_grid(g, node, other)?;
         let mut patch = Patch::new(Numerics::Exact, format!("QuantizeLinear {:?}", g.name_of(output)));
         patch.replace(output, quantized);
         Ok(patch)
+    }
+}
+
+/// Holds that a QuantizeLinear gives back the codes that a DequantizeLinear took, if they are of the same type.
+pub(crate) fn same_grid(g: &Graph, quantize: &Node, dequantize: &Node) -> Result<(), Skip> {
+    scales(g, quantize, dequantize)?;
+    match same_zero_point(g, quantize.input(2), dequantize.input(2)) {
+        true => Ok(()),
+        false => Err(Skip::because("the zero points differ, or are no constants")),
     }
 }
 

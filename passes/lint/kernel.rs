@@ -4,12 +4,12 @@
 //! turns int8 activations into uint8 on x86, and quantizes a constant bias of a convolution itself, so none of that has to be done
 //! beforehand.
 
-use planish_ir::{DType, Node, NodeId, ValueId};
+use planish_ir::{DType, Node, NodeId, OpName, ValueId};
 
 use super::view::{Grid, View};
 
 /// What becomes of a node.
-pub(super) enum Kernel {
+pub(crate) enum Kernel {
     /// Nothing of it is quantized, or there is no integer kernel for the operator.
     None,
     /// Integers. With the quantization of its output, if that is a part of it.
@@ -67,13 +67,18 @@ const MOVES: &[&str] = &[
     "Unsqueeze",
 ];
 
+/// True for an operator of ONNX that may compute with integers, or moves elements.
+pub(crate) fn takes_integers(op: &OpName) -> bool {
+    FORMS.iter().any(|f| op.is(f.op)) || MOVES.iter().any(|m| op.is(m))
+}
+
 /// True for an operator that moves elements.
-pub(super) fn moves(node: &Node) -> bool {
+pub(crate) fn moves(node: &Node) -> bool {
     MOVES.iter().any(|op| node.op.is(op)) && !node.is_local()
 }
 
 /// What becomes of a node.
-pub(super) fn kernel(view: &View<'_>, node: &Node) -> Kernel {
+pub(crate) fn kernel(view: &View<'_>, node: &Node) -> Kernel {
     let Some(form) = FORMS.iter().find(|f| node.op.is(f.op)) else { return Kernel::None };
     let all: Vec<usize> = (0..node.inputs().len()).collect();
     let slots = if form.slots.is_empty() { all.as_slice() } else { form.slots };

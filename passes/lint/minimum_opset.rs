@@ -14,7 +14,7 @@ pub(super) struct MinimumOpset;
 
 impl Lint for MinimumOpset {
     fn check(&self, view: &View<'_>, found: &mut Found<'_>) {
-        let opset = view.model.opset();
+        let opset = view.opset;
         for grid in view.grids().filter(|g| g.node.op.domain.is_empty()) {
             let of_type = match grid.dtype(view) {
                 Some(DType::F8E4M3FN | DType::F8E4M3FNUZ | DType::F8E5M2 | DType::F8E5M2FNUZ) => (19, "float8"),

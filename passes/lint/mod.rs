@@ -16,7 +16,7 @@ mod granularity;
 mod grid_shape;
 mod half_quantized;
 mod idle_pair;
-mod kernel;
+pub(crate) mod kernel;
 mod minimum_opset;
 mod mixed_grids;
 mod no_kernel;
@@ -125,7 +125,7 @@ pub fn lint(model: &Model, target: Target) -> Vec<Finding> {
     for path in model.graph_paths() {
         let Some(graph) = model.graph_at(&path) else { continue };
         let facts = facts.graph().at(&path).unwrap_or(&unknown);
-        let view = View { model, graph, facts, is_main: path == GraphPath::main() };
+        let view = View { opset: model.opset(), graph, facts, is_main: path == GraphPath::main() };
         for entry in LINTS.iter().filter(|e| e.targets.contains(&target)) {
             entry.lint.check(&view, &mut Found { entry, target, view: &view, findings: &mut findings });
         }

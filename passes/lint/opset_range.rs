@@ -13,7 +13,7 @@ const RANGE: std::ops::RangeInclusive<i64> = 9..=25;
 
 impl Lint for OpsetRange {
     fn check(&self, view: &View<'_>, found: &mut Found<'_>) {
-        let opset = view.model.opset();
+        let opset = view.opset;
         if view.is_main && !RANGE.contains(&opset) {
             let advice = if opset < *RANGE.start() { "run `raise-opset`" } else { "export it with opset 25 or older" };
             found.model(

@@ -1,12 +1,12 @@
 //! What a rule sees of a graph, and the questions that several rules ask.
 
-use planish_ir::{DType, Graph, Model, Node, NodeId, Operand, Tensor, Use, ValueId, infer::GraphFacts};
+use planish_ir::{DType, Graph, Node, NodeId, Operand, Tensor, Use, ValueId, infer::GraphFacts};
 
 /// One graph of a model.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    /// The model.
-    pub model: &'a Model,
+    /// Version of the ai.onnx operator set.
+    pub opset: i64,
     /// The graph.
     pub graph: &'a Graph,
     /// What inference says of its values.
@@ -17,32 +17,32 @@ pub struct View<'a> {
 
 /// Which of both nodes of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Half {
+pub(crate) enum Half {
     Quantize,
     Dequantize,
 }
 
 /// A QuantizeLinear or a DequantizeLinear.
 #[derive(Clone, Copy)]
-pub(super) struct Grid<'a> {
-    pub(super) id: NodeId,
-    pub(super) node: &'a Node,
-    pub(super) half: Half,
+pub(crate) struct Grid<'a> {
+    pub(crate) id: NodeId,
+    pub(crate) node: &'a Node,
+    pub(crate) half: Half,
 }
 
 impl<'a> View<'a> {
     /// The nodes that call operators of ONNX, not of the model itself.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (NodeId, &'a Node)> + use<'a> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (NodeId, &'a Node)> + use<'a> {
         self.graph.nodes().filter(|(_, n)| !n.is_local())
     }
 
     /// Every QuantizeLinear and DequantizeLinear.
-    pub(super) fn grids(&self) -> impl Iterator<Item = Grid<'a>> + use<'a> {
+    pub(crate) fn grids(&self) -> impl Iterator<Item = Grid<'a>> + use<'a> {
         self.nodes().filter_map(|(id, node)| Some(Grid { id, node, half: half(node)? }))
     }
 
     /// The dequantization that makes a value.
-    pub(super) fn dequantized(&self, value: ValueId) -> Option<Grid<'a>> {
+    pub(crate) fn dequantized(&self, value: ValueId) -> Option<Grid<'a>> {
         self.grid(value, Half::Dequantize)
     }
 
@@ -52,7 +52,7 @@ impl<'a> View<'a> {
     }
 
     /// True if a value is computed from constants by dequantization, quantization, and moving of elements alone: a weight.
-    pub(super) fn is_weight(&self, value: ValueId) -> bool {
+    pub(crate) fn is_weight(&self, value: ValueId) -> bool {
         const MOVES: &[&str] =
             &["QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Identity"];
         // Weights are few steps from their constant.
@@ -74,7 +74,7 @@ impl<'a> View<'a> {
     }
 
     /// The tensor of a constant, also of a `Constant` node.
-    pub(super) fn constant(&self, value: ValueId) -> Option<&'a Tensor> {
+    pub(crate) fn constant(&self, value: ValueId) -> Option<&'a Tensor> {
         let made = || {
             let (_, node) = self.graph.producer(value).filter(|(_, n)| n.op.is("Constant") && !n.is_local())?;
             node.attrs.tensor("value")
@@ -83,12 +83,12 @@ impl<'a> View<'a> {
     }
 
     /// Element type of a value.
-    pub(super) fn dtype(&self, value: Option<ValueId>) -> Option<DType> {
+    pub(crate) fn dtype(&self, value: Option<ValueId>) -> Option<DType> {
         self.facts.fact(value?).dtype()
     }
 
     /// The nodes that read a value, with the slot; those that capture it for a subgraph are left out.
-    pub(super) fn readers(&self, value: ValueId) -> impl Iterator<Item = (NodeId, &'a Node, usize)> + use<'_, 'a> {
+    pub(crate) fn readers(&self, value: ValueId) -> impl Iterator<Item = (NodeId, &'a Node, usize)> + use<'_, 'a> {
         self.graph.users(value).filter_map(|u| match u {
             Use::Node(id, Operand::Input(slot)) => Some((id, self.graph.node(id)?, slot as usize)),
             Use::Node(_, Operand::Capture(_)) | Use::Output(_) => None,
@@ -96,14 +96,14 @@ impl<'a> View<'a> {
     }
 
     /// Name of a value.
-    pub(super) fn name(&self, value: ValueId) -> String {
+    pub(crate) fn name(&self, value: ValueId) -> String {
         self.graph.name_of(value)
     }
 }
 
 impl Grid<'_> {
     /// Element type of the quantized side.
-    pub(super) fn dtype(&self, view: &View<'_>) -> Option<DType> {
+    pub(crate) fn dtype(&self, view: &View<'_>) -> Option<DType> {
         match self.half {
             Half::Quantize => view.dtype(self.node.output(0)),
             Half::Dequantize => view.dtype(self.node.input(0)),
@@ -111,25 +111,25 @@ impl Grid<'_> {
     }
 
     /// Elements that share a scale along the axis; 0 if it is not in blocks.
-    pub(super) fn block(&self) -> i64 {
+    pub(crate) fn block(&self) -> i64 {
         self.node.attrs.int("block_size").unwrap_or(0)
     }
 
     /// True if there is one scale for all elements.
-    pub(super) fn is_per_tensor(&self, view: &View<'_>) -> Option<bool> {
+    pub(crate) fn is_per_tensor(&self, view: &View<'_>) -> Option<bool> {
         let scale = view.facts.fact(self.node.input(1)?);
         Some(self.block() == 0 && (scale.shape()?.is_empty() || scale.count() == Some(1)))
     }
 
     /// The axis that its scales are along, counted from the front.
-    pub(super) fn axis(&self, view: &View<'_>) -> Option<usize> {
+    pub(crate) fn axis(&self, view: &View<'_>) -> Option<usize> {
         let rank = view.facts.fact(self.node.input(0)?).shape()?.len();
         planish_ir::infer::axis(self.node.attrs.int("axis").unwrap_or(1), rank).ok()
     }
 }
 
 /// Which half of a pair a node is.
-pub(super) fn half(node: &Node) -> Option<Half> {
+pub(crate) fn half(node: &Node) -> Option<Half> {
     match node.op.name.as_str() {
         _ if node.is_local() || !matches!(node.op.domain.as_str(), "" | "com.microsoft") => None,
         "QuantizeLinear" => Some(Half::Quantize),

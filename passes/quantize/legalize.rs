@@ -10,8 +10,8 @@
 //! When       scales and zero points are constants; all that reads a quantized tensor dequantizes it by the same grid
 //! Refuses    quantized tensors that are inputs or outputs of the model, are captured by a subgraph, or are read by other operators;
 //!            grids that differ on both sides; types other than uint8 and int8; computed scales
-//! Numerics   Exact for another zero point in codes that all have a counterpart, for shapes, biases and types; Reassociated for
-//!            operators written as pairs; Lossy where a grid gets a coarser step
+//! Numerics   Exact for another zero point in codes that all have a counterpart, for shapes, biases and types; Lossy for operators
+//!            written as pairs, where numbers in the middle between two codes become either, and where a grid gets a coarser step
 //! Reference  ONNX QLinearConv-10, QuantizeLinear-21; TensorRT, working with quantized types
 //!
 //! A grid of uint8 with the zero point 128 has the numbers of one of int8 with the zero point 0, code for code. Of another zero point

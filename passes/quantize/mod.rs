@@ -13,6 +13,8 @@ pub mod grid;
 mod legalize;
 mod low_float_weights;
 mod migrate;
+mod operands;
+mod qoperator;
 #[expect(clippy::module_inception, reason = "the pass is called as the folder of its kind")]
 mod quantize;
 mod quantize_weights;
@@ -27,6 +29,7 @@ pub use dynamic::QuantizeDynamic;
 pub use equalize::Equalize;
 pub use legalize::Legalize;
 pub use low_float_weights::{LowFloat, LowFloatWeights};
+pub use qoperator::Qoperator;
 pub(crate) use quantize::Site;
 pub use quantize::{BiasType, Choice, Quantize, Scheme, Sensitivity, WeightRounding};
 pub use quantize_weights::QuantizeWeights;

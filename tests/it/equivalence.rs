@@ -9,12 +9,12 @@ use std::path::Path;
 use planish::{
     cli::Preset,
     data::{Options, Samples, Source, Tensors},
-    engine::tract::Tract,
+    engine::{ort::Optimization, tract::Tract},
     equivalence::{Verdict, compare},
     model_file::ModelFile,
     pipeline::{Pipeline, Verify},
 };
-use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
+use planish_ir::{GraphPath, Model, Node, Numerics, Patch, Tensor, ValueId};
 use planish_passes::{
     Calibration, Driver, DriverError, Engine, InMemory, NoObserver, Outcome, PASSES, StepConfig, Target,
     lint::{Effect, lint},
@@ -244,6 +244,42 @@ fn presets_keep_the_outputs_of_every_fixture() {
             }
         }
     }
+}
+
+/// Tolerance: none by onnxruntime, which makes the same kernels of pairs when it loads a model. The embedded engine computes pairs as the
+/// floats that they stand for, and a number in the middle between two codes then becomes another one: a cosine of 0.999.
+#[test]
+fn operators_on_codes_are_those_that_onnxruntime_makes_of_pairs() {
+    let deployed = onnxruntime().map(|ort| ort.with_optimization(Optimization::Default));
+    for name in ["magika", "mnist_cnn", "mnist_vit", "ppocr_cls"] {
+        let path = fixture(&format!("models/{name}.onnx"));
+        let original = ModelFile::open(&path).unwrap().model;
+        let samples = samples(&original, &path);
+        let pipeline = Pipeline::parse(&Preset::OrtCpuInt8.text().replace(SEARCH, "quantize")).unwrap();
+        let mut pairs = original.clone();
+        run_for(pipeline.target, &mut pairs, &pipeline.passes, &samples).unwrap();
+        let mut codes = pairs.clone();
+        let steps = [StepConfig::default_of("qoperator").unwrap()];
+        let outcome = run_for(pipeline.target, &mut codes, &steps, &[]).unwrap();
+        let products = ["Conv", "MatMul", "Gemm"];
+        let left = codes.graph.nodes().filter(|(_, n)| products.iter().any(|p| n.op.is(p))).count();
+        let reads_codes = |n: &Node| n.inputs().iter().flatten().any(|&v| is_dequantized(&pairs, v));
+        let before =
+            pairs.graph.nodes().filter(|(_, n)| products.iter().any(|p| n.op.is(p)) && !reads_codes(n)).count();
+        assert_eq!(left, before, "products that stayed, in {name}");
+        let exact = Verify { max_abs: Some(0.0), ..Verify::default() };
+        let close = Verify { min_cosine: Some(0.999), ..Verify::default() };
+        let deployed = deployed.as_ref().map(|ort| (ort as &dyn Engine, &exact));
+        for (engine, bounds) in [(&Tract as &dyn Engine, &close)].into_iter().chain(deployed) {
+            let runs = all(&samples);
+            let verdict = compare(engine, &pairs, &codes, runs.first(u64::MAX), outcome.numerics(), bounds).unwrap();
+            assert_close(&verdict, &format!("{name} by {}", engine.name()));
+        }
+    }
+}
+
+fn is_dequantized(model: &Model, value: ValueId) -> bool {
+    model.graph.producer(value).is_some_and(|(_, n)| n.op.is("DequantizeLinear"))
 }
 
 #[test]

@@ -2,38 +2,10 @@
 
 use planish_ir::{Attrs, DType, Node, NodeId, Numerics, OpName, Patch, Ref, Type};
 
-use crate::{RuleContext, Skip};
-
-/// How the operands of an operator lie: at which slots values begin that a scale and a zero point follow.
-struct Layout {
-    name: &'static str,
-    /// The operator in ONNX.
-    float: &'static str,
-    operands: &'static [usize],
-    /// Where scale and zero point of the result begin.
-    result: usize,
-    /// The operand whose scales may be those of channels, and their axis.
-    channels: Option<(usize, i64)>,
-    bias: Option<usize>,
-}
-
-const fn layout(name: &'static str, float: &'static str, operands: &'static [usize], result: usize) -> Layout {
-    Layout { name, float, operands, result, channels: None, bias: None }
-}
-
-const LAYOUTS: &[Layout] = &[
-    layout("QLinearAdd", "Add", &[0, 3], 6),
-    layout("QLinearAveragePool", "AveragePool", &[0], 3),
-    Layout { channels: Some((3, 0)), bias: Some(8), ..layout("QLinearConv", "Conv", &[0, 3], 6) },
-    layout("QLinearGlobalAveragePool", "GlobalAveragePool", &[0], 3),
-    layout("QLinearLeakyRelu", "LeakyRelu", &[0], 3),
-    Layout { channels: Some((3, -1)), ..layout("QLinearMatMul", "MatMul", &[0, 3], 6) },
-    layout("QLinearMul", "Mul", &[0, 3], 6),
-    layout("QLinearSigmoid", "Sigmoid", &[0], 3),
-    layout("QLinearSoftmax", "Softmax", &[0], 3),
-    layout("QLinearWhere", "Where", &[1, 4], 7),
-    Layout { channels: Some((3, 1)), bias: Some(6), ..layout("QGemm", "Gemm", &[0, 3], 7) },
-];
+use crate::{
+    RuleContext, Skip,
+    quantize::operands::{LAYOUTS, Layout},
+};
 
 /// True for an operator that can be written out.
 pub(super) fn knows(name: &str) -> bool {
@@ -49,7 +21,7 @@ pub(super) fn unfold(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Pa
         return standard(cx, id, node);
     }
     let output = node.output(0).ok_or(Skip::NoMatch)?;
-    let mut patch = Patch::new(Numerics::Reassociated, format!("{} as pairs", node.op));
+    let mut patch = Patch::new(Numerics::Lossy, format!("{} as pairs", node.op));
     let y = match LAYOUTS.iter().find(|l| l.name == name) {
         Some(layout) => written(cx, id, node, layout, &mut patch)?,
         None if name == "QLinearConcat" => concat(cx, id, node, &mut patch)?,
@@ -82,8 +54,7 @@ fn written(cx: &RuleContext<'_>, id: NodeId, node: &Node, layout: &Layout, patch
         inputs.push(node.input(0).map(Ref::from));
     }
     for &slot in layout.operands {
-        let axis = layout.channels.filter(|(operand, _)| *operand == slot).map(|(_, axis)| axis);
-        let axis = if layout.name == "QGemm" && attrs.int("transB").unwrap_or(0) != 0 { axis.map(|_| 0) } else { axis };
+        let axis = layout.axis(slot, attrs.int("transB").unwrap_or(0) != 0);
         inputs.push(Some(dequantized(cx, node, slot, axis, patch)?));
     }
     if let Some(bias) = layout.bias.and_then(|slot| node.input(slot)) {
