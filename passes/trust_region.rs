@@ -34,7 +34,7 @@ pub(crate) trait Landscape {
     fn probe(&self, chosen: &[usize]) -> Result<(f64, Self::Known), PassError>;
 
     /// The same on other samples, with all fits of which the best would be shipped. None if there are no others.
-    fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError>;
+    fn confirm(&mut self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError>;
 
     /// Measures what a change of each item does to a choice that was tried; no item moves by more than the share `far` of it.
     fn measure(&mut self, tried: &Tried<Self::Known>, far: f64) -> Result<(), PassError>;
@@ -101,7 +101,7 @@ pub(crate) fn descend<L: Landscape>(
 /// A choice if it is better than the best so far.
 fn better<L: Landscape>(
     pass: &str,
-    landscape: &L,
+    landscape: &mut L,
     best: Option<&Tried<L::Known>>,
     chosen: &[usize],
 ) -> Result<Option<Tried<L::Known>>, PassError> {
@@ -167,7 +167,7 @@ mod tests {
             Ok((loss(chosen), ()))
         }
 
-        fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
+        fn confirm(&mut self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
             let at_once = loss(chosen) + chosen[0].saturating_sub(self.end) as f64;
             Ok(Some(FitErrors { at_once, in_turn: None }))
         }

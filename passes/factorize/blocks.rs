@@ -1,27 +1,46 @@
 //! Kernels whose inputs go through a projection: the first factor of Tucker-2 and of a spatial split, and what is best behind it.
 //!
-//! The columns of a layer's matrix come in blocks that the projection treats alike: one block for each tap, if it sees one tap at a time. `Σ_b W_b x_b ≈ Σ_b M_b Aᵀ x_b`. Without samples, `A` are the leading eigenvectors of `Σ W_bᵀ W_b`, or those that HOOI finds.
-//! With second moments `G` of the rows, the inputs are whitened by the mean of the blocks on its diagonal before that, and `M` is what is
-//! best behind `A` by least squares; a lower rank of the outputs is then reduced-rank regression, whose optimum are the leading
-//! eigenvectors of `M Z Mᵀ`, where `Z` are the moments behind the projection (Izenman: Reduced-rank regression for the multivariate
-//! linear model, Journal of Multivariate Analysis 1975).
+//! The columns of a layer's matrix come in blocks that the projection treats alike: one block for each tap, if it sees one tap at a time.
+//! `Σ_b W_b x_b ≈ Σ_b M_b Aᵀ x_b`. Without samples, `A` are the leading eigenvectors of `Σ W_bᵀ W_b`, or those that HOOI finds. With second
+//! moments `G` of the rows, the inputs are whitened by the mean of the blocks on its diagonal before that, and `M` is what is best behind
+//! `A` by least squares; a lower rank of the outputs is then reduced-rank regression, whose optimum are the leading eigenvectors of
+//! `M Z Mᵀ`, where `Z` are the moments behind the projection (Izenman: Reduced-rank regression for the multivariate linear model, Journal of
+//! Multivariate Analysis 1975).
 
 use faer::{
     Mat, MatRef, Side,
     linalg::{solvers::Solve, triangular_solve::solve_upper_triangular_in_place},
 };
+use rayon::prelude::*;
 
 use super::{
     hooi::{self, Kernel},
     least::Least,
+    nested::Nested,
     svd,
 };
 
-/// Sweeps over projection and outputs at most, and the part of the error that one must take off for there to be another.
-const SWEEPS: usize = 8;
+/// A turn that takes off less than this part of the error is the last one.
 const STALLED: f64 = 1e-3;
-/// Turns of all factors at most.
-const TURNS: usize = 6;
+/// Features, inputs in all blocks, up to which every step towards the optimum is taken. A step costs about their square.
+const SMALL: usize = 1152;
+
+/// How far the optimum is followed.
+struct Effort {
+    /// Sweeps over projection and outputs for options that are chosen from; they take off a hundredth of the error as a rule.
+    before: usize,
+    /// Sweeps for what was chosen.
+    sweeps: usize,
+    /// Turns of all factors behind them, which take off up to a third.
+    turns: usize,
+    /// Steps for the projection in each turn.
+    steps: usize,
+}
+
+const THOROUGH: Effort = Effort { before: 8, sweeps: 8, turns: 6, steps: 8 };
+/// What takes off most of what the other does.
+const BRISK: Effort = Effort { before: 0, sweeps: 2, turns: 4, steps: 4 };
+
 /// Ridge of regressions whose inputs may depend on each other, as a share of the mean of the diagonal.
 const DEPENDENT: f64 = 1e-9;
 
@@ -50,9 +69,9 @@ pub(super) struct Behind {
     pub(super) projection: Mat<f64>,
     /// `outputs x rank` for each block.
     pub(super) weights: Kernel,
-    /// Orthonormal, the most important first; no more than were asked for.
+    /// Orthonormal, the most important first; no more than were asked for, none if they are not compressed.
     pub(super) outputs: Mat<f64>,
-    /// What each of them keeps.
+    /// What each of them keeps; all of it if they are not compressed.
     pub(super) squares: Vec<f64>,
 }
 
@@ -154,52 +173,51 @@ impl Blocks {
         Some((svd::orthonormal(&self.unwhitened(vectors)), squares))
     }
 
-    /// The best weights behind a projection.
-    pub(super) fn behind(&self, projection: Mat<f64>) -> Option<Behind> {
-        let a = projection.as_ref();
-        let Some(known) = &self.known else {
-            // The columns are orthonormal.
-            let weights = self.kernel.times(a);
-            let (outputs, squares) = svd::eigen(&weights.output_gram(), self.shape().0)?;
-            return Some(Behind { projection, weights, outputs, squares });
-        };
-        let (outputs, inner) = self.shape();
-        let (rank, blocks) = (a.ncols(), self.kernel.taps.len());
-        let span = |b: usize| b * inner..(b + 1) * inner;
-        let mut behind = Mat::<f64>::zeros(rank * blocks, rank * blocks);
-        let mut cross = Mat::<f64>::zeros(outputs, rank * blocks);
-        for b in 0..blocks {
-            let half = known.moments.get(.., span(b)) * a;
-            for c in b..blocks {
-                let product = a.transpose() * half.get(span(c), ..);
-                behind.get_mut(c * rank..(c + 1) * rank, b * rank..(b + 1) * rank).copy_from(&product);
+    /// The best weights behind a projection, for outputs that are to be compressed too or stay as they are.
+    fn behind(&self, projection: Mat<f64>, compressed: bool) -> Option<Behind> {
+        let rank = projection.ncols();
+        match &self.known {
+            Some(known) => Nested::new(projection, &known.moments, &known.cross)?.behind(rank, compressed),
+            None => {
+                // The columns are orthonormal.
+                let weights = self.kernel.times(projection.as_ref());
+                let (outputs, squares) = svd::eigen(&weights.output_gram(), self.shape().0)?;
+                Some(Behind { projection, weights, outputs, squares })
             }
-            cross.get_mut(.., b * rank..(b + 1) * rank).copy_from(known.cross.get(.., span(b)) * a);
         }
-        let weights = behind.llt(Side::Lower).ok()?.solve(cross.transpose()).transpose().to_owned();
-        let (vectors, squares) = svd::eigen(&(&weights * cross.transpose()), outputs)?;
-        let taps = (0..blocks).map(|b| weights.get(.., b * rank..(b + 1) * rank).to_owned()).collect();
-        Some(Behind { projection, weights: Kernel { taps }, outputs: vectors, squares })
     }
 
-    /// Projection and outputs of these ranks, each in turn the best for the other. Of whitened inputs each sweep minimizes the error as if
-    /// blocks were not correlated; it is taken if the true error falls.
-    pub(super) fn fitted(&self, rank: usize, output_rank: usize) -> Option<Behind> {
+    fn effort(&self) -> &'static Effort {
+        if self.kernel.features() <= SMALL { &THOROUGH } else { &BRISK }
+    }
+
+    /// What there is to choose from: projections of these ranks, and what is best behind them; if outputs are to be compressed too, about to the
+    /// second ranks. Nothing without second moments.
+    pub(super) fn options(&self, ranks: &[(usize, usize)], compressed: bool) -> Option<Vec<Behind>> {
+        let known = self.known.as_ref()?;
+        let Some(most) = ranks.iter().map(|r| r.0).max() else { return Some(Vec::new()) };
+        let projection = self.projections()?.0.get(.., ..most).to_owned();
+        let nested = Nested::new(projection, &known.moments, &known.cross)?;
+        let whitened = self.whitened();
+        let sweeps = if compressed { self.effort().before } else { 0 };
+        let option = |&(rank, output_rank): &(usize, usize)| {
+            self.swept(&whitened, nested.behind(rank, compressed)?, output_rank, sweeps)
+        };
+        ranks.par_iter().map(option).collect()
+    }
+
+    /// Sweeps over projection and outputs, each the best for the other. Each minimizes the error as if blocks were not correlated; it is taken if
+    /// the true error falls.
+    fn swept(&self, whitened: &Kernel, mut now: Behind, output_rank: usize, sweeps: usize) -> Option<Behind> {
         let (outputs, inner) = self.shape();
-        if self.known.is_none() {
-            let found = hooi::tucker(&self.kernel, (output_rank, rank))?;
-            let (weights, squares) = (found.weights, found.squares);
-            return Some(Behind { projection: found.inputs, weights, outputs: found.outputs, squares });
-        }
-        let mut now = self.behind(self.projections()?.0.get(.., ..rank).to_owned())?;
+        let rank = now.projection.ncols();
         if output_rank >= outputs || rank >= inner {
             return Some(now);
         }
-        let whitened = self.whitened();
-        for _ in 0..SWEEPS {
+        for _ in 0..sweeps {
             let along = whitened.after(now.outputs.get(.., ..output_rank).transpose());
             let (vectors, _) = svd::eigen(&along.input_gram(), rank)?;
-            let next = self.behind(svd::orthonormal(&self.unwhitened(vectors)))?;
+            let next = self.behind(svd::orthonormal(&self.unwhitened(vectors)), true)?;
             if !self.takes(&mut now, next, output_rank) {
                 break;
             }
@@ -207,16 +225,29 @@ impl Blocks {
         Some(now)
     }
 
+    /// Projection and outputs of these ranks, each in turn the best for the other.
+    pub(super) fn fitted(&self, rank: usize, output_rank: usize) -> Option<Behind> {
+        if self.known.is_none() {
+            let found = hooi::tucker(&self.kernel, (output_rank, rank))?;
+            let (weights, squares) = (found.weights, found.squares);
+            return Some(Behind { projection: found.inputs, weights, outputs: found.outputs, squares });
+        }
+        let start = self.projections()?.0.get(.., ..rank).to_owned();
+        let start = self.behind(start, output_rank < self.shape().0)?;
+        self.swept(&self.whitened(), start, output_rank, self.effort().sweeps)
+    }
+
     /// The same, and then each of the factors in turn the best for the others by the second moments as they are.
     pub(super) fn best(&self, rank: usize, output_rank: usize) -> Option<Behind> {
         let mut now = self.fitted(rank, output_rank)?;
         let Some(known) = self.known.as_ref().filter(|_| rank < self.shape().1) else { return Some(now) };
-        for _ in 0..TURNS {
+        let effort = self.effort();
+        for _ in 0..effort.turns {
             let (core, outputs) = now.split(output_rank);
             let cross = outputs.as_ref().map_or_else(|| known.cross.clone(), |u| u.transpose() * &known.cross);
             let least = Least { core: &core.taps, cross, moments: &known.moments, root: known.root.as_ref() };
-            let Some(projection) = least.from(now.projection.clone()) else { break };
-            let Some(next) = self.behind(svd::orthonormal(&projection)) else { break };
+            let Some(projection) = least.from(now.projection.clone(), effort.steps) else { break };
+            let Some(next) = self.behind(svd::orthonormal(&projection), output_rank < self.shape().0) else { break };
             if !self.takes(&mut now, next, output_rank) {
                 break;
             }
@@ -313,11 +344,18 @@ mod tests {
         #[test]
         fn errors_fall_with_the_rank(outputs in 2usize..8, inputs in 2usize..6, blocks in 1usize..4, seed in 0u64..1000) {
             let w = random(outputs, inputs * blocks, seed);
-            let all = Blocks::new(w.as_ref(), blocks, Some(&moments(inputs * blocks, seed + 5))).unwrap();
-            let starts = all.projections().unwrap().0;
-            let error = |r: usize| all.error(&all.behind(starts.get(.., ..r).to_owned()).unwrap(), outputs.div_ceil(2));
-            let errors: Vec<f64> = (1..=inputs).map(error).collect();
+            let g = moments(inputs * blocks, seed + 5);
+            let all = Blocks::new(w.as_ref(), blocks, Some(&g)).unwrap();
+            let below = outputs.div_ceil(2);
+            let ranks: Vec<(usize, usize)> = (1..=inputs).map(|rank| (rank, outputs)).collect();
+            let starts = all.options(&ranks, true).unwrap();
+            let errors: Vec<f64> = starts.iter().map(|s| all.error(s, below)).collect();
             prop_assert!(errors.is_sorted_by(|a, b| *b <= a + 1e-9), "{errors:?}");
+            for (start, error) in starts.iter().zip(errors) {
+                let lost = &w - matrix(start, below);
+                let actual = svd::dot((&lost * &g).as_ref(), lost.as_ref()) / all.power;
+                prop_assert!((actual - error).abs() < 1e-7, "{actual} {error}");
+            }
         }
     }
 
@@ -336,7 +374,7 @@ mod tests {
     fn one_block_is_the_optimum_of_a_whitened_svd() {
         let (w, g) = (random(6, 9, 1), moments(9, 2));
         let all = Blocks::new(w.as_ref(), 1, Some(&g)).unwrap();
-        let found = all.behind(all.projections().unwrap().0.get(.., ..3).to_owned()).unwrap();
+        let found = all.options(&[(3, 6)], false).unwrap().remove(0);
         let best = svd::principal(w.as_ref(), Some(&g), 3).unwrap();
         assert!((all.error(&found, 6) - (1.0 - best.energy(3))).abs() < 1e-9);
     }

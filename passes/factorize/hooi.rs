@@ -2,8 +2,8 @@
 //!
 //! `W[o,i,t] ≈ Σ U[o,p] C[p,q,t] V[i,q]` with orthonormal `U` and `V` (De Lathauwer, De Moor, Vandewalle: On the best rank-1 and
 //! rank-(R1,R2,…,RN) approximation of higher-order tensors, SIAM J. Matrix Anal. Appl. 2000). The start is the HOSVD, the leading left
-//! singular vectors of each unfolding; then each factor in turn becomes optimal for the other one (HOOI), until the error stops falling, or falls by less than sweeps over so
-//! large a kernel are worth.
+//! singular vectors of each unfolding; then each factor in turn becomes optimal for the other one (HOOI), until the error stops falling, or
+//! falls by less than sweeps over so large a kernel are worth.
 //!
 //! Singular vectors come from eigenvectors of the unfoldings' Gram matrices in float64. That loses singular values below 1e-8 of the
 //! largest, less than the rounding of float32 weights, and costs a small part of an SVD: the matrix is `512 x 512` and not
@@ -85,6 +85,11 @@ impl<T: Digits> Kernel<T> {
         self.taps.first().map_or((0, 0), |t| t.shape())
     }
 
+    /// Inputs of all taps.
+    pub(super) fn features(&self) -> usize {
+        self.shape().1 * self.taps.len()
+    }
+
     /// `tap · right` for each tap.
     pub(super) fn times(&self, right: MatRef<'_, T>) -> Kernel<T> {
         Kernel { taps: self.taps.iter().map(|t| T::product(t.as_ref(), right)).collect() }
@@ -107,7 +112,7 @@ impl<T: Digits> Kernel<T> {
 }
 
 /// `Σ m mᵀ`, the lower triangle.
-fn gram<'a, T: Digits + 'a>(size: usize, matrices: impl Iterator<Item = MatRef<'a, T>>) -> Mat<T> {
+pub(super) fn gram<'a, T: Digits + 'a>(size: usize, matrices: impl Iterator<Item = MatRef<'a, T>>) -> Mat<T> {
     let mut sum = T::zeros(size, size);
     matrices.for_each(|m| T::add_square(&mut sum, m));
     sum

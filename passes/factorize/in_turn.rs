@@ -41,9 +41,10 @@ impl Replace for InTurn<'_> {
         let missing = || PassError::Precondition("a layer is split that was not chosen".to_owned());
         let turn = self.layers.get(&fitted.linear.weight).ok_or_else(missing)?;
         let moments = match (turn.layer.reads(), fitted.moments.as_slice()) {
-            (Some(reads), [matrix]) => {
-                Some(Moments { matrix: damped(matrix, self.damping), mean: reads.centred.then(|| fitted.mean.clone()) })
-            }
+            (Some(reads), [matrix]) => Some(Moments {
+                matrix: damped(matrix.clone(), self.damping),
+                mean: reads.centred.then(|| fitted.mean.clone()),
+            }),
             _ => None,
         };
         let refitted = Refitted { weights: &fitted.weights, shift: &fitted.shift };
@@ -62,11 +63,10 @@ impl Replace for InTurn<'_> {
 }
 
 /// A matrix with a ridge.
-pub(super) fn damped(matrix: &Mat<f64>, share: f64) -> Mat<f64> {
-    let mut damped = matrix.clone();
-    let lambda = ridge(matrix, share);
-    for i in 0..damped.nrows().min(damped.ncols()) {
-        damped[(i, i)] += lambda;
+pub(super) fn damped(mut matrix: Mat<f64>, share: f64) -> Mat<f64> {
+    let lambda = ridge(&matrix, share);
+    for i in 0..matrix.nrows().min(matrix.ncols()) {
+        matrix[(i, i)] += lambda;
     }
-    damped
+    matrix
 }

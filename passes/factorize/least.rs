@@ -15,8 +15,6 @@ use faer::{
 
 use super::svd::dot;
 
-/// Steps at most.
-const STEPS: usize = 8;
 /// Part of the first gradient that is left when it is enough.
 const ENOUGH: f64 = 1e-3;
 /// Ridge of the core's products in the preconditioner, as a share of the mean of their diagonal.
@@ -35,8 +33,8 @@ pub(super) struct Least<'a> {
 }
 
 impl Least<'_> {
-    /// A projection, `inputs x rank`, that is better than the given one. None if numbers run out of range.
-    pub(super) fn from(&self, start: Mat<f64>) -> Option<Mat<f64>> {
+    /// A projection, `inputs x rank`, that is better than the given one, after so many steps at most. None if numbers run out of range.
+    pub(super) fn from(&self, start: Mat<f64>, steps: usize) -> Option<Mat<f64>> {
         let rank = start.ncols();
         let mut products = Mat::<f64>::zeros(rank, rank);
         for c in self.core {
@@ -47,6 +45,11 @@ impl Least<'_> {
             products[(r, r)] += lambda;
         }
         let products = products.llt(Side::Lower).ok()?;
+        let crossed = (rank < self.cross.nrows()).then(|| self.crossed());
+        let normal = |a: &Mat<f64>| match &crossed {
+            Some(crossed) => self.through_inputs(a, crossed),
+            None => self.against_core(&self.products(a)),
+        };
         let conditioned = |residual: &Mat<f64>| -> Mat<f64> {
             let mut left = residual.clone();
             solve_lower_triangular_in_place(self.root.transpose(), left.as_mut(), Par::Seq);
@@ -54,15 +57,15 @@ impl Least<'_> {
             products.solve(left.transpose()).transpose().to_owned()
         };
         let mut a = start;
-        let mut residual = self.against_core(&self.cross) - self.against_core(&self.products(&a));
+        let mut residual = self.against_core(&self.cross) - normal(&a);
         let mut direction = conditioned(&residual);
         let mut slope = dot(residual.as_ref(), direction.as_ref());
         let first = slope;
-        for _ in 0..STEPS {
+        for _ in 0..steps {
             if !(slope > ENOUGH * ENOUGH * first && slope.is_normal()) {
                 break;
             }
-            let along = self.against_core(&self.products(&direction));
+            let along = normal(&direction);
             let curvature = dot(direction.as_ref(), along.as_ref());
             if !(curvature > 0.0 && curvature.is_finite()) {
                 break;
@@ -86,6 +89,34 @@ impl Least<'_> {
             made.get_mut(.., b * inner..(b + 1) * inner).copy_from(c * a.transpose());
         }
         made * self.moments
+    }
+
+    /// `C_cᵀ C_b` for all `c`, below each other; for each `b`.
+    fn crossed(&self) -> Vec<Mat<f64>> {
+        let rank = self.core.first().map_or(0, |c| c.ncols());
+        let below = |b: &Mat<f64>| {
+            let mut below = Mat::<f64>::zeros(rank * self.core.len(), rank);
+            for (i, c) in self.core.iter().enumerate() {
+                below.get_mut(i * rank..(i + 1) * rank, ..).copy_from(c.transpose() * b);
+            }
+            below
+        };
+        self.core.iter().map(below).collect()
+    }
+
+    /// `Σ_b (Σ_c C_c Aᵀ G_cb)ᵀ C_b` by way of the inputs, which is less work where the projection has fewer columns than there are outputs.
+    fn through_inputs(&self, a: &Mat<f64>, crossed: &[Mat<f64>]) -> Mat<f64> {
+        let (inner, rank) = a.shape();
+        let mut made = Mat::<f64>::zeros(rank * self.core.len(), self.moments.ncols());
+        for c in 0..self.core.len() {
+            let rows = self.moments.get(c * inner..(c + 1) * inner, ..);
+            made.get_mut(c * rank..(c + 1) * rank, ..).copy_from(a.transpose() * rows);
+        }
+        let mut sum = Mat::<f64>::zeros(inner, rank);
+        for (b, crossed) in crossed.iter().enumerate() {
+            sum += made.get(.., b * inner..(b + 1) * inner).transpose() * crossed;
+        }
+        sum
     }
 
     /// `Σ_b M_bᵀ C_b`.
@@ -116,7 +147,10 @@ mod tests {
         let gradient =
             |a: &Mat<f64>| (least.against_core(&least.cross) - least.against_core(&least.products(a))).norm_l2();
         let before = gradient(&start);
-        let after = gradient(&least.from(start).unwrap());
+        let other = drawn(3, 2);
+        let (one, two) = (least.against_core(&least.products(&other)), least.through_inputs(&other, &least.crossed()));
+        assert!((&one - two).norm_l2() < 1e-12 * one.norm_l2());
+        let after = gradient(&least.from(start, 8).unwrap());
         assert!(after < 1e-2 * before, "{after} {before}");
     }
 }

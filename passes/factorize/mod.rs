@@ -41,6 +41,7 @@ mod in_turn;
 mod least;
 mod low_rank;
 mod method;
+mod nested;
 mod projection;
 mod rank;
 mod search;

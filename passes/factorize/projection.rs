@@ -161,18 +161,19 @@ impl Layer for Projection<'_> {
                 (options, Source::Weights(blocks))
             }
             (None, Some(_)) => {
-                let grid = self.grid();
-                let ranks: BTreeSet<usize> = grid.iter().map(|p| p.0).collect();
+                let saving: Vec<Pair> = self.grid().into_iter().filter(|p| saves(&choice(*p, 0.0))).collect();
+                let ranks: BTreeSet<usize> = saving.iter().map(|p| p.0).collect();
                 let ranks: Vec<usize> = ranks.into_iter().collect();
                 let block = blocks.first().ok_or(BROKEN)?;
                 // Outputs are compressed as much as inputs are.
-                let alike = |r: usize| (self.convolution.outputs * r).div_ceil(self.inner().max(1));
-                let fitted = |&r: &usize| block.fitted(r, if self.maps_outputs { alike(r) } else { usize::MAX });
-                let fitted: Vec<Behind> = ranks.par_iter().map(fitted).collect::<Option<_>>().ok_or(BROKEN)?;
-                let found: BTreeMap<usize, Vec<Behind>> =
-                    ranks.into_iter().zip(fitted.into_iter().map(|f| vec![f])).collect();
+                let alike = |&r: &usize| (r, (self.convolution.outputs * r).div_ceil(self.inner().max(1)));
+                let alike: Vec<Pair> = ranks.iter().map(alike).collect();
+                let found = block.options(&alike, self.maps_outputs).ok_or(BROKEN)?;
+                let mut found: BTreeMap<usize, Vec<Behind>> =
+                    ranks.into_iter().zip(found.into_iter().map(|f| vec![f])).collect();
                 let error = |p: &Pair| found.get(&p.0).and_then(|f| f.first()).map(|f| block.error(f, p.1));
-                let options = grid.iter().filter_map(|p| Some(choice(*p, error(p)?))).filter(saves).collect();
+                let options = least(saving.iter().filter_map(|p| Some(choice(*p, error(p)?))).collect());
+                found.retain(|&rank, _| options.iter().any(|c| c.ranks.first() == Some(&rank)));
                 (options, Source::Ready(found))
             }
         };

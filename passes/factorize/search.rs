@@ -4,7 +4,9 @@
 //! is how sensitive the model is to the layer. Errors do not add up, so what that leads to is measured, and how sensitive the model is there;
 //! that is followed as far as it leads to a better one (`trust_region.rs`).
 
-use planish_ir::Model;
+use std::collections::BTreeMap;
+
+use planish_ir::{Model, Patch};
 
 use super::{
     allocate::{Ladder, Step, allocate, dearest_first, hull, uniform},
@@ -51,7 +53,10 @@ impl Ranks<'_> {
             (Allocation::Uniform, ..) => (uniform(&own, share), None),
             (Allocation::Global, Some(held), Some(calibration)) => {
                 let places: Vec<usize> = (0..own.len()).collect();
-                let gains = overlapped(&places, |&i| self.gain(i, share, held, calibration))?;
+                let near = held.of_changes(split.model, calibration)?;
+                let gains = overlapped(&places, |&i| self.gain(i, share, &near, calibration))?;
+                drop(near);
+                let crossed = crossed.map(|held| Crossed { held, fits: BTreeMap::new() });
                 let mut layers = Layers { ranks: self, held, crossed, calibration, own: &own, gains, limit };
                 let mut starts = vec![allocate(&layers.ladders(), limit), allocate(&own, limit)];
                 starts.dedup();
@@ -103,8 +108,8 @@ impl Ranks<'_> {
 struct Layers<'s> {
     ranks: Ranks<'s>,
     held: &'s Held,
-    /// The samples that fits see, when they see the others. None with one sample.
-    crossed: Option<&'s Held>,
+    /// None with one sample.
+    crossed: Option<Crossed<'s>>,
     calibration: &'s Calibration<'s>,
     /// With the errors of what the layers themselves compute.
     own: &'s [Ladder],
@@ -112,6 +117,28 @@ struct Layers<'s> {
     gains: Vec<f64>,
     /// Of what may be left.
     limit: u64,
+}
+
+/// The samples that fits see, when they see the others.
+struct Crossed<'s> {
+    held: &'s Held,
+    /// The fits to the others that were made last, by layer.
+    fits: BTreeMap<usize, (Pick, Patch)>,
+}
+
+impl Crossed<'_> {
+    /// Layers split as they are picked; those that are as before are not fitted again.
+    fn patches(&mut self, ranks: Ranks<'_>, picks: &[Option<Pick>]) -> Result<Vec<Patch>, PassError> {
+        let Ranks { split, statistics, .. } = ranks;
+        let is_new = |(i, pick): &(usize, &Pick)| self.fits.get(i).is_none_or(|(known, _)| known != *pick);
+        let new = |(i, pick): (usize, &Option<Pick>)| pick.as_ref().filter(|p| is_new(&(i, p))).cloned();
+        let new: Vec<Option<Pick>> = picks.iter().enumerate().map(new).collect();
+        let made = split.patches(&new, &split.decompose(statistics, Fold::Second, Some(&new)))?;
+        let of_layers = new.into_iter().enumerate().filter_map(|(i, pick)| Some((i, pick?)));
+        self.fits.extend(of_layers.zip(made).map(|((i, pick), patch)| (i, (pick, patch))));
+        let picked = picks.iter().enumerate().filter(|(_, pick)| pick.is_some());
+        Ok(picked.filter_map(|(i, _)| Some(self.fits.get(&i)?.1.clone())).collect())
+    }
 }
 
 impl Layers<'_> {
@@ -129,12 +156,12 @@ impl Landscape for Layers<'_> {
         Ok((self.held.error(&self.ranks.model(chosen)?, self.calibration)?, ()))
     }
 
-    fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
+    fn confirm(&mut self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
         let Ranks { split, statistics, .. } = self.ranks;
-        let Some(crossed) = self.crossed else { return Ok(None) };
+        let Some(crossed) = &mut self.crossed else { return Ok(None) };
         let picks = self.ranks.picks(chosen);
-        let decomposed = split.decompose(statistics, Fold::Second, Some(&picks));
-        split.errors(&picks, &decomposed, statistics, crossed, self.calibration).map(Some)
+        let patches = crossed.patches(self.ranks, &picks)?;
+        split.errors(&picks, &patches, statistics, crossed.held, self.calibration).map(Some)
     }
 
     /// The gains: half of what a layer saves is given back, or an eighth is taken of one that is whole.

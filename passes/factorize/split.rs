@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use faer::Mat;
 use planish_ir::{
     Graph, GraphPath, Model, Node, NodeId, Numerics, Operand, Patch, Use, ValueId,
     infer::{self, Bindings, GraphFacts},
@@ -33,6 +32,10 @@ use crate::{
 /// Ridge of second moments, as a share of the mean of their diagonal.
 const DAMPING: f64 = 1e-4;
 
+/// Matrices of the size of second moments that a decomposition has at a time: the moments, those of each half or in blocks, what they are behind
+/// a projection, and the factor of that.
+const WORKING: u64 = 5;
+
 /// A weight that can be split.
 pub(super) struct Site<'a> {
     weight: ValueId,
@@ -46,7 +49,7 @@ pub(super) struct Site<'a> {
 }
 
 /// An option of a site.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Pick {
     /// Index in [`Site::layers`].
     layer: usize,
@@ -173,7 +176,7 @@ fn is_quantized(graph: &Graph, node: &Node) -> bool {
 
 /// A model that is being split.
 pub(super) struct Splitting<'a> {
-    model: &'a Model,
+    pub(super) model: &'a Model,
     cx: &'a Context<'a>,
     pub(super) settings: &'a Factorization,
     rule: Rule,
@@ -214,7 +217,10 @@ impl Splitting<'_> {
         if let (Some(held), Some(calibration)) = (&held, self.calibration) {
             let (errors, held) = match confirmed.zip(crossed.as_ref()) {
                 Some(confirmed) => confirmed,
-                None => (self.errors(&chosen, &decomposed, statistics.as_ref(), held, calibration)?, held),
+                None => {
+                    let patches = self.patches(&chosen, &decomposed)?;
+                    (self.errors(&chosen, &patches, statistics.as_ref(), held, calibration)?, held)
+                }
             };
             in_turn = errors.prefer_in_turn();
             changes.notes.insert(0, format!("{}: {errors}", held.place()));
@@ -245,7 +251,7 @@ impl Splitting<'_> {
         for reads in self.sites.iter().flat_map(|s| &s.layers).filter_map(|l| l.reads()) {
             for &value in &reads.values {
                 index.entry((value, reads.rows.clone(), reads.width)).or_insert_with(|| {
-                    let halves = Halves::new(reads.rows.clone(), reads.width);
+                    let halves = Halves::new(reads.rows.clone(), reads.width).with_working(WORKING);
                     wants.push(Want::of(self.model.graph.name_of(value), halves));
                     wants.len() - 1
                 });
@@ -318,17 +324,17 @@ impl Splitting<'_> {
         Ok(model)
     }
 
-    /// What the outputs lose on held samples with layers split by what they read before, and with each split and fitted after those in front
-    /// of it, if that may be done.
+    /// What the outputs lose on held samples with layers split by these patches, from what they read before, and with each split and fitted after
+    /// those in front of it, if that may be done.
     pub(super) fn errors(
         &self,
         chosen: &[Option<Pick>],
-        decomposed: &[Decompositions<'_>],
+        patches: &[Patch],
         statistics: Option<&Statistics>,
         held: &Held,
         calibration: &Calibration<'_>,
     ) -> Result<FitErrors, PassError> {
-        let at_once = held.error(&self.apply(&self.patches(chosen, decomposed)?)?, calibration)?;
+        let at_once = held.error(&self.apply(patches)?, calibration)?;
         // With one sample nothing could tell which is better.
         if !self.settings.refit || held.is_seen() {
             return Ok(FitErrors { at_once, in_turn: None });
@@ -443,13 +449,14 @@ impl Statistics {
         let of = |v: &ValueId| self.halves.get(*self.index.get(&(*v, reads.rows.clone(), reads.width))?);
         let halves: Vec<&Halves> = reads.values.iter().map(of).collect::<Option<_>>()?;
         let count = halves.len().max(1) as f64;
-        let mut matrix = Mat::<f64>::zeros(reads.width, reads.width);
+        let (first, others) = halves.split_first()?;
+        let mut matrix = first.matrix(fold, reads.centred);
         let mut mean = vec![0.0; reads.width];
+        others.iter().for_each(|h| matrix += h.matrix(fold, reads.centred));
         for h in &halves {
-            matrix += h.matrix(fold, reads.centred);
             mean.iter_mut().zip(h.mean(fold)).for_each(|(m, x)| *m += x / count);
         }
-        Some(Moments { matrix: damped(&matrix, DAMPING), mean: reads.centred.then_some(mean) })
+        Some(Moments { matrix: damped(matrix, DAMPING), mean: reads.centred.then_some(mean) })
     }
 }
 

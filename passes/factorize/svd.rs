@@ -5,9 +5,10 @@
 //! `L = I` that of the weights. As `U` is a basis of outputs, `L` need not be inverted, and inputs that span less than all of their
 //! space are nothing special.
 //!
-//! Singular vectors come from the eigenvectors of the smaller of `W G Wᵀ` and `Lᵀ Wᵀ W L`, in float64 where little is discarded, so that squares of
-//! singular values are known to 1e-16 of the largest. Where a small part of a big matrix is asked for, they come from a randomized range finder with
-//! power iterations (Halko, Martinsson, Tropp: Finding structure with randomness, SIAM Review 2011), whose error is measured.
+//! Singular vectors come from the eigenvectors of the smaller of `W G Wᵀ` and `Lᵀ Wᵀ W L`, in float64 where little is discarded, so that
+//! squares of singular values are known to 1e-16 of the largest. Where a small part of a big matrix is asked for, they come from a
+//! randomized range finder with power iterations (Halko, Martinsson, Tropp: Finding structure with randomness, SIAM Review 2011), whose
+//! error is measured.
 
 use faer::{Mat, MatRef, Side};
 

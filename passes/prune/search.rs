@@ -207,7 +207,7 @@ impl Landscape for Choosing<'_, '_> {
         self.search.fitting.probe(&removed(self.open, chosen), self.held, &Fits::new())
     }
 
-    fn confirm(&self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
+    fn confirm(&mut self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
         let removed = removed(self.open, chosen);
         self.search.crossed.map(|crossed| self.search.fitting.errors(&removed, crossed)).transpose()
     }

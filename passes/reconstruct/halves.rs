@@ -29,11 +29,19 @@ pub(crate) enum Fold {
 pub(crate) struct Halves {
     halves: [Gram; 2],
     seen: usize,
+    /// Matrices of this size that what reads them has at a time.
+    working: u64,
 }
 
 impl Halves {
     pub(crate) fn new(rows: Rows, width: usize) -> Halves {
-        Halves { halves: [Gram::new(rows.clone(), width), Gram::new(rows, width)], seen: 0 }
+        // The matrices of both halves, and the factor of a part of one.
+        Halves { halves: [Gram::new(rows.clone(), width), Gram::new(rows, width)], seen: 0, working: 3 }
+    }
+
+    /// For what has so many matrices of this size at a time when it reads them.
+    pub(crate) fn with_working(self, working: u64) -> Halves {
+        Halves { working, ..self }
     }
 
     fn at_hand(&mut self) -> &mut Gram {
@@ -93,9 +101,8 @@ impl Statistic for Halves {
     }
 
     fn working(&self) -> u64 {
-        // The matrices of both halves, and the factor of a part of one.
         let [either, _] = &self.halves;
-        either.working().saturating_mul(3)
+        either.working().saturating_mul(self.working)
     }
 }
 
