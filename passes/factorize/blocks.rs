@@ -27,18 +27,18 @@ const SMALL: usize = 1152;
 
 /// How far the optimum is followed.
 struct Effort {
-    /// Sweeps over projection and outputs for options that are chosen from; they take off a hundredth of the error as a rule.
+    /// Sweeps over projection and outputs for the options that there are to choose from.
     before: usize,
     /// Sweeps for what was chosen.
     sweeps: usize,
-    /// Turns of all factors behind them, which take off up to a third.
+    /// Turns of all factors behind them.
     turns: usize,
     /// Steps for the projection in each turn.
     steps: usize,
 }
 
 const THOROUGH: Effort = Effort { before: 8, sweeps: 8, turns: 6, steps: 8 };
-/// What takes off most of what the other does.
+/// The same steps, but fewer, and none for options of which most are never taken: on large kernels they would be most of the work.
 const BRISK: Effort = Effort { before: 0, sweeps: 2, turns: 4, steps: 4 };
 
 /// Ridge of regressions whose inputs may depend on each other, as a share of the mean of the diagonal.
@@ -173,18 +173,11 @@ impl Blocks {
         Some((svd::orthonormal(&self.unwhitened(vectors)), squares))
     }
 
-    /// The best weights behind a projection, for outputs that are to be compressed too or stay as they are.
+    /// The best weights behind a projection, for outputs that are to be compressed too or stay as they are. Nothing without second moments.
     fn behind(&self, projection: Mat<f64>, compressed: bool) -> Option<Behind> {
+        let known = self.known.as_ref()?;
         let rank = projection.ncols();
-        match &self.known {
-            Some(known) => Nested::new(projection, &known.moments, &known.cross)?.behind(rank, compressed),
-            None => {
-                // The columns are orthonormal.
-                let weights = self.kernel.times(projection.as_ref());
-                let (outputs, squares) = svd::eigen(&weights.output_gram(), self.shape().0)?;
-                Some(Behind { projection, weights, outputs, squares })
-            }
-        }
+        Nested::new(projection, &known.moments, &known.cross)?.behind(rank, compressed)
     }
 
     fn effort(&self) -> &'static Effort {
@@ -198,22 +191,21 @@ impl Blocks {
         let Some(most) = ranks.iter().map(|r| r.0).max() else { return Some(Vec::new()) };
         let projection = self.projections()?.0.get(.., ..most).to_owned();
         let nested = Nested::new(projection, &known.moments, &known.cross)?;
-        let whitened = self.whitened();
         let sweeps = if compressed { self.effort().before } else { 0 };
-        let option = |&(rank, output_rank): &(usize, usize)| {
-            self.swept(&whitened, nested.behind(rank, compressed)?, output_rank, sweeps)
-        };
+        let option =
+            |&(rank, output_rank): &(usize, usize)| self.swept(nested.behind(rank, compressed)?, output_rank, sweeps);
         ranks.par_iter().map(option).collect()
     }
 
     /// Sweeps over projection and outputs, each the best for the other. Each minimizes the error as if blocks were not correlated; it is taken if
     /// the true error falls.
-    fn swept(&self, whitened: &Kernel, mut now: Behind, output_rank: usize, sweeps: usize) -> Option<Behind> {
+    fn swept(&self, mut now: Behind, output_rank: usize, sweeps: usize) -> Option<Behind> {
         let (outputs, inner) = self.shape();
         let rank = now.projection.ncols();
-        if output_rank >= outputs || rank >= inner {
+        if sweeps == 0 || output_rank >= outputs || rank >= inner {
             return Some(now);
         }
+        let whitened = self.whitened();
         for _ in 0..sweeps {
             let along = whitened.after(now.outputs.get(.., ..output_rank).transpose());
             let (vectors, _) = svd::eigen(&along.input_gram(), rank)?;
@@ -234,7 +226,7 @@ impl Blocks {
         }
         let start = self.projections()?.0.get(.., ..rank).to_owned();
         let start = self.behind(start, output_rank < self.shape().0)?;
-        self.swept(&self.whitened(), start, output_rank, self.effort().sweeps)
+        self.swept(start, output_rank, self.effort().sweeps)
     }
 
     /// The same, and then each of the factors in turn the best for the others by the second moments as they are.

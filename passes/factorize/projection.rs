@@ -158,7 +158,7 @@ impl Layer for Projection<'_> {
             (None, None) => {
                 let table = Table::new(&blocks).ok_or(BROKEN)?;
                 let options = self.grid().into_iter().map(|p| choice(p, table.error(p))).filter(saves).collect();
-                (options, Source::Weights(blocks))
+                (least(options), Source::Weights(blocks))
             }
             (None, Some(_)) => {
                 let saving: Vec<Pair> = self.grid().into_iter().filter(|p| saves(&choice(*p, 0.0))).collect();
@@ -178,7 +178,7 @@ impl Layer for Projection<'_> {
             }
         };
         let mean = moments.and_then(|m: &Moments| m.mean.clone()).zip(matrices.into_iter().next());
-        Ok(Box::new(Split { layer: self, options: least(options), source, mean, shift: known.shift() }))
+        Ok(Box::new(Split { layer: self, options, source, mean, shift: known.shift() }))
     }
 }
 
