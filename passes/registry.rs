@@ -105,6 +105,7 @@ pub static PASSES: &[Entry] = &[
     entry!("sparsify", "prune/sparsify.rs", prune::Sparsify),
     entry!("spatial-svd", "factorize/spatial_svd.rs", factorize::SpatialSvd),
     entry!("tables", "clean/tables.rs", clean::Tables),
+    entry!("tensor-train", "factorize/tensor_train.rs", factorize::TensorTrain),
     entry!("transpose-chains", "clean/transpose_chains.rs", clean::TransposeChains),
     entry!("trim-subgraphs", "structure/trim_subgraphs.rs", structure::TrimSubgraphs),
     entry!("tucker", "factorize/tucker.rs", factorize::Tucker),

@@ -32,6 +32,11 @@ pub(super) trait Layer: Send + Sync {
     /// What the rows that the weight is multiplied with are; `None` if the method has no use for their moments.
     fn reads(&self) -> Option<Reads>;
 
+    /// What an option has to have less of to be one.
+    fn gain(&self) -> Gain {
+        Gain::Time
+    }
+
     /// What it costs as it is, where its nodes have these shapes.
     fn cost(&self, places: &[Place]) -> Cost;
 
@@ -141,6 +146,33 @@ pub(super) struct Cost {
     pub(super) moved: u64,
     /// Nodes.
     pub(super) nodes: u64,
+}
+
+/// What is gained by splitting a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gain {
+    /// Modelled time.
+    Time,
+    /// Parameters: the layer takes no time to speak of as it is.
+    Size,
+}
+
+impl Gain {
+    /// What is to be less.
+    pub(super) const fn of(self, cost: &Cost) -> u64 {
+        match self {
+            Gain::Time => cost.time(),
+            Gain::Size => cost.parameters,
+        }
+    }
+
+    /// What an option is that gains.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Gain::Time => "faster by the cost model",
+            Gain::Size => "smaller",
+        }
+    }
 }
 
 /// Multiply-accumulates that take as long as moving one element: from what a core computes, 20 to 50 billion a second, and what it

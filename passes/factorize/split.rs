@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use super::{
     in_turn::{InTurn, Turn, damped},
-    method::{Choice, Cost, Decomposed, Known, Layer, Method, Moments, Place, Reads, Scene},
+    method::{Choice, Cost, Decomposed, Gain, Known, Layer, Method, Moments, Place, Reads, Scene},
     rank::{Allocation, Factorization, Own, Rule},
     search::Ranks,
 };
@@ -98,12 +98,14 @@ fn sites<'a>(scene: &Scene<'a>, bound: &GraphFacts, methods: &[&dyn Method], cha
         }
         for weight in node.inputs().iter().flatten().copied() {
             let is_weight = graph.constant(weight).is_some_and(|t| t.rank() > 1 && t.dtype().is_float());
-            if is_weight && seen.insert(weight) {
+            if is_weight && !seen.contains(&weight) {
                 match site(scene, bound, methods, weight, id) {
                     Ok(found) => sites.push(found),
-                    Err(Skip::NoMatch) => {}
+                    // Another node that reads it may be one that a method is about.
+                    Err(Skip::NoMatch) => continue,
                     Err(skip) => changes.skipped.push((GraphPath::main(), id, skip)),
                 }
+                seen.insert(weight);
             }
         }
     }
@@ -118,8 +120,9 @@ fn site<'a>(
     first: NodeId,
 ) -> Result<Site<'a>, Skip> {
     let graph = &scene.model.graph;
+    let slot = graph.node(first).and_then(|n| n.inputs().iter().position(|v| *v == Some(weight)));
     let reader = |u: Use| match u {
-        Use::Node(id, Operand::Input(1)) => Some(id),
+        Use::Node(id, Operand::Input(at)) if usize::try_from(at).ok() == slot => Some(id),
         Use::Node(..) | Use::Output(_) => None,
     };
     let users: Option<Vec<NodeId>> = graph.users(weight).map(reader).collect();
@@ -137,12 +140,12 @@ fn site<'a>(
     }
     let name = graph.name_of(weight);
     let Some(users) = users else {
-        let why =
-            "its weights are read by a subgraph, or where nothing is multiplied with them, or an output of the model";
+        let why = "its weights are read in another way too, or by a subgraph, or are an output of the model";
         return Err(Skip::because(why));
     };
+    let other = slot.map_or(0, |at| usize::from(at == 0));
     let is_constant =
-        |id: &NodeId| graph.node(*id).and_then(|n| n.input(0)).is_some_and(|v| graph.constant(v).is_some());
+        |id: &NodeId| graph.node(*id).and_then(|n| n.input(other)).is_some_and(|v| graph.constant(v).is_some());
     if users.iter().any(is_constant) {
         return Err(Skip::because("it is multiplied with a constant; `fold-constants` may compute the product"));
     }
@@ -390,13 +393,14 @@ impl Splitting<'_> {
         whitened: bool,
         changes: &mut Changes,
     ) {
-        let of = if whitened { "outputs" } else { "weights" };
         for (((site, options), decompositions), chosen) in self.sites.iter().zip(options).zip(decomposed).zip(chosen) {
+            let reads = |p: &Pick| whitened && site.layers.get(p.layer).is_some_and(|l| l.reads().is_some());
             let decision = match chosen {
-                Some(Pick { choice, .. }) => format!(
-                    "rank {}, energy {:.4}, error of its {of} {:.2e}, MACs {} to {}, bytes moved {} to {}: split",
+                Some(pick @ Pick { choice, .. }) => format!(
+                    "rank {}, energy {:.4}, error of its {} {:.2e}, MACs {} to {}, bytes moved {} to {}: split",
                     ranks(choice),
                     choice.energy,
+                    if reads(pick) { "outputs" } else { "weights" },
                     choice.error,
                     site.cost.macs,
                     choice.cost.macs,
@@ -407,9 +411,9 @@ impl Splitting<'_> {
                     let failed = decompositions.iter().find_map(|d| d.as_ref().err());
                     let why = match (failed, options.is_empty(), self.rule) {
                         (Some(why), true, _) => why.clone(),
-                        (None, true, Rule::Budget(_)) => "no rank makes it faster by the cost model".to_owned(),
+                        (None, true, Rule::Budget(_)) => format!("no rank makes it {}", site.gain().word()),
                         (None, true, Rule::Own(_)) => {
-                            "at the rank asked for it is no faster by the cost model".to_owned()
+                            format!("at the rank asked for it is no {}", site.gain().word())
                         }
                         (_, false, _) => "the budget is kept at less loss in other layers".to_owned(),
                     };
@@ -431,12 +435,17 @@ fn best(own: Own, options: &[Pick]) -> Option<&Pick> {
 }
 
 impl Site<'_> {
-    /// What can be had and is faster than what there is.
+    fn gain(&self) -> Gain {
+        self.layers.first().map_or(Gain::Time, |l| l.gain())
+    }
+
+    /// What can be had and gains something over what there is.
     fn options(&self, decompositions: &Decompositions<'_>) -> Vec<Pick> {
         let mut picks = Vec::new();
         for (layer, decomposition) in decompositions.iter().enumerate() {
             let Ok(decomposition) = decomposition else { continue };
-            let pays = |c: &&Choice| c.cost.time() < self.cost.time() && c.error.is_finite();
+            let gain = self.gain();
+            let pays = |c: &&Choice| gain.of(&c.cost) < gain.of(&self.cost) && c.error.is_finite();
             picks.extend(decomposition.options().iter().filter(pays).map(|c| Pick { layer, choice: c.clone() }));
         }
         picks

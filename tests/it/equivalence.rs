@@ -102,6 +102,7 @@ const DEMANDING: &[&str] = &[
     "quantize-dynamic",
     "spatial-svd",
     "sparsify",
+    "tensor-train",
     "tucker",
 ];
 

@@ -6,11 +6,11 @@ use planish::{
     equivalence::compare,
     pipeline::Verify,
 };
-use planish_ir::{Model, Numerics};
-use planish_passes::{Outcome, Target};
+use planish_ir::{GraphPath, Model, Numerics, Patch, Tensor};
+use planish_passes::{Engine, Outcome, Target};
 use serde_json::{Value, json};
 
-use crate::support::compress;
+use crate::support::{compress, onnxruntime};
 
 /// Convolutions with a skip, and matrices behind them.
 const NET: &str = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,16,12,12] x) => (float[N,24] y)
@@ -79,4 +79,59 @@ fn threads_do_not_matter() {
         planish_ir::text::print(&model)
     };
     assert_eq!(decomposed_by(1), decomposed_by(4));
+}
+
+/// A table and two matrices that are products of two cores of rank 1, with these sizes.
+const TRAINS: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2,3] x, float[2,24,128] r, float[24,128] q) => (float[2,3,96] y, float[2,24,192] z, float[24,192] p)
+    <float scale = {300.0}, float low = {-225.0}, float high = {224.0}, float[225,96] t, float[128,192] w, float[192] b,
+     float[192,128] u, float[192] c> {
+        scaled = Mul (x, scale)
+        clipped = Clip (scaled, low, high)
+        ids = Cast <to = 7> (clipped)
+        y = Gather (t, ids)
+        m = MatMul (r, w)
+        z = Add (m, b)
+        p = Gemm <transB = 1> (q, u, c)
+    }"#;
+
+/// A matrix whose element is a product of a number of the first digits of its row and column, and one of the second ones; row-major.
+fn product([rows, row_digit]: [usize; 2], [columns, column_digit]: [usize; 2]) -> Vec<f64> {
+    let number = |a: usize, b: usize| ((7 * a + 5 * b) % 11) as f64 / 11.0 - 0.45;
+    let element =
+        |r: usize, c: usize| number(r / row_digit, c / column_digit) * number(c % column_digit, r % row_digit);
+    (0..rows).flat_map(|r| (0..columns).map(move |c| element(r, c))).collect()
+}
+
+/// Tolerance: that of `Reassociated`. Ids count from both ends of the table.
+#[test]
+fn trains_compute_what_their_matrices_do() {
+    let mut original = planish_ir::text::parse(TRAINS).unwrap();
+    let mut patch = Patch::new(Numerics::Exact, "products");
+    for (name, dims, values) in [
+        ("t", [225, 96], product([225, 15], [96, 8])),
+        ("w", [128, 192], product([128, 16], [192, 12])),
+        ("u", [192, 128], product([192, 12], [128, 16])),
+    ] {
+        let (id, value) = original.graph.values().find(|(_, v)| v.name() == name).unwrap();
+        let tensor = Tensor::from_f64_as(value.constant().unwrap().dtype(), dims.as_slice(), &values).unwrap();
+        patch.set_tensor(id, tensor);
+    }
+    original.apply(&GraphPath::main(), patch).unwrap();
+    for config in [json!({"rank": 1, "round_to": 1}), json!({"energy": 0.999_999, "whiten": false})] {
+        let mut model = original.clone();
+        let samples = samples(&original, 1);
+        compress(&mut model, "tensor-train", config.clone(), Target::default(), &samples);
+        let operators: Vec<&str> = model.graph.nodes().map(|(_, n)| n.op.name.as_str()).collect();
+        assert_eq!(operators.iter().filter(|o| **o == "Gather").count(), 2, "{config}: {operators:?}");
+        assert!(!operators.contains(&"Gemm") && operators.contains(&"Reshape"), "{config}: {operators:?}");
+        let engines: [Option<Box<dyn Engine>>; 2] =
+            [Some(Box::new(Tract)), onnxruntime().map(|ort| Box::new(ort) as Box<dyn Engine>)];
+        for engine in engines.iter().flatten() {
+            let runs = samples.first(u64::MAX);
+            let verdict =
+                compare(&**engine, &original, &model, runs, Numerics::Reassociated, &Verify::default()).unwrap();
+            assert!(verdict.failures.is_empty(), "{config} by {}: {}", engine.name(), verdict.render());
+        }
+    }
 }
