@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use planish::cli::Cli;
+use planish::{cli::Cli, engine::ort::say_if_it_crashes};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.init_logging();
+    say_if_it_crashes();
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

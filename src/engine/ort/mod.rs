@@ -4,6 +4,7 @@
 //! its graph optimizations off: the default ones change numerics (they turn dequantized weights before a `MatMul` into
 //! integer kernels that round the activations).
 
+mod crash;
 mod library;
 mod pool;
 mod stopwatch;
@@ -28,6 +29,7 @@ use prost::Message;
 use tempfile::TempDir;
 
 use super::program::{Program, failed};
+pub use crash::say_if_it_crashes;
 use pool::Pool;
 pub use stopwatch::Stopwatch;
 
@@ -84,7 +86,10 @@ impl OnnxRuntime {
             Optimization::Off => GraphOptimizationLevel::Disable,
             Optimization::Default => GraphOptimizationLevel::All,
         };
-        let builder = Session::builder(self.environment)?.with_optimization_level(level)?;
+        // Weights that are constants are stored for other kernels, which round differently, and only then: a model in which a weight is
+        // computed would not be one with the result in its place, bit for bit.
+        let is_packed = self.optimization == Optimization::Default;
+        let builder = Session::builder(self.environment)?.with_optimization_level(level)?.with_prepacking(is_packed)?;
         Ok(builder.with_intra_threads(self.threads)?.with_inter_threads(1)?.with_log_level(LogLevel::Fatal)?)
     }
 
