@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How accuracy falls while MACs are taken out, without training:
 
-    benches/prune.py --corpus DIR [--cases minilm mnist_cnn …] [--keep 0.9 0.8 …] [--options '{units: [neurons]}'] [--latency] [--json out.json]
+    benches/prune.py --corpus DIR [--cases minilm mnist_cnn …] [--keep 0.9 0.8 …] [--pass decompose] [--options '{units: [neurons]}']
+                     [--latency] [--json out.json]
 
-DIR holds `models/`, `data/` and the scripts `eval_*.py`, as for quantize.py. For each share that is kept, 90 to 40 % unless others are
-given, the model is simplified, fused and pruned in a process of its own, whose wall time and peak memory are measured, with all
+By `prune`, or by another pass that keeps a budget: `low-rank`, `decompose`, `tucker`, `cp`, `spatial-svd`, `tensor-train`. DIR holds `models/`, `data/` and the scripts `eval_*.py`, as for quantize.py. For each share that is kept, 90 to 40 % unless others are
+given, the model is simplified, fused and compressed in a process of its own, whose wall time and peak memory are measured, with all
 calibration samples of the corpus; the line shows the share that planish says was kept, its error on samples that its fits had not seen,
 and the figure of the evaluation script beside that of the float model. For MiniLM the mean cosine to the original's embeddings follows.
 With --latency the median ratio of the time in onnxruntime, one thread, to the original's, pairs in changing order: below 1 is faster.
@@ -24,16 +25,16 @@ calibration: {{npz: {calib}, samples: {samples}}}
 passes:
   - simplify
   - fuse
-  - prune: {options}
+  - {step}: {options}
 """
 
 
-def pruned(args, model, calib, keep, folder):
+def compressed(args, model, calib, keep, folder):
     """Compiles; the figures of the run and the path of the result."""
     out, recipe = folder / "out.onnx", folder / "pipeline.yaml"
     out.unlink(missing_ok=True)
     options = f"{{{args.budget}: {keep}, {args.options.strip().strip('{}')}}}".replace(", }", "}")
-    recipe.write_text(PIPELINE.format(calib=calib, samples=args.samples, options=options))
+    recipe.write_text(PIPELINE.format(calib=calib, samples=args.samples, step=args.step, options=options))
     code, seconds, peak, log = measured([args.planish, "compile", str(model), "--pipeline", str(recipe), "-o", str(out)])
     if code or not out.exists():
         raise RuntimeError((log.strip().splitlines() or ["no message"])[-1])
@@ -50,6 +51,7 @@ def main():
     parser.add_argument("--corpus", required=True, type=pathlib.Path)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--keep", nargs="*", type=float, default=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    parser.add_argument("--pass", dest="step", default="prune")
     parser.add_argument("--budget", default="macs", choices=["macs", "params", "bytes"])
     parser.add_argument("--options", default="", help="further options of the pass, as in a pipeline")
     parser.add_argument("--samples", type=int, default=512)
@@ -72,7 +74,7 @@ def main():
                 try:
                     out = model
                     if keep is not None:
-                        figures, out = pruned(args, model, calib, keep, pathlib.Path(folder))
+                        figures, out = compressed(args, model, calib, keep, pathlib.Path(folder))
                         row |= figures
                     result = evaluate(corpus, command, out)
                     row["metric"], row["cosine"] = result["value"], result.get("mean_cosine_to_ref")

@@ -5,19 +5,19 @@
 //! is split is the new weights, by the moments of what the layer reads now: all of its factors are fitted, and make up for the errors of
 //! those in front and of what is added to their result.
 
-use std::collections::BTreeMap;
-
 use faer::Mat;
 use planish_ir::{Numerics, Patch, ValueId};
 
 use super::method::{Known, Layer, Moments, Place, Refitted};
 use crate::{
-    PassError,
+    Bias, PassError,
     reconstruct::{Fitted, Replace, ridge},
 };
 
 /// A layer that is to be split.
 pub(super) struct Turn<'a> {
+    /// Several if they are split together.
+    pub(super) weights: &'a [ValueId],
     pub(super) layer: &'a dyn Layer,
     pub(super) places: &'a [Place],
     pub(super) ranks: &'a [usize],
@@ -25,29 +25,36 @@ pub(super) struct Turn<'a> {
     pub(super) title: String,
 }
 
-/// Layers that are to be split, by their weights.
+/// Layers that are to be split.
 pub(super) struct InTurn<'a> {
-    pub(super) layers: BTreeMap<ValueId, Turn<'a>>,
+    pub(super) turns: Vec<Turn<'a>>,
     /// Ridge of second moments, as a share of the mean of their diagonal.
     pub(super) damping: f64,
 }
 
 impl Replace for InTurn<'_> {
-    fn replaces(&self, weight: ValueId) -> bool {
-        self.layers.contains_key(&weight)
+    fn together(&self, weight: ValueId) -> Option<&[ValueId]> {
+        self.turns.iter().map(|t| t.weights).find(|w| w.contains(&weight))
     }
 
-    fn patch(&self, fitted: &Fitted<'_>) -> Result<Patch, PassError> {
+    fn patch(&self, fitted: &[Fitted<'_>]) -> Result<Patch, PassError> {
         let missing = || PassError::Precondition("a layer is split that was not chosen".to_owned());
-        let turn = self.layers.get(&fitted.linear.weight).ok_or_else(missing)?;
-        let moments = match (turn.layer.reads(), fitted.moments.as_slice()) {
-            (Some(reads), [matrix]) => Some(Moments {
+        let weights: Vec<ValueId> = fitted.iter().map(|f| f.linear.weight).collect();
+        let turn = self.turns.iter().find(|t| t.weights == weights).ok_or_else(missing)?;
+        let reads = turn.layer.reads();
+        // Moments are about the mean where there is a bias; if not all have one, those of a layer without are asked for.
+        let is_centred = reads.as_ref().is_some_and(|r| r.centred);
+        let of = fitted.iter().find(|f| is_centred || f.linear.bias == Bias::None).or(fitted.first());
+        let moments = match (of, of.map(|f| f.moments.as_slice())) {
+            (Some(of), Some([matrix])) if reads.is_some() => Some(Moments {
                 matrix: damped(matrix.clone(), self.damping),
-                mean: reads.centred.then(|| fitted.mean.clone()),
+                mean: is_centred.then(|| of.mean.clone()),
             }),
             _ => None,
         };
-        let refitted = Refitted { weights: &fitted.weights, shift: &fitted.shift };
+        let parts: Vec<Mat<f64>> = fitted.iter().flat_map(|f| f.weights.iter().cloned()).collect();
+        let shift: Vec<f64> = fitted.iter().flat_map(|f| f.shift.iter().copied()).collect();
+        let refitted = Refitted { weights: &parts, shift: &shift };
         let known = Known {
             places: turn.places,
             moments: moments.as_ref(),

@@ -25,6 +25,11 @@ pub(super) trait Method: Sync {
     /// The layer that a constant of the main graph is the weight of, all nodes that read it. `Skip::NoMatch` if the method is not about
     /// such nodes, a reason if it cannot split them.
     fn layer<'a>(&self, scene: &Scene<'a>, weight: ValueId, nodes: &[NodeId]) -> Result<Box<dyn Layer + 'a>, Skip>;
+
+    /// Layers that read the same rows of the same value, a node each, as one; `None` if the method has no use for that.
+    fn together<'a>(&self, _: &Scene<'a>, _: &[ValueId], _: &[NodeId]) -> Option<Box<dyn Layer + 'a>> {
+        None
+    }
 }
 
 /// A weight that a method can split, and the nodes that read it.
@@ -85,14 +90,14 @@ pub(super) struct Known<'a> {
 
 /// A layer with other weights.
 pub(super) struct Refitted<'a> {
-    /// Of its groups.
+    /// Of its groups, or of its parts.
     pub(super) weights: &'a [Mat<f64>],
     /// What is added to its biases; nothing if it has no place for them.
     pub(super) shift: &'a [f64],
 }
 
 impl Known<'_> {
-    /// The matrices of the groups, those given unless there are others.
+    /// The matrices of the groups or parts, those given unless there are others.
     pub(super) fn weights(
         &self,
         given: impl FnOnce() -> Result<Vec<Mat<f64>>, String>,

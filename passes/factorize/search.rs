@@ -4,7 +4,7 @@
 //! is how sensitive the model is to the layer. Errors do not add up, so what that leads to is measured, and how sensitive the model is there;
 //! that is followed as far as it leads to a better one (`trust_region.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{Model, Patch};
 
@@ -12,7 +12,8 @@ use super::{
     allocate::{Ladder, Step, allocate, dearest_first, hull, uniform},
     method::Cost,
     rank::{Allocation, Budget},
-    split::{Decompositions, Pick, Site, Splitting, Statistics},
+    sites::{Pick, Site},
+    split::{Decompositions, Splitting, Statistics},
 };
 use crate::{
     Calibration, PassError,
@@ -25,6 +26,8 @@ use crate::{
 pub(super) struct Ranks<'s> {
     pub(super) split: &'s Splitting<'s>,
     pub(super) options: &'s [Vec<Pick>],
+    /// Layers that are not looked at: what they are together, or apart, is.
+    pub(super) left_out: &'s BTreeSet<usize>,
     pub(super) decomposed: &'s [Decompositions<'s>],
     pub(super) statistics: Option<&'s Statistics>,
 }
@@ -38,15 +41,15 @@ impl Ranks<'_> {
         crossed: Option<&Held>,
         notes: &mut Vec<String>,
     ) -> Result<(Vec<Option<Pick>>, Option<FitErrors>), PassError> {
-        let Ranks { split, options, .. } = self;
+        let Ranks { split, options, left_out, .. } = self;
         let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
         let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
-        let ladder = |(site, options): (&Site<'_>, &Vec<Pick>)| -> Ladder {
+        let ladder = |(i, (site, options)): (usize, (&Site<'_>, &Vec<Pick>))| -> Ladder {
+            let cost = if left_out.contains(&i) { 0 } else { amount(&site.cost) };
             let step = |p: &Pick| Step { cost: amount(&p.choice.cost), error: p.choice.error };
-            let asis = Step { cost: amount(&site.cost), error: 0.0 };
-            std::iter::once(asis).chain(options.iter().map(step)).collect()
+            std::iter::once(Step { cost, error: 0.0 }).chain(options.iter().map(step)).collect()
         };
-        let own: Vec<Ladder> = split.sites.iter().zip(options).map(ladder).collect();
+        let own: Vec<Ladder> = split.sites.iter().zip(options).enumerate().map(ladder).collect();
         let whole: u64 = own.iter().filter_map(|l| l.first()).map(|s| s.cost).fold(0, u64::saturating_add);
         let limit = (share * whole as f64) as u64;
         let (chosen, errors) = match (split.settings.allocation, held, split.calibration) {
@@ -70,8 +73,10 @@ impl Ranks<'_> {
         let left: u64 =
             own.iter().zip(&chosen).filter_map(|(l, &at)| l.get(at)).map(|s| s.cost).fold(0, u64::saturating_add);
         let kept = left as f64 / whole.max(1) as f64;
+        let looked_at = split.sites.iter().enumerate().filter(|(i, _)| !left_out.contains(i));
+        let count: usize = looked_at.map(|(_, s)| s.weights.len()).sum();
         let what = if matches!(budget, Budget::Macs(_)) { "MACs" } else { "parameters" };
-        notes.push(format!("{:.1} % of the {what} of {} layers are kept", 100.0 * kept, own.len()));
+        notes.push(format!("{:.1} % of the {what} of {count} layers are kept", 100.0 * kept));
         if kept > share + 0.02 {
             notes.push(format!("{:.1} % were asked for: no more can be saved by splitting", 100.0 * share));
         }

@@ -2,29 +2,31 @@
 //!
 //! 1. Layers are listed by their weights, so that a weight which several nodes read is factorized once.
 //! 2. With samples, the second moments of what each reads are collected, in two halves.
-//! 3. Each layer is decomposed, fitted to the first half. Options that the cost model finds no faster are dropped.
+//! 3. Each layer is decomposed, fitted to the first half. Options that the cost model finds no faster are dropped. Of layers that read the same
+//!    value, either those or what they are together is left (`shared_input.rs`).
 //! 4. For a budget, options are taken where the outputs lose least for what they save (`search.rs`).
 //! 5. Layers are split and fitted in their order, each from what it reads by then (`in_turn.rs`); that is kept if it is better on the
 //!    half of the samples that it is not fitted to.
 //! 6. What was chosen is fitted to all samples.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use planish_ir::{
-    Graph, GraphPath, Model, Node, NodeId, Numerics, Operand, Patch, Use, ValueId,
-    infer::{self, Bindings, GraphFacts},
-    op,
+    GraphPath, Model, Numerics, Patch, ValueId,
+    infer::{self, Bindings},
 };
 use rayon::prelude::*;
 
 use super::{
     in_turn::{InTurn, Turn, damped},
-    method::{Choice, Cost, Decomposed, Gain, Known, Layer, Method, Moments, Place, Reads, Scene},
-    rank::{Allocation, Factorization, Own, Rule},
+    method::{Decomposed, Known, Method, Moments, Reads, Scene},
+    rank::{Allocation, Factorization, Rule},
     search::Ranks,
+    shared_input::left_out,
+    sites::{Pick, Site, best, ranks, sites},
 };
 use crate::{
-    Calibration, Changes, Context, PassError, Skip,
+    Calibration, Changes, Context, PassError,
     calibration::{Rows, Want, bindings},
     reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence},
 };
@@ -35,26 +37,6 @@ const DAMPING: f64 = 1e-4;
 /// Matrices of the size of second moments that a decomposition has at a time: the moments, those of each half or in blocks, what they are behind
 /// a projection, and the factor of that.
 const WORKING: u64 = 5;
-
-/// A weight that can be split.
-pub(super) struct Site<'a> {
-    weight: ValueId,
-    name: String,
-    /// Operator and dims, for the table.
-    form: String,
-    /// As each of the methods sees it that can split it.
-    layers: Vec<Box<dyn Layer + 'a>>,
-    places: Vec<Place>,
-    pub(super) cost: Cost,
-}
-
-/// An option of a site.
-#[derive(Clone, PartialEq)]
-pub(super) struct Pick {
-    /// Index in [`Site::layers`].
-    layer: usize,
-    pub(super) choice: Choice,
-}
 
 /// The decompositions of a site, in the order of its layers.
 pub(super) type Decompositions<'s> = Vec<Result<Box<dyn Decomposed + 's>, String>>;
@@ -84,99 +66,6 @@ pub(super) fn factorize(
     Ok(changes)
 }
 
-/// The weights that a method can split, in the order of the nodes that read them. What is refused is noted.
-fn sites<'a>(scene: &Scene<'a>, bound: &GraphFacts, methods: &[&dyn Method], changes: &mut Changes) -> Vec<Site<'a>> {
-    let graph = &scene.model.graph;
-    let mut sites = Vec::new();
-    let mut seen = BTreeSet::new();
-    for id in graph.topological_order().unwrap_or_default() {
-        let Some(node) = graph.node(id) else { continue };
-        if is_quantized(graph, node) {
-            let why = "its weights are quantized already; factorize before quantizing";
-            changes.skipped.push((GraphPath::main(), id, Skip::because(why)));
-            continue;
-        }
-        for weight in node.inputs().iter().flatten().copied() {
-            let is_weight = graph.constant(weight).is_some_and(|t| t.rank() > 1 && t.dtype().is_float());
-            if is_weight && !seen.contains(&weight) {
-                match site(scene, bound, methods, weight, id) {
-                    Ok(found) => sites.push(found),
-                    // Another node that reads it may be one that a method is about.
-                    Err(Skip::NoMatch) => continue,
-                    Err(skip) => changes.skipped.push((GraphPath::main(), id, skip)),
-                }
-                seen.insert(weight);
-            }
-        }
-    }
-    sites
-}
-
-fn site<'a>(
-    scene: &Scene<'a>,
-    bound: &GraphFacts,
-    methods: &[&dyn Method],
-    weight: ValueId,
-    first: NodeId,
-) -> Result<Site<'a>, Skip> {
-    let graph = &scene.model.graph;
-    let slot = graph.node(first).and_then(|n| n.inputs().iter().position(|v| *v == Some(weight)));
-    let reader = |u: Use| match u {
-        Use::Node(id, Operand::Input(at)) if usize::try_from(at).ok() == slot => Some(id),
-        Use::Node(..) | Use::Output(_) => None,
-    };
-    let users: Option<Vec<NodeId>> = graph.users(weight).map(reader).collect();
-    let mut layers = Vec::new();
-    let mut refused = Skip::NoMatch;
-    for method in methods {
-        match method.layer(scene, weight, users.as_deref().unwrap_or(&[first])) {
-            Ok(layer) => layers.push(layer),
-            Err(skip @ Skip::Refused(_)) => refused = skip,
-            Err(_) => {}
-        }
-    }
-    if layers.is_empty() {
-        return Err(refused);
-    }
-    let name = graph.name_of(weight);
-    let Some(users) = users else {
-        let why = "its weights are read in another way too, or by a subgraph, or are an output of the model";
-        return Err(Skip::because(why));
-    };
-    let other = slot.map_or(0, |at| usize::from(at == 0));
-    let is_constant =
-        |id: &NodeId| graph.node(*id).and_then(|n| n.input(other)).is_some_and(|v| graph.constant(v).is_some());
-    if users.iter().any(is_constant) {
-        return Err(Skip::because("it is multiplied with a constant; `fold-constants` may compute the product"));
-    }
-    if scene.settings.protect.contains(&name) {
-        return Err(Skip::because("its weights are protected"));
-    }
-    let dims = |v: Option<ValueId>| -> Vec<u64> {
-        let shape = v.and_then(|v| bound.fact(v).shape()).unwrap_or_default();
-        shape.iter().map(|d| d.known().unwrap_or(1)).collect()
-    };
-    // What it reads besides the weight.
-    let input = |n: &Node| n.inputs().iter().flatten().copied().find(|&v| v != weight);
-    let place = |n: &Node| Place { input: dims(input(n)), output: dims(n.output(0)) };
-    let places: Vec<Place> = users.iter().filter_map(|&id| graph.node(id)).map(place).collect();
-    let cost = layers.first().map(|l| l.cost(&places)).unwrap_or_default();
-    let sizes: Vec<String> = graph.constant(weight).map_or(&[][..], |t| t.dims()).iter().map(u64::to_string).collect();
-    let op = graph.node(first).map(|n| n.op.to_string()).unwrap_or_default();
-    Ok(Site { weight, name, form: format!("{op} {}", sizes.join("x")), layers, places, cost })
-}
-
-/// True if a node multiplies by integers that stand for floats.
-fn is_quantized(graph: &Graph, node: &Node) -> bool {
-    let from_integers = |v: ValueId| {
-        let producer = graph.producer(v).filter(|(_, n)| n.op.is("DequantizeLinear"));
-        producer.is_some_and(|(_, n)| n.input(0).is_some_and(|q| graph.constant(q).is_some()))
-    };
-    let multiplies = op::of(node).is_some_and(|s| s.macs.is_some());
-    let integer = |v: &ValueId| graph.constant(*v).is_some_and(|t| t.rank() > 1 && !t.dtype().is_float());
-    multiplies && node.inputs().iter().flatten().any(|v| from_integers(*v) || integer(v))
-}
-
 /// A model that is being split.
 pub(super) struct Splitting<'a> {
     pub(super) model: &'a Model,
@@ -196,23 +85,29 @@ pub(super) struct Statistics {
 impl Splitting<'_> {
     fn run(&self, changes: &mut Changes) -> Result<(), PassError> {
         let statistics = self.collect()?;
-        let decomposed = self.decompose(statistics.as_ref(), Fold::First, None);
-        let options: Vec<Vec<Pick>> = self.sites.iter().zip(&decomposed).map(|(s, d)| s.options(d)).collect();
+        let statistics = statistics.as_ref();
         let held = self.calibration.map(|c| Held::new(Fold::First, self.model, c, self.settings.probes)).transpose()?;
         changes.notes.extend(held.as_ref().and_then(Held::bounded));
+        let decomposed = self.decompose(statistics, Fold::First, None);
+        let mut options: Vec<Vec<Pick>> = self.sites.iter().zip(&decomposed).map(|(s, d)| s.options(d)).collect();
+        let left_out = left_out(self.rule, &self.sites, &options);
+        for &i in &left_out {
+            options.iter_mut().skip(i).take(1).for_each(Vec::clear);
+        }
         let mut crossed = None;
         let (chosen, confirmed) = match self.rule {
             Rule::Own(own) => (options.iter().map(|o| best(own, o).cloned()).collect(), None),
             Rule::Budget(budget) => {
-                let statistics = statistics.as_ref();
                 let searched = self.calibration.filter(|_| self.settings.allocation == Allocation::Global);
                 let of = |c| Held::crossed(self.model, c, self.settings.probes);
                 crossed = searched.map(of).transpose()?.flatten();
-                let ranks = Ranks { split: self, options: &options, decomposed: &decomposed, statistics };
+                let ranks =
+                    Ranks { split: self, options: &options, left_out: &left_out, decomposed: &decomposed, statistics };
                 ranks.for_budget(budget, held.as_ref(), crossed.as_ref(), &mut changes.notes)?
             }
         };
-        self.report(&options, &decomposed, &chosen, statistics.is_some(), changes);
+        let is_there = |i: usize| !left_out.contains(&i);
+        self.report(&options, &decomposed, &chosen, is_there, statistics.is_some(), changes);
         if chosen.iter().all(Option::is_none) {
             return Ok(());
         }
@@ -222,7 +117,7 @@ impl Splitting<'_> {
                 Some(confirmed) => confirmed,
                 None => {
                     let patches = self.patches(&chosen, &decomposed)?;
-                    (self.errors(&chosen, &patches, statistics.as_ref(), held, calibration)?, held)
+                    (self.errors(&chosen, &patches, statistics, held, calibration)?, held)
                 }
             };
             in_turn = errors.prefer_in_turn();
@@ -230,15 +125,15 @@ impl Splitting<'_> {
         }
         if let (true, Some(calibration)) = (in_turn, self.calibration) {
             drop(decomposed);
-            let patches = self.in_turn(&chosen, statistics.as_ref(), Fold::Both, calibration, &mut changes.notes)?;
+            let patches = self.in_turn(&chosen, statistics, Fold::Both, calibration, &mut changes.notes)?;
             changes.patches.extend(patches.into_iter().map(|p| (GraphPath::main(), p)));
             return Ok(());
         }
         // Without samples, and with only one, there is nothing more to fit to.
-        let patches = match &statistics {
+        let patches = match statistics {
             Some(s) if s.halves.iter().any(Halves::are_two) => {
                 drop(decomposed);
-                self.patches(&chosen, &self.decompose(Some(s), Fold::Both, Some(&chosen)))?
+                self.patches(&chosen, &self.decompose(statistics, Fold::Both, Some(&chosen)))?
             }
             _ => self.patches(&chosen, &decomposed)?,
         };
@@ -305,7 +200,7 @@ impl Splitting<'_> {
         let mut patches = Vec::new();
         for ((site, pick), decompositions) in self.sites.iter().zip(chosen).zip(decomposed) {
             let Some(pick) = pick else { continue };
-            let mut patch = Patch::new(Numerics::Lossy, title(site, pick));
+            let mut patch = Patch::new(Numerics::Lossy, site.title(pick));
             let decomposition = match decompositions.get(pick.layer) {
                 Some(Ok(d)) => d,
                 Some(Err(why)) => return Err(PassError::Precondition(format!("{:?}: {why}", site.name))),
@@ -358,12 +253,17 @@ impl Splitting<'_> {
         notes: &mut Vec<String>,
     ) -> Result<Vec<Patch>, PassError> {
         let masks = Masks::new();
-        let mut in_turn = InTurn { layers: BTreeMap::new(), damping: DAMPING };
+        let mut in_turn = InTurn { turns: Vec::new(), damping: DAMPING };
         for (site, pick) in self.sites.iter().zip(chosen) {
             let Some(pick) = pick else { continue };
             let Some(layer) = site.layers.get(pick.layer) else { continue };
-            let (ranks, title) = (pick.choice.ranks.as_slice(), title(site, pick));
-            in_turn.layers.insert(site.weight, Turn { layer: layer.as_ref(), places: &site.places, ranks, title });
+            in_turn.turns.push(Turn {
+                weights: &site.weights,
+                layer: layer.as_ref(),
+                places: &site.places,
+                ranks: &pick.choice.ranks,
+                title: site.title(pick),
+            });
         }
         let sequence = Sequence {
             original: self.model,
@@ -371,16 +271,17 @@ impl Splitting<'_> {
             masks: &masks,
             calibration,
             reach: usize::MAX,
-            replace: Some(&in_turn),
+            replace: None,
         };
         // Layers that cannot be fitted are split by what they read before.
-        let fitted = sequence.weights(self.model);
-        let is_other = |s: &Site<'_>| !fitted.contains(&s.weight);
+        let fitted = Sequence { replace: Some(&in_turn), ..sequence }.weights(self.model);
+        let is_fitted = |weights: &[ValueId]| weights.iter().all(|w| fitted.contains(w));
         let others: Vec<Option<Pick>> =
-            self.sites.iter().zip(chosen).map(|(s, p)| p.clone().filter(|_| is_other(s))).collect();
+            self.sites.iter().zip(chosen).map(|(s, p)| p.clone().filter(|_| !is_fitted(&s.weights))).collect();
         let mut patches = self.patches(&others, &self.decompose(statistics, fold, Some(&others)))?;
+        in_turn.turns.retain(|t| is_fitted(t.weights));
         let mut model = self.apply(&patches)?;
-        patches.extend(sequence.refit(&mut model, notes)?);
+        patches.extend(Sequence { replace: Some(&in_turn), ..sequence }.refit(&mut model, notes)?);
         Ok(patches)
     }
 
@@ -390,15 +291,18 @@ impl Splitting<'_> {
         options: &[Vec<Pick>],
         decomposed: &[Decompositions<'_>],
         chosen: &[Option<Pick>],
+        is_there: impl Fn(usize) -> bool,
         whitened: bool,
         changes: &mut Changes,
     ) {
-        for (((site, options), decompositions), chosen) in self.sites.iter().zip(options).zip(decomposed).zip(chosen) {
+        let sites = self.sites.iter().zip(options).zip(decomposed).zip(chosen).enumerate();
+        for (_, (((site, options), decompositions), chosen)) in sites.filter(|(i, _)| is_there(*i)) {
             let reads = |p: &Pick| whitened && site.layers.get(p.layer).is_some_and(|l| l.reads().is_some());
             let decision = match chosen {
                 Some(pick @ Pick { choice, .. }) => format!(
-                    "rank {}, energy {:.4}, error of its {} {:.2e}, MACs {} to {}, bytes moved {} to {}: split",
+                    "rank {}{}, energy {:.4}, error of its {} {:.2e}, MACs {} to {}, bytes moved {} to {}: split",
                     ranks(choice),
+                    if site.weights.len() > 1 { " in common" } else { "" },
                     choice.energy,
                     if reads(pick) { "outputs" } else { "weights" },
                     choice.error,
@@ -425,33 +329,6 @@ impl Splitting<'_> {
     }
 }
 
-/// The option to take where ranks are chosen for each layer by itself: of those at a given rank the one that loses least, of those that keep
-/// as much the fastest.
-fn best(own: Own, options: &[Pick]) -> Option<&Pick> {
-    match own {
-        Own::Rank(_) | Own::Ratio(_) => options.iter().min_by(|a, b| a.choice.error.total_cmp(&b.choice.error)),
-        Own::Energy(_) | Own::Evbmf => options.iter().min_by_key(|p| p.choice.cost.time()),
-    }
-}
-
-impl Site<'_> {
-    fn gain(&self) -> Gain {
-        self.layers.first().map_or(Gain::Time, |l| l.gain())
-    }
-
-    /// What can be had and gains something over what there is.
-    fn options(&self, decompositions: &Decompositions<'_>) -> Vec<Pick> {
-        let mut picks = Vec::new();
-        for (layer, decomposition) in decompositions.iter().enumerate() {
-            let Ok(decomposition) = decomposition else { continue };
-            let gain = self.gain();
-            let pays = |c: &&Choice| gain.of(&c.cost) < gain.of(&self.cost) && c.error.is_finite();
-            picks.extend(decomposition.options().iter().filter(pays).map(|c| Pick { layer, choice: c.clone() }));
-        }
-        picks
-    }
-}
-
 impl Statistics {
     /// Of the rows of all nodes of a layer.
     fn moments(&self, reads: &Reads, fold: Fold) -> Option<Moments> {
@@ -467,12 +344,4 @@ impl Statistics {
         }
         Some(Moments { matrix: damped(matrix, DAMPING), mean: reads.centred.then_some(mean) })
     }
-}
-
-fn title(site: &Site<'_>, pick: &Pick) -> String {
-    format!("{:?} split at {}", site.name, ranks(&pick.choice))
-}
-
-fn ranks(choice: &Choice) -> String {
-    choice.ranks.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }

@@ -31,11 +31,11 @@ pub(crate) struct Sequence<'a> {
 
 /// Puts something else in the place of layers, each when those in front of it are done.
 pub(crate) trait Replace: Sync {
-    /// True if the layer with these weights is to be replaced.
-    fn replaces(&self, weight: ValueId) -> bool;
+    /// If the layer with these weights is to be replaced: those of all that are replaced with it, in their order. They read the same.
+    fn together(&self, weight: ValueId) -> Option<&[ValueId]>;
 
-    /// The patch that replaces a layer.
-    fn patch(&self, fitted: &Fitted<'_>) -> Result<Patch, PassError>;
+    /// The patch that replaces layers together.
+    fn patch(&self, fitted: &[Fitted<'_>]) -> Result<Patch, PassError>;
 }
 
 /// A layer with the weights that fit best to what it is to compute, and what it reads.
@@ -65,6 +65,18 @@ struct Layer {
 
 /// The weights that a layer has, and what is accumulated for others.
 type Seen = (Vec<Mat<f64>>, Joint);
+
+/// A layer, the weights that it has, and what is accumulated for others.
+type Open<'l> = (&'l Layer, Vec<Mat<f64>>, Joint);
+
+/// The weights that fit a layer best.
+struct Solution {
+    /// None if the old ones do already.
+    weights: Option<Vec<Mat<f64>>>,
+    biases: Vec<Shift>,
+    /// The biases are to be changed.
+    is_shifted: bool,
+}
 
 /// A model and what was made of it.
 #[derive(Debug, Clone, Copy)]
@@ -175,9 +187,8 @@ impl Sequence<'_> {
         let mut left = 0;
         for id in compressed.graph.topological_order().unwrap_or_default() {
             let Some(node) = compressed.graph.node(id) else { continue };
-            let is_replaced = |v: ValueId| self.replace.is_some_and(|r| r.replaces(v));
-            let is_changed =
-                self.reads_others(compressed, id) || node.operands().any(|v| self.is_cut(v) || is_replaced(v));
+            let is_changed = self.reads_others(compressed, id)
+                || node.operands().any(|v| self.is_cut(v) || self.together(v).is_some());
             if is_changed {
                 left = self.reach;
             }
@@ -240,7 +251,10 @@ impl Sequence<'_> {
         let sum = graph.only_user(value).filter(|(_, n, _)| n.op.is("Add"));
         let other =
             sum.and_then(|(_, n, _)| Some((n.output(0)?, n.inputs().iter().flatten().copied().find(|&v| v != value)?)));
-        let same_shape = |v: ValueId| self.facts.shape(v).is_some_and(|s| Some(s) == self.facts.shape(value));
+        // Layers that are replaced together have their turn together, when what they read is done.
+        let is_alone = self.together(linear.weight).is_none_or(|w| w.len() == 1);
+        let same_shape =
+            |v: ValueId| is_alone && self.facts.shape(v).is_some_and(|s| Some(s) == self.facts.shape(value));
         let (target, other) = match other.filter(|(_, o)| graph.constant(*o).is_none() && same_shape(*o)) {
             Some((sum, other)) => (sum, Some(other)),
             None => (value, None),
@@ -260,7 +274,7 @@ impl Sequence<'_> {
     ) -> Result<(Vec<Patch>, [Border; 2]), PassError> {
         let mut patches = Vec::new();
         let mut next = [Border::default(), Border::default()];
-        let mut open: Vec<(&Layer, Vec<Mat<f64>>, Joint)> = Vec::new();
+        let mut open: Vec<Open<'_>> = Vec::new();
         let mut bytes = 0u64;
         for (at, layer) in now.iter().enumerate() {
             if let Some((old, joint)) = self.joint(compressed, layer)? {
@@ -268,14 +282,13 @@ impl Sequence<'_> {
                 open.push((layer, old, joint));
             }
             let is_last = at + 1 == now.len();
-            if open.is_empty() || (bytes < self.calibration.memory / 2 && !is_last) {
+            let is_enough = bytes >= self.calibration.memory / 2 && self.is_whole(&open);
+            if open.is_empty() || !(is_enough || is_last) {
                 continue;
             }
             next = self.see(original, compressed, stages, &mut open, later, before)?;
-            let made: Vec<Option<Patch>> = open
-                .par_iter()
-                .map(|(layer, old, joint)| self.fitted(compressed, layer, old, joint))
-                .collect::<Result<_, _>>()?;
+            let made = self.units(&open).into_par_iter().map(|unit| self.patch(compressed, &unit));
+            let made: Vec<Option<Patch>> = made.collect::<Result<_, _>>()?;
             patches.extend(made.into_iter().flatten());
             open.clear();
             bytes = 0;
@@ -289,7 +302,7 @@ impl Sequence<'_> {
         original: &Model,
         compressed: &Model,
         stages: &[Stages; 2],
-        open: &mut [(&Layer, Vec<Mat<f64>>, Joint)],
+        open: &mut [Open<'_>],
         later: &[&Layer],
         before: &[Border; 2],
     ) -> Result<[Border; 2], PassError> {
@@ -333,45 +346,81 @@ impl Sequence<'_> {
         Ok(Joint::new(linear.rows.clone(), width, old.len(), layer.axis, kept).map(|joint| (old, joint)))
     }
 
-    /// The patch that gives a layer the weights that fit best, or replaces it.
-    fn fitted(
-        &self,
-        model: &Model,
-        layer: &Layer,
-        old: &[Mat<f64>],
-        joint: &Joint,
-    ) -> Result<Option<Patch>, PassError> {
-        let graph = &model.graph;
-        let linear = &layer.linear;
-        let Some(weight) = graph.constant(linear.weight) else { return Ok(None) };
-        let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
-        let centred = linear.bias != Bias::None;
-        let biases = linear.biases(graph).map_err(error)?;
-        let is_met = joint.is_met(old, &biases, centred);
-        let new = if is_met { None } else { joint.fit(old, centred) };
-        let shifts = joint.biases(new.as_deref().unwrap_or(old));
-        let is_shifted = centred && new.is_some() && Shift::are_worth_adding(&shifts, linear.bias);
-        if let Some(replace) = self.replace.filter(|r| r.replaces(linear.weight)) {
-            let bias = |o: usize| biases.get(o).copied().unwrap_or(0.0);
-            let shift = |(o, s): (usize, &Shift)| if is_shifted { s.value - bias(o) } else { 0.0 };
-            let fitted = Fitted {
-                linear,
-                shift: shifts.iter().enumerate().map(shift).collect(),
-                moments: joint.inputs(centred),
-                mean: joint.mean(),
-                weights: new.unwrap_or_else(|| old.to_vec()),
+    /// The weights that are replaced with one that is replaced.
+    fn together(&self, weight: ValueId) -> Option<&[ValueId]> {
+        self.replace.and_then(|r| r.together(weight))
+    }
+
+    /// True if no layer is missing that is replaced together with one of these.
+    fn is_whole(&self, open: &[Open<'_>]) -> bool {
+        let is_open = |w: &ValueId| open.iter().any(|(l, ..)| l.linear.weight == *w);
+        open.iter().filter_map(|(l, ..)| self.together(l.linear.weight)).flatten().all(is_open)
+    }
+
+    /// Layers that are replaced together, and others one by one.
+    fn units<'o, 'l>(&self, open: &'o [Open<'l>]) -> Vec<Vec<&'o Open<'l>>> {
+        let mut units: Vec<Vec<&Open<'_>>> = Vec::new();
+        for one in open {
+            let together = self.together(one.0.linear.weight);
+            let is_with = |unit: &&mut Vec<&Open<'_>>| {
+                let first = unit.first().map(|o| o.0.linear.weight);
+                together.zip(first).is_some_and(|(weights, first)| weights.contains(&first))
             };
+            match units.iter_mut().find(is_with) {
+                Some(unit) => unit.push(one),
+                None => units.push(vec![one]),
+            }
+        }
+        units
+    }
+
+    /// The patch that gives a layer the weights that fit best, or replaces layers.
+    fn patch(&self, model: &Model, unit: &[&Open<'_>]) -> Result<Option<Patch>, PassError> {
+        let Some((layer, old, joint)) = unit.first() else { return Ok(None) };
+        let linear = &layer.linear;
+        if let Some(replace) = self.replace.filter(|r| r.together(linear.weight).is_some()) {
+            let fitted = unit.iter().map(|open| fitted(model, open)).collect::<Result<Vec<_>, _>>()?;
             return replace.patch(&fitted).map(Some);
         }
-        let Some(new) = new else { return Ok(None) };
+        let graph = &model.graph;
+        let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
+        let solution = solve(graph, linear, old, joint)?;
+        let (Some(new), Some(weight)) = (&solution.weights, graph.constant(linear.weight)) else { return Ok(None) };
         let mut patch = Patch::new(Numerics::Lossy, format!("{:?} refitted", graph.name_of(linear.weight)));
-        patch.set_tensor(linear.weight, linear.tensor(&new, weight).map_err(error)?);
-        if is_shifted {
-            let values: Vec<f64> = shifts.iter().map(|b| b.value).collect();
+        patch.set_tensor(linear.weight, linear.tensor(new, weight).map_err(error)?);
+        if solution.is_shifted {
+            let values: Vec<f64> = solution.biases.iter().map(|b| b.value).collect();
             linear.set_bias(graph, &mut patch, &values).map_err(error)?;
         }
         Ok(Some(patch))
     }
+}
+
+fn solve(graph: &Graph, linear: &Linear, old: &[Mat<f64>], joint: &Joint) -> Result<Solution, PassError> {
+    let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
+    let centred = linear.bias != Bias::None;
+    let is_met = joint.is_met(old, &linear.biases(graph).map_err(error)?, centred);
+    let weights = if is_met { None } else { joint.fit(old, centred) };
+    let biases = joint.biases(weights.as_deref().unwrap_or(old));
+    let is_shifted = centred && weights.is_some() && Shift::are_worth_adding(&biases, linear.bias);
+    Ok(Solution { weights, biases, is_shifted })
+}
+
+/// A layer as it is before it is replaced.
+fn fitted<'o>(model: &Model, (layer, old, joint): &'o Open<'_>) -> Result<Fitted<'o>, PassError> {
+    let (graph, linear) = (&model.graph, &layer.linear);
+    let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
+    let Solution { weights, biases, is_shifted } = solve(graph, linear, old, joint)?;
+    let given = linear.biases(graph).map_err(error)?;
+    let bias = |o: usize| given.get(o).copied().unwrap_or(0.0);
+    let shift = |(o, s): (usize, &Shift)| if is_shifted { s.value - bias(o) } else { 0.0 };
+    Ok(Fitted {
+        linear,
+        shift: biases.iter().enumerate().map(shift).collect(),
+        moments: joint.inputs(linear.bias != Bias::None),
+        mean: joint.mean(),
+        weights: weights.unwrap_or_else(|| old.clone()),
+    })
 }
 
 /// Bytes of the statistics that a layer is fitted with.

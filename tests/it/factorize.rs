@@ -81,6 +81,37 @@ fn threads_do_not_matter() {
     assert_eq!(decomposed_by(1), decomposed_by(4));
 }
 
+/// Maps that read the same few directions, one without a bias.
+const BESIDE: &str = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[N,12,64] x) => (float[N,12,256] y)
+    <float[64,256] e, float[256,256] wq, float[256] bq, float[256,256] wk, float[256,256] wv, float[256] bv> {
+        h = MatMul (x, e)
+        p = MatMul (h, wq) q = Add (p, bq)
+        k = MatMul (h, wk)
+        r = MatMul (h, wv) v = Add (r, bv)
+        g = Relu (q)
+        s = Add (g, k)
+        y = Add (s, v)
+    }"#;
+
+/// Of 64 directions a factor in common has room for all, and factors of their own have not.
+#[test]
+fn a_factor_in_common_is_taken_where_it_loses_less() {
+    let original = planish_ir::text::parse(BESIDE).unwrap();
+    let (seen, others) = (samples(&original, 1), samples(&original, 2));
+    for refit in [false, true] {
+        let mut model = original.clone();
+        let config = json!({"params": 0.4, "refit": refit, "protect": ["e"]});
+        let outcome = compress(&mut model, "low-rank", config, Target::default(), &seen);
+        let notes = &outcome.passes[0].notes;
+        assert!(notes.iter().any(|n| n.starts_with("wq + wk + wv") && n.contains("in common")), "{notes:?}");
+        assert_eq!(model.graph.nodes().filter(|(_, n)| n.op.is("MatMul")).count(), 5);
+        let runs = others.first(u64::MAX);
+        let verdict = compare(&Tract, &original, &model, runs, Numerics::Lossy, &Verify::default()).unwrap();
+        let sqnr = verdict.outputs[0].sqnr_db.unwrap_or(f64::INFINITY);
+        assert!(sqnr > 60.0, "{sqnr} dB, refit {refit}: {notes:?}");
+    }
+}
+
 /// A table and two matrices that are products of two cores of rank 1, with these sizes.
 const TRAINS: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
     g (float[2,3] x, float[2,24,128] r, float[24,128] q) => (float[2,3,96] y, float[2,24,192] z, float[24,192] p)
