@@ -17,7 +17,8 @@ const BATCHES: [u64; 2] = [2, 3];
 /// The most bytes that are drawn for an input. More is a slip, and would end the process instead of failing.
 const MAX_BYTES: u64 = 4 << 30;
 /// Sizes of any other open axis, in turn, the smallest first: those behind are for models that do not run with those before. Networks
-/// that halve an image a few times take no others than such.
+/// that halve an image a few times take no others than such. If none of them does, they are tried again with axes between the first and
+/// the last as large as the first: states of recurrent networks have the batch there.
 const SIZES: [[u64; 2]; 4] = [[8, 16], [32, 64], [96, 160], [224, 256]];
 
 /// Draws the samples. The same seed, input name and run draw the same numbers. Runs take turns in the sizes of open axes, so
@@ -138,12 +139,18 @@ fn turns(inputs: &[Input], options: &Options, notes: &mut Vec<String>) -> Result
     let turns = std::iter::once(Ok(first)).chain(others).collect::<Result<_>>()?;
     let here = sizes(options);
     let is_ours = |sizes: &Cow<'_, [u64]>| sizes.as_ref() == here.as_slice();
-    Ok(Turns { turns, is_widest: options.widened + 1 >= SIZES.len() || !open.values().any(is_ours) })
+    // Axes without a name between the first and the last.
+    let inner = |i: &Input| {
+        (1..i.shape.as_ref().map_or(0, Vec::len).saturating_sub(1)).map(|a| format!("{}.{a}", i.name)).collect()
+    };
+    let has_inner = inputs.iter().flat_map(|i| -> Vec<String> { inner(i) }).any(|key| open.contains_key(&key));
+    let levels = if has_inner { 2 * SIZES.len() } else { SIZES.len() };
+    Ok(Turns { turns, is_widest: options.widened + 1 >= levels || !open.values().any(is_ours) })
 }
 
 /// Sizes of open axes.
 fn sizes(options: &Options) -> &'static [u64; 2] {
-    SIZES.get(options.widened).unwrap_or(&SIZES[SIZES.len() - 1])
+    SIZES.get(options.widened % SIZES.len()).unwrap_or(&SIZES[0])
 }
 
 /// A size for every axis in one turn. What the user left open is entered into `open` with all its sizes.
@@ -168,6 +175,9 @@ fn shapes<'a>(
             let default: Cow<'a, [u64]> = match (axis, options.batch) {
                 (0, Some(batch)) => Cow::Owned(vec![batch]),
                 (0, None) => Cow::Borrowed(&BATCHES),
+                _ if options.widened >= SIZES.len() && *dim == Dim::Unknown && axis + 1 < shape.len() => {
+                    Cow::Borrowed(&BATCHES)
+                }
                 _ => Cow::Borrowed(sizes(options)),
             };
             let mut settle = |key: String| {
@@ -326,6 +336,27 @@ mod tests {
         assert_eq!(widths, [(8, 16), (32, 64), (96, 160), (224, 256)]);
         let all = Options { dims: [("h".to_owned(), 5), ("x.3".to_owned(), 5)].into(), ..options };
         assert!(draw(1, &Model::default(), &inputs, &all).unwrap().wider.is_none());
+    }
+
+    #[test]
+    fn axes_in_the_middle_may_be_those_of_the_batch() {
+        let inputs = [
+            input("x", DType::F32, vec![Dim::Unknown, Dim::Unknown]),
+            input("state", DType::F32, vec![Dim::Known(2), Dim::Unknown, Dim::Known(4)]),
+        ];
+        let mut options = Options { samples: Some(1), ..Options::default() };
+        let mut seen = Vec::new();
+        loop {
+            let mut samples = draw(1, &Model::default(), &inputs, &options).unwrap();
+            let runs = samples.all().unwrap();
+            seen.push((runs[0]["x"].dims().to_vec(), runs[1]["state"].dims().to_vec()));
+            let Some((_, wider)) = samples.wider.take() else { break };
+            options = wider;
+        }
+        assert_eq!(seen.len(), 8);
+        assert_eq!(seen[3], (vec![2, 224], vec![2, 256, 4]));
+        assert_eq!(seen[4], (vec![2, 8], vec![2, 3, 4]));
+        assert_eq!(seen[7], (vec![2, 224], vec![2, 3, 4]));
     }
 
     #[test]
