@@ -114,31 +114,6 @@ impl<'a> Chains<'a> {
         let values = turned.as_deref().unwrap_or(&core.values);
         Tensor::from_f64_as(self.like.dtype(), dims.map(|d| d as u64).as_slice(), values)
     }
-
-    fn emit_all(&self, train: &Train, lost: Option<&[f64]>, patch: &mut Patch) -> Result<(), TensorError> {
-        let graph = &self.scene.model.graph;
-        let Some(weight) = self.linears.first().map(|l| l.weight) else { return Ok(()) };
-        let name = graph.name_of(weight);
-        let mut factors = Vec::new();
-        for (k, core) in train.cores.iter().enumerate() {
-            let tensor = self.factor(core, k + 1 == train.cores.len())?;
-            factors.push(patch.constant(format!("{name}_core_{k}"), tensor));
-        }
-        for linear in &self.linears {
-            let mut bias = None;
-            match (lost, linear.bias) {
-                (Some(lost), Bias::Absent(_)) => {
-                    let tensor = Tensor::from_f64_as(self.like.dtype(), [lost.len() as u64].as_slice(), lost)?;
-                    bias = Some(patch.constant(format!("{name}_bias"), tensor));
-                }
-                (Some(lost), _) => linear.shift_bias(graph, patch, lost)?,
-                (None, _) => {}
-            }
-            // What is missing was looked at when the layer was made.
-            let _: Option<()> = self.chain(linear, train, &factors, bias, patch);
-        }
-        Ok(())
-    }
 }
 
 impl Readers for Chains<'_> {
@@ -191,6 +166,28 @@ impl Readers for Chains<'_> {
     }
 
     fn emit(&self, train: &Train, lost: Option<&[f64]>, patch: &mut Patch) -> Result<(), String> {
-        self.emit_all(train, lost, patch).map_err(|e| e.to_string())
+        let error = |e: TensorError| e.to_string();
+        let graph = &self.scene.model.graph;
+        let weight = self.linears.first().map(|l| l.weight).ok_or("nothing reads it")?;
+        let name = graph.name_of(weight);
+        let mut factors = Vec::new();
+        for (k, core) in train.cores.iter().enumerate() {
+            let tensor = self.factor(core, k + 1 == train.cores.len()).map_err(error)?;
+            factors.push(patch.constant(format!("{name}_core_{k}"), tensor));
+        }
+        for linear in &self.linears {
+            let mut bias = None;
+            match (lost, linear.bias) {
+                (Some(lost), Bias::Absent(_)) => {
+                    let dims = [lost.len() as u64];
+                    let tensor = Tensor::from_f64_as(self.like.dtype(), dims.as_slice(), lost).map_err(error)?;
+                    bias = Some(patch.constant(format!("{name}_bias"), tensor));
+                }
+                (Some(lost), _) => linear.shift_bias(graph, patch, lost).map_err(error)?,
+                (None, _) => {}
+            }
+            self.chain(linear, train, &factors, bias, patch).ok_or("a node is missing")?;
+        }
+        Ok(())
     }
 }

@@ -46,27 +46,6 @@ impl<'a> Lookups<'a> {
         let (rows, columns) = (size(rows)?, size(columns)?);
         Ok(Lookups { scene: *scene, weight, nodes: nodes.to_vec(), table, rows, columns })
     }
-
-    fn emit_all(&self, train: &Train, patch: &mut Patch) -> Result<(), TensorError> {
-        let graph = &self.scene.model.graph;
-        let name = graph.name_of(self.weight);
-        let mut cores = Vec::new();
-        for (k, core) in train.cores.iter().enumerate() {
-            let Mode { input, output } = core.mode;
-            let values = permuted(&core.values, &[core.before, output, input, core.behind], &[2, 0, 1, 3]);
-            // The first one has rows for outputs, the others columns.
-            let dims = if k == 0 { [input, output, core.behind] } else { [input, core.before, output * core.behind] };
-            let tensor = Tensor::from_f64_as(self.table.dtype(), dims.map(|d| d as u64).as_slice(), &values)?;
-            cores.push(patch.constant(format!("{name}_core_{k}"), tensor));
-        }
-        for &id in &self.nodes {
-            // What is missing was looked at when the layer was made.
-            if let Some(picked) = Picked::of(self, id, patch) {
-                picked.emit(train, &cores)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A node that picks rows, while its patch is made.
@@ -218,6 +197,21 @@ impl Readers for Lookups<'_> {
     }
 
     fn emit(&self, train: &Train, _: Option<&[f64]>, patch: &mut Patch) -> Result<(), String> {
-        self.emit_all(train, patch).map_err(|e| e.to_string())
+        let error = |e: TensorError| e.to_string();
+        let name = self.scene.model.graph.name_of(self.weight);
+        let mut cores = Vec::new();
+        for (k, core) in train.cores.iter().enumerate() {
+            let Mode { input, output } = core.mode;
+            let values = permuted(&core.values, &[core.before, output, input, core.behind], &[2, 0, 1, 3]);
+            // The first one has rows for outputs, the others columns.
+            let dims = if k == 0 { [input, output, core.behind] } else { [input, core.before, output * core.behind] };
+            let dims = dims.map(|d| d as u64);
+            let tensor = Tensor::from_f64_as(self.table.dtype(), dims.as_slice(), &values).map_err(error)?;
+            cores.push(patch.constant(format!("{name}_core_{k}"), tensor));
+        }
+        for &id in &self.nodes {
+            Picked::of(self, id, patch).ok_or("a node is missing")?.emit(train, &cores).map_err(error)?;
+        }
+        Ok(())
     }
 }
