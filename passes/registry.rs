@@ -77,6 +77,7 @@ pub static PASSES: &[Entry] = &[
     entry!("inline-loop", "structure/inline_loop.rs", structure::InlineLoop),
     entry!("legalize", "quantize/legalize.rs", quantize::Legalize),
     entry!("linear-chain", "fuse/linear_chain.rs", fuse::LinearChain),
+    entry!("local-constants", "structure/local_constants.rs", structure::LocalConstants),
     entry!("low-float-weights", "quantize/low_float_weights.rs", quantize::LowFloatWeights),
     entry!("low-rank", "factorize/low_rank.rs", factorize::LowRank),
     entry!("low-rank-attention", "factorize/attention.rs", factorize::LowRankAttention),

@@ -24,6 +24,7 @@ static STEPS: &[Step] = &[
     },
     Step { pass: "inline-functions", why_here: "the others do not look into functions" },
     Step { pass: "constants-to-initializers", why_here: "everything else looks for constants in one place" },
+    Step { pass: "local-constants", why_here: "everything else looks for them in the graph that it changes" },
     Step { pass: "trim-subgraphs", why_here: "what subgraphs no longer capture goes with the next" },
     Step { pass: "dead-code", why_here: "what nobody reads need not be looked at" },
     Step { pass: "no-ops", why_here: "they hide patterns and constants" },

@@ -172,8 +172,11 @@ impl Prune {
         let sized = infer::infer(model, &bindings);
         let costs = Costs::of_model(model, &sized, &classes, &bindings, budget);
         if costs.total(&BTreeMap::new()) <= 0.0 {
-            let why =
-                format!("the {} of the model are not known; give its open sizes with --dim NAME=N", budget.what());
+            let why = format!(
+                "the {} of the model are not known, as sizes cannot be inferred; give those that are open with --dim NAME=N, or another \
+                 budget, as `params`",
+                budget.what()
+            );
             return Err(PassError::Precondition(why));
         }
         let crossed = calibration.map(|c| Held::crossed(model, c, self.probes)).transpose()?.flatten();
