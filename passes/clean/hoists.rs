@@ -3,20 +3,23 @@
 //! Before     a = Reshape (Gather (x, 0), s);  b = Reshape (Gather (x, 1), s)       nobody else reads x
 //!            a = Transpose (Gather (t, 0), p);  b = Transpose (Gather (t, 1), q)   t = Transpose (x, r), only for these
 //!            y = Reshape (f (ReduceSum <keepdims = 0> (x)), s)                     s puts the reduced axes back
+//!            a, b = Split (x);  c = f (a);  d = f (b)                              f is the same for all parts
 //! After      r = Reshape (x, [n] + s);  a = Gather (r, 0);  b = Gather (r, 1)
 //!            t = Transpose (x, r∘p);  a = Gather (t, 0);  b = Transpose (Gather (t, 1), q')
 //!            y = f (ReduceSum <keepdims = 1> (x))
-//! When       the parts are picked along the first axis, one index each; f works on one element at a time; fewer nodes
-//!            are left
+//!            c, d = Split (f (x))
+//! When       parts are picked along the first axis, one index each, or are all of a Split; f works on one element at a time, or, behind a
+//!            Split, slices other axes; fewer nodes are left
 //! Refuses    parts that others read as they are
 //! Numerics   Exact
 //! Reference  –
 
-use planish_ir::{Dim, Node, NodeId, Numerics, OpName, Operand, Patch, Ref, Tensor, Type, Use, ValueId, op};
+use planish_ir::{Dim, Node, NodeId, Numerics, OpName, Operand, Patch, Ref, Tensor, Type, Use, ValueId, infer, op};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    cse::attrs_key,
     operands::{as_ints, dims, from_front, ints, is_plain, perm, producer, same_dims},
     reshape_chains::{Size, target},
 };
@@ -38,14 +41,15 @@ const MOST: usize = 16;
 
 impl Rule for Hoists {
     fn roots(&self) -> &'static [&'static str] {
-        &["Reshape", "Transpose", "Unsqueeze"]
+        &["Reshape", "Split", "Transpose", "Unsqueeze"]
     }
 
-    fn rewrite(&self, cx: &RuleContext<'_>, _: NodeId, node: &Node) -> Result<Patch, Skip> {
+    fn rewrite(&self, cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Result<Patch, Skip> {
         if !is_plain(node) {
             return Err(Skip::NoMatch);
         }
         let patch = match node.op.name.as_str() {
+            "Split" => split(cx, id, node),
             "Transpose" => transposes(cx, node),
             _ => kept(cx, node).or_else(|| reshapes(cx, node)),
         };
@@ -150,6 +154,60 @@ fn transposes(cx: &RuleContext<'_>, node: &Node) -> Option<Patch> {
         patch.replace(part.output, made);
     }
     Some(patch)
+}
+
+/// Parts of a Split with each of which the same is done.
+fn split(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Option<Patch> {
+    let whole = node.input(0)?;
+    let axis = infer::axis(node.attrs.int("axis").unwrap_or(0), dims(cx, whole)?.len()).ok()?;
+    let mut readers: Vec<(ValueId, &Node, usize)> = Vec::new();
+    for part in node.outputs() {
+        let (_, reader, slot) =
+            cx.graph.only_user((*part)?).filter(|(_, n, _)| is_plain(n) && n.op.domain.is_empty())?;
+        readers.push((reader.output(0)?, reader, slot));
+    }
+    let (&(_, first, slot), others) = readers.split_first()?;
+    let rest = |n: &Node| -> Vec<Option<ValueId>> {
+        n.inputs().iter().enumerate().map(|(i, v)| v.filter(|_| i != slot)).collect()
+    };
+    let attrs = attrs_key(&first.attrs)?;
+    let is_alike = |(_, n, at): &(ValueId, &Node, usize)| {
+        n.op == first.op && *at == slot && rest(n) == rest(first) && attrs_key(&n.attrs).as_ref() == Some(&attrs)
+    };
+    let is_apart = match first.op.name.as_str() {
+        "Slice" => sliced_axes(cx, first)?.iter().all(|&a| a != axis),
+        _ => lonely(cx, first)? == slot,
+    };
+    if others.is_empty() || !others.iter().all(is_alike) || !is_apart {
+        return None;
+    }
+    let name = cx.graph.name_of(whole);
+    let mut patch = Patch::new(Numerics::Exact, format!("{} {name:?} before its parts", first.op));
+    let mut inputs: Vec<Option<Ref>> = first.inputs().iter().map(|v| v.map(Ref::from)).collect();
+    *inputs.get_mut(slot)? = Some(Ref::from(whole));
+    let made = patch.node(first.op.clone(), inputs).attrs(first.attrs.clone());
+    let made = made.output(format!("{name}_{}", first.op.name.to_lowercase()), None);
+    let sizes = node.inputs().iter().skip(1).map(|v| v.map(Ref::from));
+    let outputs = readers.iter().map(|&(v, ..)| (cx.graph.name_of(v), cx.graph.ty(v).cloned())).collect();
+    let parts = patch
+        .node(node.op.clone(), std::iter::once(Some(made)).chain(sizes).collect::<Vec<_>>())
+        .in_place_of(id)
+        .attrs(node.attrs.clone())
+        .outputs(outputs);
+    for ((old, ..), new) in readers.into_iter().zip(parts) {
+        patch.replace(old, new);
+    }
+    Some(patch)
+}
+
+/// The axes that a Slice cuts, from the front, if they are known.
+fn sliced_axes(cx: &RuleContext<'_>, slice: &Node) -> Option<Vec<usize>> {
+    let rank = dims(cx, slice.input(0)?)?.len();
+    let starts = ints(cx, slice, 1, "starts").ok()??;
+    match ints(cx, slice, 3, "axes").ok()? {
+        Some(axes) => from_front(&axes, rank),
+        None => Some((0..starts.len()).collect()),
+    }
 }
 
 /// A reduction whose axes are put back later.
@@ -290,6 +348,55 @@ mod tests {
           v = Gather <axis = 0> (t_moved, two)
         }
         "#);
+    }
+
+    #[test]
+    fn what_is_done_with_all_parts_of_a_split_is_done_before() {
+        insta::assert_snapshot!(check::<Hoists>(&model(
+            "(float[N,6,8] x) => (float[N,3,7] y, float[N,3,7] z)", ", int64[2] sizes = {3, 3}, int64[1] from = {1}, int64[1] to = {100}, int64[1] two_ = {2}",
+            "a, b = Split <axis = 1> (x, sizes)
+             c = Slice (a, from, to, two_)
+             d = Slice (b, from, to, two_)
+             y = Pow (c, h)
+             z = Pow (d, h)",
+        )), @r#"
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,6,8] x) => (float[N,3,7] y, float[N,3,7] z)
+        <
+          int64 zero = {0},
+          int64 one = {1},
+          int64 two = {2},
+          int64[1] last = {-1},
+          float h = {0.5},
+          int64[2] sizes = {3, 3},
+          int64[1] from = {1},
+          int64[1] to = {100},
+          int64[1] two_ = {2}
+        >
+        {
+          x_slice = Slice (x, from, to, two_)
+          x_slice_pow = Pow (x_slice, h)
+          y, z = Split <axis = 1> (x_slice_pow, sizes)
+        }
+        "#);
+    }
+
+    #[test]
+    fn keeps_parts_of_a_split_with_which_different_things_are_done() {
+        for readers in [
+            "y = Pow (a, h) z = Pow (b, two_)",
+            "y = Relu (a) z = Neg (b)",
+            "y = Relu (a) p = Relu (b) z = Add (p, b)",
+            "y = Slice (a, from, to, from) z = Slice (b, from, to, from)",
+            "y = Pow (a, h) z = Pow (h, b)",
+        ] {
+            let text = model(
+                "(float[N,6] x) => (float[N,3] y, float[N,3] z)",
+                ", int64[2] sizes = {3, 3}, int64[1] from = {1}, int64[1] to = {100}, float two_ = {2.0}",
+                &format!("a, b = Split <axis = 1> (x, sizes) {readers}"),
+            );
+            assert_eq!(refusals::<Hoists>(&text), [""; 0], "{readers}");
+        }
     }
 
     #[test]
