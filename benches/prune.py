@@ -5,9 +5,10 @@
                      [--latency] [--json out.json]
 
 By `prune`, or by another pass that keeps a budget: `low-rank`, `decompose`, `tucker`, `cp`, `spatial-svd`, `tensor-train`. DIR holds
-`models/`, `data/` and the scripts `eval_*.py`, as for quantize.py. For each share that is kept, 90 to 40 % unless others are given, the model is simplified, fused and compressed in a process of its own, whose wall time and peak memory are measured, with all
-calibration samples of the corpus; the line shows the share that planish says was kept, its error on samples that its fits had not seen,
-and the figure of the evaluation script beside that of the float model. For MiniLM the mean cosine to the original's embeddings follows.
+`models/`, `data/` and the scripts `eval_*.py`, as for quantize.py. For each share that is kept, 90 to 40 % unless others are given, the
+model is simplified, fused and compressed in a process of its own, whose wall time and peak memory are measured, with all calibration
+samples of the corpus; the line shows the share that planish says was kept, its error on samples that its fits had not seen, and the figure
+of the evaluation script beside that of the float model. For MiniLM the mean cosine to the original's embeddings follows.
 With --latency the median ratio of the time in onnxruntime, one thread, to the original's, pairs in changing order: below 1 is faster.
 """
 import argparse
