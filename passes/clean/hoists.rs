@@ -175,7 +175,7 @@ fn split(cx: &RuleContext<'_>, id: NodeId, node: &Node) -> Option<Patch> {
         n.op == first.op && *at == slot && rest(n) == rest(first) && attrs_key(&n.attrs).as_ref() == Some(&attrs)
     };
     let is_apart = match first.op.name.as_str() {
-        "Slice" => sliced_axes(cx, first)?.iter().all(|&a| a != axis),
+        "Slice" => slot == 0 && sliced_axes(cx, first)?.iter().all(|&a| a != axis),
         _ => lonely(cx, first)? == slot,
     };
     if others.is_empty() || !others.iter().all(is_alike) || !is_apart {
@@ -397,6 +397,16 @@ mod tests {
             );
             assert_eq!(refusals::<Hoists>(&text), [""; 0], "{readers}");
         }
+    }
+
+    #[test]
+    fn keeps_parts_of_a_split_that_say_where_a_slice_ends() {
+        let text = model(
+            "(float[N,6] x, int64[2] e) => (float[N,K] y, float[N,L] z)",
+            ", int64[2] sizes = {1, 1}, int64[1] from = {0}, int64[1] axis = {1}",
+            "a, b = Split (e, sizes) y = Slice (x, from, a, axis) z = Slice (x, from, b, axis)",
+        );
+        assert_eq!(refusals::<Hoists>(&text), [""; 0]);
     }
 
     #[test]
