@@ -20,9 +20,9 @@ use super::{
     als::{self, Cp as Terms},
     blocks::Blocks,
     convolution::{Convolution, Filled, Stage},
-    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, total},
+    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, times, total},
     projection::row_major,
-    rank::{Own, Rule, Spectrum},
+    rank::{Own, Rule, Spectrum, thinned},
 };
 use crate::Skip;
 use faer::Mat;
@@ -94,13 +94,7 @@ impl Sum<'_> {
                 let rank = own.rank(Spectrum { squares: &[], power: 0.0, shape: (most, most) });
                 vec![c.scene.settings.rounded(rank, most)]
             }
-            Rule::Own(_) | Rule::Budget(_) => {
-                let all = c.scene.settings.grid(most);
-                let step = all.len().div_ceil(RANKS).max(1);
-                let mut some: Vec<usize> = all.into_iter().rev().step_by(step).collect();
-                some.reverse();
-                some
-            }
+            Rule::Own(_) | Rule::Budget(_) => thinned(c.scene.settings.grid(most), RANKS),
         }
     }
 
@@ -200,11 +194,8 @@ impl Decomposed for Split<'_> {
                 mean.iter().enumerate().map(column).sum()
             };
             let seen: Vec<f64> = (0..rank).map(feature).collect();
-            let times =
-                |m: &Mat<f64>, o: usize, x: &[f64]| x.iter().enumerate().map(|(i, x)| m[(o, i)] * x).sum::<f64>();
-            (0..weights.nrows())
-                .map(|o| times(weights, o, mean) - times(&terms.outputs, o, &seen))
-                .collect::<Vec<f64>>()
+            let kept = times(terms.outputs.as_ref(), &seen);
+            times(weights.as_ref(), mean).iter().zip(kept).map(|(w, k)| w - k).collect::<Vec<f64>>()
         });
         self.layer.convolution.emit(&filled, total(lost, &self.shift).as_deref(), patch)
     }

@@ -44,7 +44,7 @@ impl Replace for InTurn<'_> {
         let reads = turn.layer.reads();
         // Moments are about the mean where there is a bias; if not all have one, those of a layer without are asked for.
         let is_centred = reads.as_ref().is_some_and(|r| r.centred);
-        let of = fitted.iter().find(|f| is_centred || f.linear.bias == Bias::None).or(fitted.first());
+        let of = fitted.iter().find(|f| is_centred || f.linear.bias == Bias::None);
         let moments = match (of, of.map(|f| f.moments.as_slice())) {
             (Some(of), Some([matrix])) if reads.is_some() => Some(Moments {
                 matrix: damped(matrix.clone(), self.damping),

@@ -43,6 +43,10 @@ impl<'a> Lookups<'a> {
         if ids().any(|f| f.shape().is_none() || !matches!(f.dtype(), Some(DType::I32 | DType::I64))) {
             return Err(Skip::because("it is not known how many axes its indices have, or of which type they are"));
         }
+        let is_narrow = ids().any(|f| f.dtype() == Some(DType::I32));
+        if is_narrow && i32::try_from(rows).is_err() {
+            return Err(Skip::because("32-bit indices cannot count its rows"));
+        }
         let (rows, columns) = (size(rows)?, size(columns)?);
         Ok(Lookups { scene: *scene, weight, nodes: nodes.to_vec(), table, rows, columns })
     }

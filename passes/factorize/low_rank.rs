@@ -15,12 +15,12 @@
 //! mean of what is lost. The bias stays with the second factor; strides and pads go to the first.
 
 use super::{
-    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, elements, total},
+    method::{Choice, Cost, Decomposed, Known, Layer, Method, Place, Reads, Scene, elements, times, total},
     rank::{Rule, Spectrum},
     svd::{dot, principal},
 };
 use crate::{Bias, Linear, Skip};
-use faer::{Mat, MatRef};
+use faer::Mat;
 use planish_ir::{Dim, NodeId, Patch, Ref, Tensor, TensorError, TensorType, Type, ValueId};
 
 splitting_pass!(LowRank, Matrices);
@@ -255,11 +255,6 @@ fn stacked(parts: &[Mat<f64>], moments: Option<&Mat<f64>>) -> (Mat<f64>, Vec<f64
     (Mat::from_fn(rows.len(), width, value), scales)
 }
 
-fn times(matrix: MatRef<'_, f64>, vector: &[f64]) -> Vec<f64> {
-    let row = |o: usize| vector.iter().enumerate().map(|(i, x)| matrix[(o, i)] * x).sum();
-    (0..matrix.nrows()).map(row).collect()
-}
-
 /// A matrix as a product.
 struct Factors<'a> {
     matrix: &'a Matrix<'a>,
@@ -444,28 +439,19 @@ mod tests {
             v = MatMul (h, wv)
         }";
 
-    fn beside(refit: bool) -> String {
+    #[test]
+    fn matrices_beside_each_other_share_a_factor() {
         let samples: Vec<Tensors> =
             (0..4).map(|i| Tensors::from([("x".to_owned(), drawn(&format!("x{i}"), &[64, 16]))])).collect();
         let protect = vec!["e".to_owned()];
-        let budget = LowRank(Factorization { params: Some(0.05), refit, protect, ..Factorization::default() });
-        check_calibrated(budget, Target::Generic, &samples, &model(BESIDE))
-    }
-
-    #[test]
-    fn matrices_beside_each_other_share_a_factor() {
-        insta::assert_snapshot!(beside(false));
+        let budget = LowRank(Factorization { params: Some(0.05), protect, ..Factorization::default() });
+        insta::assert_snapshot!(check_calibrated(budget, Target::Generic, &samples, &model(BESIDE)));
     }
 
     #[test]
     fn a_rank_that_is_asked_for_is_that_of_each_matrix() {
         let split = check_with(at_rank(8), &model(BESIDE));
         assert_eq!(split.matches("_in = MatMul (h,").count(), 3, "{split}");
-    }
-
-    #[test]
-    fn a_shared_factor_is_fitted_for_all() {
-        assert_eq!(beside(true), beside(false));
     }
 
     #[test]

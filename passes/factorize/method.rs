@@ -4,7 +4,7 @@
 //! had ([`Decomposed::options`]), and emits what was chosen ([`Decomposed::emit`]). Which of the options is taken, in which layer, is decided
 //! for all methods alike in `split.rs`.
 
-use faer::Mat;
+use faer::{Mat, MatRef};
 use planish_ir::{Model, NodeId, Patch, ValueId, infer::GraphFacts};
 
 use super::rank::{Factorization, Rule};
@@ -116,6 +116,12 @@ pub(super) fn total(lost: Option<Vec<f64>>, shift: &[f64]) -> Option<Vec<f64>> {
         None => shift.iter().any(|&s| s != 0.0).then(|| shift.to_vec()),
         Some(lost) => Some(lost.iter().enumerate().map(|(o, l)| l + shift.get(o).copied().unwrap_or(0.0)).collect()),
     }
+}
+
+/// A matrix times a vector.
+pub(super) fn times(matrix: MatRef<'_, f64>, vector: &[f64]) -> Vec<f64> {
+    let row = |o: usize| vector.iter().enumerate().map(|(i, x)| matrix[(o, i)] * x).sum();
+    (0..matrix.nrows()).map(row).collect()
 }
 
 /// Second moments of rows.

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     blocks::{Behind, Blocks},
     convolution::{Convolution, Filled, Stage},
-    method::{Choice, Cost, Decomposed, Known, Layer, Moments, Place, Reads, total},
+    method::{Choice, Cost, Decomposed, Known, Layer, Moments, Place, Reads, times, total},
     rank::{Own, Rule, Spectrum},
     svd,
 };
@@ -296,12 +296,8 @@ impl Decomposed for Split<'_> {
             if let Some(u) = outputs {
                 made = made.after(u.as_ref());
             }
-            let difference = weights - made.rows();
-            (0..difference.nrows())
-                .map(|o| mean.iter().enumerate().map(|(i, x)| difference[(o, i)] * x).sum())
-                .collect()
+            times((weights - made.rows()).as_ref(), mean)
         });
-        let lost: Option<Vec<f64>> = lost;
         c.emit(&filled, total(lost, &self.shift).as_deref(), patch)
     }
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::method::Cost;
 use crate::{PassError, trust_region::ROUNDS};
 
 /// Configuration of the passes that factorize.
@@ -90,6 +91,31 @@ pub(super) enum Rule {
 pub(super) enum Budget {
     Macs(f64),
     Parameters(f64),
+}
+
+impl Budget {
+    /// The share that is kept.
+    pub(super) const fn share(self) -> f64 {
+        match self {
+            Budget::Macs(share) | Budget::Parameters(share) => share,
+        }
+    }
+
+    /// What is counted.
+    pub(super) const fn of(self, cost: &Cost) -> u64 {
+        match self {
+            Budget::Macs(_) => cost.macs,
+            Budget::Parameters(_) => cost.parameters,
+        }
+    }
+}
+
+/// So many of ascending ranks, evenly, the last one among them.
+pub(super) fn thinned(all: Vec<usize>, count: usize) -> Vec<usize> {
+    let step = all.len().div_ceil(count).max(1);
+    let mut some: Vec<usize> = all.into_iter().rev().step_by(step).collect();
+    some.reverse();
+    some
 }
 
 /// How a layer's rank follows from the layer alone.

@@ -10,7 +10,6 @@ use planish_ir::{Model, Patch};
 
 use super::{
     allocate::{Ladder, Step, allocate, dearest_first, hull, uniform},
-    method::Cost,
     rank::{Allocation, Budget},
     sites::{Pick, Site},
     split::{Decompositions, Splitting, Statistics},
@@ -42,12 +41,10 @@ impl Ranks<'_> {
         notes: &mut Vec<String>,
     ) -> Result<(Vec<Option<Pick>>, Option<FitErrors>), PassError> {
         let Ranks { split, options, left_out, .. } = self;
-        let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
-        let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
-        let ladder = |(i, (site, options)): (usize, (&Site<'_>, &Vec<Pick>))| -> Ladder {
-            let cost = if left_out.contains(&i) { 0 } else { amount(&site.cost) };
-            let step = |p: &Pick| Step { cost: amount(&p.choice.cost), error: p.choice.error };
-            std::iter::once(Step { cost, error: 0.0 }).chain(options.iter().map(step)).collect()
+        let share = budget.share();
+        let ladder = |(i, (site, options)): (usize, (&Site<'_>, &Vec<Pick>))| match left_out.contains(&i) {
+            true => vec![Step { cost: 0, error: 0.0 }],
+            false => site.ladder(options, budget),
         };
         let own: Vec<Ladder> = split.sites.iter().zip(options).enumerate().map(ladder).collect();
         let whole: u64 = own.iter().filter_map(|l| l.first()).map(|s| s.cost).fold(0, u64::saturating_add);

@@ -14,8 +14,7 @@ use planish_ir::{Graph, ValueId};
 
 use super::{
     allocate::{Ladder, Step, allocate},
-    method::Cost,
-    rank::{Budget, Own, Rule},
+    rank::{Own, Rule},
     sites::{Pick, Site, best},
 };
 use crate::Linear;
@@ -68,15 +67,12 @@ struct Seen<'s, 'a> {
 fn is_better(rule: Rule, together: &Seen<'_, '_>, apart: &[Seen<'_, '_>]) -> bool {
     match rule {
         Rule::Budget(budget) => {
-            let (Budget::Macs(share) | Budget::Parameters(share)) = budget;
-            let amount = |c: &Cost| if matches!(budget, Budget::Macs(_)) { c.macs } else { c.parameters };
-            let limit = (share * amount(&together.site.cost) as f64) as u64;
+            let limit = (budget.share() * budget.of(&together.site.cost) as f64) as u64;
             let ladder = |seen: &Seen<'_, '_>| -> Ladder {
                 // Of several weights it is their mean.
                 let count = seen.site.weights.len() as f64;
-                let step = |p: &Pick| Step { cost: amount(&p.choice.cost), error: count * p.choice.error };
-                let asis = Step { cost: amount(&seen.site.cost), error: 0.0 };
-                std::iter::once(asis).chain(seen.options.iter().map(step)).collect()
+                let steps = seen.site.ladder(seen.options, budget).into_iter();
+                steps.map(|s| Step { error: count * s.error, ..s }).collect()
             };
             let ladders: Vec<Ladder> = apart.iter().map(ladder).collect();
             let steps = || ladders.iter().zip(allocate(&ladders, limit)).filter_map(|(l, at)| l.get(at).copied());

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use planish_ir::{Graph, GraphPath, Node, NodeId, Operand, Use, ValueId, infer::GraphFacts, op};
 
 use super::{
+    allocate::{Ladder, Step},
     method::{Choice, Cost, Gain, Layer, Method, Place, Scene},
-    rank::Own,
+    rank::{Budget, Own},
     shared_input,
     split::Decompositions,
 };
@@ -166,6 +167,13 @@ impl Site<'_> {
             picks.extend(decomposition.options().iter().filter(pays).map(|c| Pick { layer, choice: c.clone() }));
         }
         picks
+    }
+
+    /// What is counted of it, and what it loses: as it is, and with each option.
+    pub(super) fn ladder(&self, options: &[Pick], budget: Budget) -> Ladder {
+        let step = |p: &Pick| Step { cost: budget.of(&p.choice.cost), error: p.choice.error };
+        let asis = Step { cost: budget.of(&self.cost), error: 0.0 };
+        std::iter::once(asis).chain(options.iter().map(step)).collect()
     }
 
     /// Of a patch.

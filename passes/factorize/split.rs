@@ -9,7 +9,7 @@
 //!    half of the samples that it is not fitted to.
 //! 6. What was chosen is fitted to all samples.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planish_ir::{
     GraphPath, Model, Numerics, Patch, ValueId,
@@ -106,8 +106,7 @@ impl Splitting<'_> {
                 ranks.for_budget(budget, held.as_ref(), crossed.as_ref(), &mut changes.notes)?
             }
         };
-        let is_there = |i: usize| !left_out.contains(&i);
-        self.report(&options, &decomposed, &chosen, is_there, statistics.is_some(), changes);
+        self.report(&options, &decomposed, &chosen, &left_out, statistics.is_some(), changes);
         if chosen.iter().all(Option::is_none) {
             return Ok(());
         }
@@ -291,12 +290,12 @@ impl Splitting<'_> {
         options: &[Vec<Pick>],
         decomposed: &[Decompositions<'_>],
         chosen: &[Option<Pick>],
-        is_there: impl Fn(usize) -> bool,
+        left_out: &BTreeSet<usize>,
         whitened: bool,
         changes: &mut Changes,
     ) {
         let sites = self.sites.iter().zip(options).zip(decomposed).zip(chosen).enumerate();
-        for (_, (((site, options), decompositions), chosen)) in sites.filter(|(i, _)| is_there(*i)) {
+        for (_, (((site, options), decompositions), chosen)) in sites.filter(|(i, _)| !left_out.contains(i)) {
             let reads = |p: &Pick| whitened && site.layers.get(p.layer).is_some_and(|l| l.reads().is_some());
             let decision = match chosen {
                 Some(pick @ Pick { choice, .. }) => format!(

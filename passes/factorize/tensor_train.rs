@@ -16,18 +16,19 @@
 //!            tables: Hrinchuk et al.: Tensorized embedding layers, Findings of EMNLP 2020
 //!
 //! With calibration data the cores of matrices lose least of what the layer computes (`whiten: false` for the weights), and its bias takes
-//! up the mean of what is lost. Trained tables and matrices are seldom near such a product: at the same size, `low-rank` loses less of most
+//! up the mean of what is lost; cores with more than 2048 unknowns for each output stay as they were cut from the weights. At indices out of
+//! range, where Gather fails, some row is picked. Trained tables and matrices are seldom near such a product: at the same size, `low-rank` loses less of most
 //! matrices, and `quantize-weights` of all tables. It is for what has been made to be one, and for tables that have to be smaller still.
 
-use faer::{Mat, MatRef};
+use faer::Mat;
 use planish_ir::{NodeId, Patch, ValueId};
 
 use super::{
     chains::Chains,
     lookups::Lookups,
-    method::{Choice, Cost, Decomposed, Gain, Known, Layer, Method, Place, Reads, Scene, total},
-    rank::{Own, Rule},
-    train::{Cut, Mode, Train, most},
+    method::{Choice, Cost, Decomposed, Gain, Known, Layer, Method, Place, Reads, Scene, times, total},
+    rank::{Own, Rule, thinned},
+    train::{Cut, Mode, Train, most, unfolded},
 };
 use crate::Skip;
 
@@ -106,28 +107,9 @@ impl Matrix<'_> {
                 let whole = gain.of(&self.readers.cost(places));
                 let pays = |rank: &usize| gain.of(&self.readers.cost_of(places, modes, &of(*rank))) < whole;
                 let all: Vec<usize> = settings.grid(largest).into_iter().take_while(pays).collect();
-                let step = all.len().div_ceil(RANKS).max(1);
-                let mut some: Vec<usize> = all.into_iter().rev().step_by(step).collect();
-                some.reverse();
-                some.into_iter().map(of).collect()
+                thinned(all, RANKS).into_iter().map(of).collect()
             }
         }
-    }
-
-    /// The cores of a matrix, fitted if it is known what it is multiplied with; and what they lose.
-    fn train(
-        &self,
-        weights: MatRef<'_, f64>,
-        modes: &[Mode],
-        cut: Cut<'_>,
-        moments: Option<&Mat<f64>>,
-    ) -> Option<(Train, f64)> {
-        let mut train = Train::cut(weights, modes, cut)?;
-        if let Some(moments) = moments {
-            train.fit(weights, moments);
-        }
-        let error = train.error(weights, moments);
-        error.is_finite().then_some((train, error))
     }
 }
 
@@ -153,16 +135,21 @@ impl Layer for Matrix<'_> {
             if known.ranks.is_some_and(|ranks| ranks.len() + 1 != modes.len()) {
                 continue;
             }
-            let weights = known.weights(|| Ok(vec![self.readers.matrix(modes)?]))?.swap_remove(0);
+            let given = || Ok(vec![self.readers.matrix(modes)?]);
+            let weights = known.weights(given)?.pop().ok_or("nothing reads it")?;
+            let unfolded = unfolded(weights.as_ref(), modes);
+            let train = |cut: Cut<'_>| {
+                let mut train = Train::cut(&unfolded, modes, cut)?;
+                if let Some(moments) = moments {
+                    train.fit(weights.as_ref(), moments);
+                }
+                let error = train.error(weights.as_ref(), moments);
+                error.is_finite().then_some((train, error))
+            };
             let tried = match (known.ranks, self.scene.rule) {
-                (Some(ranks), _) => vec![self.train(weights.as_ref(), modes, Cut::At(ranks), moments)],
-                (None, Rule::Own(own)) if by_spectrum => {
-                    vec![self.train(weights.as_ref(), modes, Cut::By(own), moments)]
-                }
-                (None, _) => {
-                    let train = |ranks: &Vec<usize>| self.train(weights.as_ref(), modes, Cut::At(ranks), moments);
-                    self.candidates(modes, known.places).iter().map(train).collect()
-                }
+                (Some(ranks), _) => vec![train(Cut::At(ranks))],
+                (None, Rule::Own(own)) if by_spectrum => vec![train(Cut::By(own))],
+                (None, _) => self.candidates(modes, known.places).iter().map(|r| train(Cut::At(r))).collect(),
             };
             found.extend(tried.into_iter().collect::<Option<Vec<_>>>().ok_or(BROKEN)?);
             mean = known.moments.and_then(|m| m.mean.clone()).map(|mean| (mean, weights));
@@ -198,11 +185,7 @@ impl Decomposed for Pieces<'_> {
     fn emit(&self, ranks: &[usize], patch: &mut Patch) -> Result<(), String> {
         let train = self.trains.iter().find(|t| t.ranks() == ranks);
         let train = train.ok_or_else(|| format!("ranks of {ranks:?} were not decomposed"))?;
-        let lost = self.mean.as_ref().map(|(mean, weights)| {
-            let difference = weights - train.matrix();
-            let row = |o: usize| mean.iter().enumerate().map(|(i, x)| difference[(o, i)] * x).sum();
-            (0..difference.nrows()).map(row).collect::<Vec<f64>>()
-        });
+        let lost = self.mean.as_ref().map(|(mean, weights)| times((weights - train.matrix()).as_ref(), mean));
         self.matrix.readers.emit(train, total(lost, &self.shift).as_deref(), patch)
     }
 }

@@ -8,6 +8,8 @@
 //! of `E|y - Wx|²` beside the others is a least squares problem of its size; solved for one after the other, the error only falls (Holtz,
 //! Rohwedder, Schneider: The alternating linear scheme for tensor optimization in the tensor train format, SIAM J. Sci. Comput. 2012).
 
+use std::borrow::Cow;
+
 use faer::{Accum, Mat, MatMut, MatRef, Par, linalg::matmul::matmul};
 
 use super::{
@@ -21,6 +23,8 @@ use crate::reconstruct::{Factor, ridge};
 const SWEEPS: usize = 3;
 /// Cores with more unknowns for each output than this are not fitted: their normal equations would take more than 32 MiB.
 const UNKNOWNS: usize = 2048;
+/// Nor are those for which a product on the way there would have more elements than this, 256 MiB: with ranks that differ much.
+const LARGEST: usize = 1 << 25;
 /// Ridge of the normal equations, as a share of the mean of their diagonal.
 const RIDGE: f64 = 1e-9;
 
@@ -78,6 +82,13 @@ impl Mode {
     }
 }
 
+/// A matrix, `outputs x inputs`, with its digits in pairs, an output and an input; row-major.
+pub(super) fn unfolded(weights: MatRef<'_, f64>, modes: &[Mode]) -> Vec<f64> {
+    let (outputs, inputs): (Vec<usize>, Vec<usize>) = modes.iter().map(|m| (m.output, m.input)).unzip();
+    let paired: Vec<usize> = (0..modes.len()).flat_map(|k| [k, modes.len() + k]).collect();
+    permuted(&row_major(weights), &[outputs, inputs].concat(), &paired)
+}
+
 /// The largest rank of each bond.
 pub(super) fn most(modes: &[Mode]) -> Vec<usize> {
     let size = |modes: &[Mode]| modes.iter().map(|m| m.size()).fold(1, usize::saturating_mul);
@@ -85,18 +96,16 @@ pub(super) fn most(modes: &[Mode]) -> Vec<usize> {
 }
 
 impl Train {
-    /// Cuts a matrix, `outputs x inputs`, into cores. None if its numbers are not finite.
-    pub(super) fn cut(weights: MatRef<'_, f64>, modes: &[Mode], cut: Cut<'_>) -> Option<Train> {
-        let (outputs, inputs): (Vec<usize>, Vec<usize>) = modes.iter().map(|m| (m.output, m.input)).unzip();
+    /// Cuts an [unfolded] matrix into cores. None if its numbers are not finite.
+    pub(super) fn cut(unfolded: &[f64], modes: &[Mode], cut: Cut<'_>) -> Option<Train> {
         let count = modes.len();
-        let paired: Vec<usize> = (0..count).flat_map(|k| [k, count + k]).collect();
-        let mut rest = permuted(&row_major(weights), &[outputs, inputs].concat(), &paired);
+        let mut rest = Cow::Borrowed(unfolded);
         let (mut cores, mut before) = (Vec::new(), 1);
         for (k, &mode) in modes.iter().enumerate() {
             let rows = before * mode.size();
             let columns = rest.len() / rows.max(1);
             if k + 1 == count {
-                cores.push(Core { before, mode, behind: 1, values: std::mem::take(&mut rest) });
+                cores.push(Core { before, mode, behind: 1, values: rest.into_owned() });
                 break;
             }
             let unfolded = MatRef::from_row_major_slice(&rest, rows, columns);
@@ -120,7 +129,7 @@ impl Train {
             let (left, right) = found.factors(unfolded, rank);
             let behind = left.ncols();
             cores.push(Core { before, mode, behind, values: row_major(left.as_ref()) });
-            rest = row_major(right.as_ref());
+            rest = Cow::Owned(row_major(right.as_ref()));
             before = behind;
         }
         Some(Train { cores })
@@ -176,6 +185,10 @@ impl Train {
         let sizes = |modes: &[Mode]| modes.iter().fold((1, 1), |(x, y), m| (x * m.output, y * m.input));
         let (left_modes, right_modes) = (modes(left), modes(right));
         let ((lo, li), (ro, ri)) = (sizes(&left_modes), sizes(&right_modes));
+        let largest = [a, a, i, i, ri, ri].into_iter().fold(1, usize::saturating_mul);
+        if largest > LARGEST {
+            return None;
+        }
         // Outputs, inputs, rank of what is in front; outputs, rank, inputs of what is behind.
         let front = apart(&joined(left), &left_modes, &[], &[a]);
         let back = apart(&joined(right), &right_modes, &[b], &[]);
@@ -280,20 +293,20 @@ mod tests {
     #[test]
     fn bonds_lose_what_they_discard_at_most() {
         let w = random(12, 24, 3);
-        let whole = Train::cut(w.as_ref(), &MODES, Cut::At(&most(&MODES))).unwrap();
+        let whole = Train::cut(&unfolded(w.as_ref(), &MODES), &MODES, Cut::At(&most(&MODES))).unwrap();
         assert_eq!(whole.ranks(), most(&MODES));
         assert!(whole.error(w.as_ref(), None) < 1e-20);
-        let train = Train::cut(w.as_ref(), &MODES, Cut::By(Own::Energy(0.8))).unwrap();
+        let train = Train::cut(&unfolded(w.as_ref(), &MODES), &MODES, Cut::By(Own::Energy(0.8))).unwrap();
         let error = train.error(w.as_ref(), None);
         assert!((0.01..0.2).contains(&error), "{error}");
     }
 
     #[test]
     fn what_is_a_train_is_found() {
-        let w = Train::cut(random(12, 24, 4).as_ref(), &MODES, Cut::At(&[2, 3])).unwrap().matrix();
-        let again = Train::cut(w.as_ref(), &MODES, Cut::At(&[2, 3])).unwrap();
+        let w = Train::cut(&unfolded(random(12, 24, 4).as_ref(), &MODES), &MODES, Cut::At(&[2, 3])).unwrap().matrix();
+        let again = Train::cut(&unfolded(w.as_ref(), &MODES), &MODES, Cut::At(&[2, 3])).unwrap();
         assert!(again.error(w.as_ref(), None) < 1e-20);
-        let few = Train::cut(w.as_ref(), &MODES, Cut::By(Own::Energy(1.0 - 1e-12))).unwrap();
+        let few = Train::cut(&unfolded(w.as_ref(), &MODES), &MODES, Cut::By(Own::Energy(1.0 - 1e-12))).unwrap();
         assert_eq!(few.ranks(), [2, 3]);
     }
 
@@ -305,7 +318,7 @@ mod tests {
         fn fits_lose_less(first in 1usize..4, second in 1usize..4, seed in 0u64..1000) {
             let (w, x) = (random(12, 24, seed), random(24, 60, seed + 1));
             let moments = &x * x.transpose();
-            let mut train = Train::cut(w.as_ref(), &MODES, Cut::At(&[first, second])).unwrap();
+            let mut train = Train::cut(&unfolded(w.as_ref(), &MODES), &MODES, Cut::At(&[first, second])).unwrap();
             let before = train.error(w.as_ref(), Some(&moments));
             for k in [2, 0, 1] {
                 let was = train.error(w.as_ref(), Some(&moments));

@@ -66,8 +66,8 @@ struct Layer {
 /// The weights that a layer has, and what is accumulated for others.
 type Seen = (Vec<Mat<f64>>, Joint);
 
-/// A layer, the weights that it has, and what is accumulated for others.
-type Open<'l> = (&'l Layer, Vec<Mat<f64>>, Joint);
+/// A layer that is looked at.
+type Open<'l> = (&'l Layer, Seen);
 
 /// The weights that fit a layer best.
 struct Solution {
@@ -277,9 +277,9 @@ impl Sequence<'_> {
         let mut open: Vec<Open<'_>> = Vec::new();
         let mut bytes = 0u64;
         for (at, layer) in now.iter().enumerate() {
-            if let Some((old, joint)) = self.joint(compressed, layer)? {
-                bytes = bytes.saturating_add(joint.bytes());
-                open.push((layer, old, joint));
+            if let Some(seen) = self.joint(compressed, layer)? {
+                bytes = bytes.saturating_add(seen.1.bytes());
+                open.push((layer, seen));
             }
             let is_last = at + 1 == now.len();
             let is_enough = bytes >= self.calibration.memory / 2 && self.is_whole(&open);
@@ -319,7 +319,7 @@ impl Sequence<'_> {
         let mut take = |values: &[Tensor]| -> Result<(), PassError> {
             let (of_original, of_compressed) = values.split_at_checked(split).unwrap_or_default();
             let (targets, reads) = &places;
-            open.par_iter_mut().try_for_each(|(layer, _, joint)| {
+            open.par_iter_mut().try_for_each(|(layer, (_, joint))| {
                 let target = targets.iter().position(|&v| v == layer.target).and_then(|at| of_original.get(at));
                 let own = |v: ValueId| reads.iter().position(|&r| r == v).and_then(|at| of_compressed.get(at));
                 let added = match (own(layer.linear.input), target) {
@@ -376,7 +376,7 @@ impl Sequence<'_> {
 
     /// The patch that gives a layer the weights that fit best, or replaces layers.
     fn patch(&self, model: &Model, unit: &[&Open<'_>]) -> Result<Option<Patch>, PassError> {
-        let Some((layer, old, joint)) = unit.first() else { return Ok(None) };
+        let Some((layer, (old, joint))) = unit.first() else { return Ok(None) };
         let linear = &layer.linear;
         if let Some(replace) = self.replace.filter(|r| r.together(linear.weight).is_some()) {
             let fitted = unit.iter().map(|open| fitted(model, open)).collect::<Result<Vec<_>, _>>()?;
@@ -396,6 +396,7 @@ impl Sequence<'_> {
     }
 }
 
+/// The weights and biases that fit a layer best to what was accumulated.
 fn solve(graph: &Graph, linear: &Linear, old: &[Mat<f64>], joint: &Joint) -> Result<Solution, PassError> {
     let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
     let centred = linear.bias != Bias::None;
@@ -407,7 +408,7 @@ fn solve(graph: &Graph, linear: &Linear, old: &[Mat<f64>], joint: &Joint) -> Res
 }
 
 /// A layer as it is before it is replaced.
-fn fitted<'o>(model: &Model, (layer, old, joint): &'o Open<'_>) -> Result<Fitted<'o>, PassError> {
+fn fitted<'o>(model: &Model, (layer, (old, joint)): &'o Open<'_>) -> Result<Fitted<'o>, PassError> {
     let (graph, linear) = (&model.graph, &layer.linear);
     let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
     let Solution { weights, biases, is_shifted } = solve(graph, linear, old, joint)?;

@@ -112,6 +112,25 @@ fn a_factor_in_common_is_taken_where_it_loses_less() {
     }
 }
 
+/// The layer in front loses something too, for which those that are split together make up in their turn.
+#[test]
+fn a_factor_in_common_is_fitted_in_turn() {
+    let original = planish_ir::text::parse(BESIDE).unwrap();
+    let (seen, others) = (samples(&original, 1), samples(&original, 2));
+    let found = [false, true].map(|refit| {
+        let mut model = original.clone();
+        let outcome =
+            compress(&mut model, "low-rank", json!({"params": 0.2, "refit": refit}), Target::default(), &seen);
+        let notes = &outcome.passes[0].notes;
+        assert!(notes.iter().any(|n| n.contains("in common")), "{notes:?}");
+        assert_eq!(notes.iter().any(|n| n.contains("the latter is taken")), refit, "{notes:?}");
+        let runs = others.first(u64::MAX);
+        let verdict = compare(&Tract, &original, &model, runs, Numerics::Lossy, &Verify::default()).unwrap();
+        verdict.outputs[0].sqnr_db.unwrap_or(f64::INFINITY)
+    });
+    assert!(found[1] > found[0], "{found:?} dB");
+}
+
 /// A table and two matrices that are products of two cores of rank 1, with these sizes.
 const TRAINS: &str = r#"<ir_version: 8, opset_import: ["" : 17]>
     g (float[2,3] x, float[2,24,128] r, float[24,128] q) => (float[2,3,96] y, float[2,24,192] z, float[24,192] p)
