@@ -9,21 +9,32 @@
 
 use std::iter::successors;
 
+use planish_ir::{Model, cost::cost_of, infer::Inferred};
 use rayon::prelude::*;
 
-use crate::{PassError, reconstruct::FitErrors};
+use crate::{
+    Calibration, PassError,
+    calibration::{Watch, bindings},
+    reconstruct::{FitErrors, Held},
+};
 
 /// How often changes are measured, as long as that helps, if nothing else is asked for.
 pub(crate) const ROUNDS: u64 = 8;
 /// How far changes go that are measured, in shares of an item: to where much is known of it, and, where that no longer leads anywhere, close
 /// by.
 const DISTANCES: [f64; 2] = [1.0, 1.0 / 16.0];
-/// Less than this share of the error is not worth another round over the same distance.
+/// A choice that has less than this share of the error less is not worth finding out what it does on other samples, which takes much longer.
 const GAIN: f64 = 0.01;
 /// By how much what is known of an item may change at once.
 pub(crate) const CHANGE: f64 = 4.0;
 /// Items are not followed to less than this share of them from where they are.
 const NEAREST: f64 = 1.0 / 32.0;
+
+/// So many multiply-accumulates are worth it to measure around one choice, on average from the middle of the model on. Samples of large models
+/// are worth more than those of small ones, as they have more numbers, and directions need not be known as well as what is judged by.
+const WORK: u64 = 1 << 40;
+/// But so many samples are looked at, whatever the work.
+const FEWEST: usize = 16;
 
 /// What is searched: choices of one option for each item, by its index.
 pub(crate) trait Landscape {
@@ -53,26 +64,61 @@ pub(crate) struct Tried<K> {
     pub(crate) known: K,
 }
 
-/// From the best of some choices to better ones, with so many rounds of measurements at most. `pass` is for the log.
+/// Held samples on which to measure so many changes of a model: all, or fewer that come from all over them.
+pub(crate) fn few(
+    held: &Held,
+    (model, facts): (&Model, &Inferred),
+    calibration: &Calibration<'_>,
+    changes: usize,
+) -> Result<Held, PassError> {
+    let sample = calibration.samples.get(0)?;
+    let bindings = bindings(model, &sample);
+    let each = cost_of(model, facts, &bindings).macs.saturating_mul(changes as u64) / 2;
+    let worth = usize::try_from(WORK / each.max(1)).unwrap_or(usize::MAX);
+    Ok(held.thinned(worth.max(FEWEST)))
+}
+
+/// Who is told how a search goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Told<'a> {
+    /// Name of the pass, for the log.
+    pub(crate) pass: &'a str,
+    pub(crate) watch: &'a dyn Watch,
+}
+
+impl Told<'_> {
+    /// Says what is done now.
+    fn now(self, what: &str) {
+        self.watch.says(what);
+    }
+
+    /// Says what was found.
+    fn found(self, what: &str) {
+        log::debug!("{}: {what}", self.pass);
+    }
+}
+
+/// From the best of some choices to better ones, with so many rounds of measurements at most.
 pub(crate) fn descend<L: Landscape>(
-    pass: &str,
+    told: Told<'_>,
     landscape: &mut L,
     starts: Vec<Vec<usize>>,
     rounds: u64,
 ) -> Result<Option<Tried<L::Known>>, PassError> {
     let mut best = None;
     for start in starts {
-        best = better(pass, landscape, best.as_ref(), &start)?.or(best);
+        best = better(told, landscape, best.as_ref(), &start)?.or(best);
     }
     let Some(mut best) = best else { return Ok(None) };
     let mut distances = DISTANCES.into_iter();
     let mut distance = distances.next();
     let mut furthest = 1.0;
-    for _ in 0..rounds {
+    for round in 1..=rounds {
         let Some(far) = distance else { break };
+        told.now(&format!("search, round {round} of at most {rounds}; the error of the outputs is {:.1e} so far", best.error));
         landscape.measure(&best, far)?;
-        let enough = best.error * (1.0 - GAIN);
         let mut last = None;
+        let mut found = None;
         for reach in successors(Some(furthest), |r| Some(r / 2.0)).take_while(|&r| r >= NEAREST) {
             let next = landscape.next(&best.chosen, reach);
             if next == best.chosen {
@@ -82,17 +128,17 @@ pub(crate) fn descend<L: Landscape>(
             if last.as_ref() == Some(&next) {
                 continue;
             }
-            log::debug!("{pass}: measured over {far}, followed over {reach}");
-            if let Some(found) = better(pass, landscape, Some(&best), &next)? {
-                best = found;
+            told.found(&format!("measured over {far}, followed over {reach}"));
+            found = better(told, landscape, Some(&best), &next)?;
+            if found.is_some() {
                 furthest = (2.0 * reach).min(1.0);
                 break;
             }
             last = Some(next);
         }
-        if best.error > enough {
-            distance = distances.next();
-            furthest = 1.0;
+        match found {
+            Some(found) => best = found,
+            None => (distance, furthest) = (distances.next(), 1.0),
         }
     }
     Ok(Some(best))
@@ -100,21 +146,21 @@ pub(crate) fn descend<L: Landscape>(
 
 /// A choice if it is better than the best so far.
 fn better<L: Landscape>(
-    pass: &str,
+    told: Told<'_>,
     landscape: &mut L,
     best: Option<&Tried<L::Known>>,
     chosen: &[usize],
 ) -> Result<Option<Tried<L::Known>>, PassError> {
     let (error, known) = landscape.probe(chosen)?;
-    if best.is_some_and(|b| error >= b.error) {
-        log::debug!("{pass}: {error:.3e}");
+    if best.is_some_and(|b| error >= b.error * (1.0 - GAIN)) {
+        told.found(&format!("{error:.3e}"));
         return Ok(None);
     }
     let confirmed = landscape.confirm(chosen)?;
     let are_better = |new: FitErrors, old: FitErrors| new.least() < old.least();
     let is_better = best.is_none_or(|b| confirmed.zip(b.confirmed).is_none_or(|(new, old)| are_better(new, old)));
     let said = confirmed.map_or(String::new(), |c| format!(", {:.3e} on other samples", c.least()));
-    log::debug!("{pass}: {error:.3e}{said}{}", if is_better { ": the best so far" } else { "" });
+    told.found(&format!("{error:.3e}{said}{}", if is_better { ": the best so far" } else { "" }));
     Ok(is_better.then(|| Tried { chosen: chosen.to_vec(), error, confirmed, known }))
 }
 
@@ -139,6 +185,9 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::NoObserver;
+
+    const TOLD: Told<'_> = Told { pass: "test", watch: &NoObserver };
 
     /// Two items of 64 parts, of which 64 go in all; the loss is a valley that turns, so that slopes mislead over long ways.
     struct Valley {
@@ -196,7 +245,7 @@ mod tests {
     #[test]
     fn a_step_that_goes_too_far_is_halved_until_it_helps() {
         let mut valley = Valley::new(64);
-        let found = descend("test", &mut valley, vec![vec![64, 0], vec![0, 64]], ROUNDS).unwrap().unwrap().chosen;
+        let found = descend(TOLD, &mut valley, vec![vec![64, 0], vec![0, 64]], ROUNDS).unwrap().unwrap().chosen;
         let least = (0..=64).map(|a| loss(&[a, 64 - a])).fold(f64::INFINITY, f64::min);
         assert!(loss(&found) < 1.05 * least, "{found:?}: {} for {least}", loss(&found));
         assert!(loss(&found) < 0.9 * loss(&[0, 64]));
@@ -206,7 +255,7 @@ mod tests {
     #[test]
     fn what_is_worse_on_other_samples_is_not_taken() {
         let mut valley = Valley::new(8);
-        let found = descend("test", &mut valley, vec![vec![0, 64]], ROUNDS).unwrap().unwrap().chosen;
+        let found = descend(TOLD, &mut valley, vec![vec![0, 64]], ROUNDS).unwrap().unwrap().chosen;
         assert!((1..=8).contains(&found[0]), "{found:?}");
         assert!(loss(&found) < loss(&[0, 64]));
     }
@@ -215,7 +264,7 @@ mod tests {
     fn the_start_stays_if_nothing_is_better() {
         let mut valley = Valley::new(64);
         let least = (0..=64).min_by(|&a, &b| loss(&[a, 64 - a]).total_cmp(&loss(&[b, 64 - b]))).unwrap();
-        let found = descend("test", &mut valley, vec![vec![least, 64 - least]], ROUNDS).unwrap().unwrap();
+        let found = descend(TOLD, &mut valley, vec![vec![least, 64 - least]], ROUNDS).unwrap().unwrap();
         assert_eq!(found.chosen, [least, 64 - least]);
         assert!(valley.probes.get() <= 1 + DISTANCES.len() * 6);
     }

@@ -94,4 +94,9 @@ impl Watch for Progress {
         let pass = self.calibrating().pass.clone();
         self.say(format!("{pass}: calibrating: {done}/{of} samples"));
     }
+
+    fn says(&self, what: &str) {
+        let pass = self.calibrating().pass.clone();
+        self.say(format!("{pass}: {what}"));
+    }
 }

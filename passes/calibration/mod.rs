@@ -119,12 +119,14 @@ pub struct Calibration<'a> {
     pub store: Option<&'a dyn Store>,
 }
 
-/// Is told what a collection of statistics does. All methods default to nothing.
+/// Is told what a collection of statistics does, or a search that runs models on the samples. All methods default to nothing.
 pub trait Watch: Sync {
     /// Samples are going to be run, which will take this.
     fn forecast(&self, _forecast: &Forecast) {}
     /// So many of so many samples are done.
     fn sampled(&self, _done: usize, _of: usize) {}
+    /// What a search does now, in words.
+    fn says(&self, _what: &str) {}
 }
 
 impl Watch for NoObserver {}

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Calibration, PassError,
     reconstruct::{FitErrors, Fold, Held},
-    trust_region::{CHANGE, Landscape, Tried, descend, overlapped},
+    trust_region::{CHANGE, Landscape, Told, Tried, descend, few, overlapped},
 };
 
 /// The layers of a model, what there is to choose from for each, and how it is split.
@@ -53,16 +53,19 @@ impl Ranks<'_> {
             (Allocation::Uniform, ..) => (uniform(&own, share), None),
             (Allocation::Global, Some(held), Some(calibration)) => {
                 let places: Vec<usize> = (0..own.len()).collect();
-                let near = held.of_changes(split.model, calibration)?;
+                let few = few(held, (split.model, split.cx.facts), calibration, own.len())?;
+                notes.extend(few.measured(held));
+                let near = few.of_changes(split.model, calibration)?;
                 let gains = overlapped(&places, |&i| self.gain(i, share, &near, calibration))?;
                 drop(near);
                 let crossed = crossed.map(|held| Crossed { held, fits: BTreeMap::new() });
-                let mut layers = Layers { ranks: self, held, crossed, calibration, own: &own, gains, limit };
+                let mut layers = Layers { ranks: self, held, few, crossed, calibration, own: &own, gains, limit };
                 let mut starts = vec![allocate(&layers.ladders(), limit), allocate(&own, limit)];
                 starts.dedup();
                 let whole = vec![0; own.len()];
                 starts.retain(|start| *start != whole);
-                let found = descend("split", &mut layers, starts, split.settings.rounds)?;
+                let told = Told { pass: "split", watch: calibration.watch };
+                let found = descend(told, &mut layers, starts, split.settings.rounds)?;
                 found.map_or((whole, None), |found| (found.chosen, found.confirmed))
             }
             (Allocation::Global | Allocation::Local, ..) => (allocate(&own, limit), None),
@@ -110,6 +113,8 @@ impl Ranks<'_> {
 struct Layers<'s> {
     ranks: Ranks<'s>,
     held: &'s Held,
+    /// Those of them that changes are measured on.
+    few: Held,
     /// None with one sample.
     crossed: Option<Crossed<'s>>,
     calibration: &'s Calibration<'s>,
@@ -168,8 +173,10 @@ impl Landscape for Layers<'_> {
 
     /// The gains: half of what a layer saves is given back, or an eighth is taken of one that is whole.
     fn measure(&mut self, tried: &Tried<()>, far: f64) -> Result<(), PassError> {
-        let Tried { chosen, error, .. } = tried;
-        let near = self.held.of_changes(&self.ranks.model(chosen)?, self.calibration)?;
+        let chosen = &tried.chosen;
+        let model = self.ranks.model(chosen)?;
+        let near = self.few.of_changes(&model, self.calibration)?;
+        let error = near.error(&model, self.calibration)?;
         let moved = |(i, ladder): (usize, &Ladder)| {
             let at = chosen.get(i).copied()?;
             let (whole, now) = (ladder.first()?.cost, ladder.get(at)?.cost);

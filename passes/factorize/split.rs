@@ -69,7 +69,7 @@ pub(super) fn factorize(
 /// A model that is being split.
 pub(super) struct Splitting<'a> {
     pub(super) model: &'a Model,
-    cx: &'a Context<'a>,
+    pub(super) cx: &'a Context<'a>,
     pub(super) settings: &'a Factorization,
     rule: Rule,
     pub(super) sites: Vec<Site<'a>>,

@@ -276,7 +276,7 @@ impl<'a> Fitting<'a> {
         self.apply(&self.patches(removed, &Refit::default())?)
     }
 
-    fn calibration(&self) -> Result<&'a Calibration<'a>, PassError> {
+    pub(super) fn calibration(&self) -> Result<&'a Calibration<'a>, PassError> {
         self.calibration.ok_or_else(|| PassError::Precondition("there are no samples".to_owned()))
     }
 

@@ -37,7 +37,7 @@ use crate::{
     calibration::{bindings, unit_bindings},
     heads::{self, Unit},
     reconstruct::{Fold, Held},
-    trust_region::ROUNDS,
+    trust_region::{ROUNDS, few},
 };
 
 /// Configuration.
@@ -180,11 +180,14 @@ impl Prune {
             return Err(PassError::Precondition(why));
         }
         let crossed = calibration.map(|c| Held::crossed(model, c, self.probes)).transpose()?.flatten();
+        let few = held.as_ref().zip(calibration).map(|(h, c)| few(h, (model, cx.facts), c, groups.len())).transpose()?;
+        changes.notes.extend(few.as_ref().zip(held.as_ref()).and_then(|(few, held)| few.measured(held)));
         let search = Search {
             groups: &groups,
             curves: &curves,
             fitting: &fitting,
             held: held.as_ref(),
+            few: few.as_ref(),
             crossed: crossed.as_ref(),
             costs: &costs,
             budget,

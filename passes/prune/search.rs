@@ -16,7 +16,7 @@ use super::{
 use crate::{
     PassError,
     reconstruct::{FitErrors, Held},
-    trust_region::{CHANGE, Landscape, Tried, descend, overlapped},
+    trust_region::{CHANGE, Landscape, Told, Tried, descend, overlapped},
 };
 
 /// What the outputs lose below this is rounding, and says nothing of what more channels cost.
@@ -30,6 +30,8 @@ pub(super) struct Search<'a> {
     pub(super) fitting: &'a Fitting<'a>,
     /// None without samples: then errors of the readers are as good as errors of the outputs.
     pub(super) held: Option<&'a Held>,
+    /// Those of them that changes are measured on.
+    pub(super) few: Option<&'a Held>,
     /// The samples that fits see, when they see the others. None with one sample.
     pub(super) crossed: Option<&'a Held>,
     pub(super) costs: &'a Costs,
@@ -67,7 +69,7 @@ impl<'a> Search<'a> {
     /// How many channels go, where any do. What cannot go is noted.
     pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Found<'a>, PassError> {
         let mut open = Vec::new();
-        let near = self.held.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
+        let near = self.few.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
         let all: Vec<_> = self.groups.iter().zip(self.curves).collect();
         let alone = |(group, curve): &(&'a Group, &'a Option<Curve>)| {
             match self.alone(near.as_ref(), group, curve.as_ref(), round_to) {
@@ -126,7 +128,8 @@ impl<'a> Search<'a> {
         let mut starts = vec![self.allocate(open, budget), self.allocate(&alike, budget)];
         starts.dedup();
         starts.retain(|start| *start != nothing);
-        let found = descend("prune", &mut Choosing { search: self, held, open, budget }, starts, self.rounds)?;
+        let told = Told { pass: "prune", watch: self.fitting.calibration()?.watch };
+        let found = descend(told, &mut Choosing { search: self, held, open, budget }, starts, self.rounds)?;
         Ok(found.map_or((nothing, None), |found| (found.chosen, found.confirmed)))
     }
 
@@ -214,9 +217,11 @@ impl Landscape for Choosing<'_, '_> {
 
     /// The factors: half of what goes comes back, or an eighth of a class goes that is whole.
     fn measure(&mut self, tried: &Tried<Fits>, far: f64) -> Result<(), PassError> {
-        let Tried { chosen, error, known, .. } = tried;
+        let Tried { chosen, known, .. } = tried;
         let fitting = self.search.fitting;
-        let near = fitting.near(&removed(self.open, chosen), self.held, known)?;
+        let here = removed(self.open, chosen);
+        let near = fitting.near(&here, self.search.few.unwrap_or(self.held), known)?;
+        let (error, _) = fitting.probe(&here, &near, known)?;
         let before = &*self.open;
         let moved = |i: usize| {
             let o = before.get(i)?;

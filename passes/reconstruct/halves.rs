@@ -219,6 +219,21 @@ impl Held {
         })
     }
 
+    /// At most so many of the samples, with an even distance so that they come from all over them.
+    pub(crate) fn thinned(&self, limit: usize) -> Held {
+        let (first, step, _) = self.samples;
+        let every = self.len().div_ceil(limit.max(1)).max(1);
+        let expected: Vec<Vec<Tensor>> = self.expected.iter().step_by(every).cloned().collect();
+        Held {
+            fitted: self.fitted,
+            samples: (first, step.saturating_mul(every), expected.len()),
+            outputs: self.outputs.clone(),
+            expected: Arc::new(expected),
+            asked: self.asked,
+            checkpoints: None,
+        }
+    }
+
     /// The half of the samples that weights are fitted to.
     pub(crate) const fn fold(&self) -> Fold {
         self.fitted
@@ -249,6 +264,12 @@ impl Held {
                 KEPT >> 20
             )
         })
+    }
+
+    /// Says if these are not all of those that they come from, on which something is judged.
+    pub(crate) fn measured(&self, all: &Held) -> Option<String> {
+        let (few, all) = (self.len(), all.len());
+        (few < all).then(|| format!("what each change does is measured on {few} samples, and what comes of it on {all}"))
     }
 
     /// What an error is of, for a report.
