@@ -24,6 +24,7 @@ use crate::{
     Changes, Context, Pass, PassError, Shape, Skip, Transform,
     calibration::bindings,
     heads::{Asked, Kind, units},
+    reconstruct::with_own_vectors,
 };
 
 /// Configuration.
@@ -97,6 +98,12 @@ impl LowRankAttention {
 
 impl Transform for LowRankAttention {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        with_own_vectors(model, cx, |model, cx| self.shrink(model, cx))
+    }
+}
+
+impl LowRankAttention {
+    fn shrink(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let rule = self.settings().rule()?;
         let calibration = cx.calibrated()?;
         let mut changes = Changes::default();

@@ -430,6 +430,24 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn a_bias_that_another_layer_reads_too_takes_up_the_mean() {
+        let samples: Vec<Tensors> =
+            (0..4).map(|i| Tensors::from([("x".to_owned(), drawn(&format!("x{i}"), &[64, 128]))])).collect();
+        let split = |second: &str| {
+            let text = format!(
+                "g (float[N,128] x) => (float[N,128] y) <float[128,128] w, float[128,128] v, float[128] b, float[128] {second}> {{
+                    h = Gemm (x, w, b) y = Gemm (h, v, {second})
+                }}"
+            );
+            let text = text.replace(", float[128] b>", ">");
+            check_calibrated(at_rank(8), Target::Generic, &samples, &model(&text))
+        };
+        let (shared, own) = (split("b"), split("c"));
+        assert!(shared.contains("b_own"), "{shared}");
+        assert_eq!(shared.matches("Gemm").count(), own.matches("Gemm").count());
+    }
+
     /// Of what they read, one factor has room for 8 directions at this budget, and three have not.
     const BESIDE: &str = "g (float[N,16] x) => (float[N,256] q, float[N,256] k, float[N,256] v)
         <float[16,256] e, float[256,256] wq, float[256,256] wk, float[256,256] wv, float[256] b> {

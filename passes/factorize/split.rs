@@ -28,7 +28,7 @@ use super::{
 use crate::{
     Calibration, Changes, Context, PassError,
     calibration::{Rows, Want, bindings},
-    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence},
+    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence, with_own_vectors},
 };
 
 /// Ridge of second moments, as a share of the mean of their diagonal.
@@ -43,6 +43,18 @@ pub(super) type Decompositions<'s> = Vec<Result<Box<dyn Decomposed + 's>, String
 
 /// Splits the layers of the main graph by the methods.
 pub(super) fn factorize(
+    model: &Model,
+    cx: &Context<'_>,
+    settings: &Factorization,
+    methods: &[&dyn Method],
+) -> Result<Changes, PassError> {
+    let run = |model: &Model, cx: &Context<'_>| factorize_own(model, cx, settings, methods);
+    // Without samples no bias changes.
+    if cx.calibration.is_some() { with_own_vectors(model, cx, run) } else { run(model, cx) }
+}
+
+/// The same, of a model where no two layers have a bias in common that may change.
+fn factorize_own(
     model: &Model,
     cx: &Context<'_>,
     settings: &Factorization,

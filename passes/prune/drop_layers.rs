@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Transform,
     calibration::bindings,
-    reconstruct::{Fold, Held, Masks, Pair, Sequence},
+    reconstruct::{Fold, Held, Masks, Pair, Sequence, with_own_vectors},
 };
 use blocks::{blocks, patch};
 
@@ -101,6 +101,12 @@ impl DropLayers {
 
 impl Transform for DropLayers {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        with_own_vectors(model, cx, |model, cx| self.drop(model, cx))
+    }
+}
+
+impl DropLayers {
+    fn drop(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let budget = self.budget()?;
         let calibration = cx.calibrated()?;
         let sample = calibration.samples.get(0)?;

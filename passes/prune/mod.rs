@@ -16,7 +16,6 @@ mod search;
 mod sparsify;
 mod turned;
 mod units;
-mod unshare;
 
 pub use criterion::Criterion;
 pub(crate) use cut::masks;
@@ -26,7 +25,8 @@ pub use groups::Kind;
 pub use prune::Prune;
 pub use sparsify::{Method, Pattern, Sparsify};
 pub use units::{Prunable, Unit, prunable};
-pub use unshare::unshare;
+
+pub use crate::reconstruct::unshare;
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use planish_ir::{GraphPath, Model, axes::classes, infer};
+use planish_ir::{Model, axes::classes, infer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,13 +30,12 @@ use super::{
     latency::Latency,
     search::{Found, Search},
     turned::Turned,
-    unshare::unshare,
 };
 use crate::{
     Calibration, Changes, Context, Pass, PassError, Shape, Transform,
     calibration::{bindings, unit_bindings},
     heads::{self, Unit},
-    reconstruct::{Fold, Held},
+    reconstruct::{Fold, Held, with_own_vectors},
     trust_region::{ROUNDS, few},
 };
 
@@ -120,16 +119,7 @@ impl Prune {
 
 impl Transform for Prune {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        let Some(patch) = unshare(model) else { return self.prune(model, cx) };
-        let mut own = model.clone();
-        let applied = own.apply(&GraphPath::main(), patch.clone());
-        applied.map_err(|e| PassError::Precondition(e.to_string()))?;
-        let facts = infer::infer(&own, &infer::Bindings::new());
-        let mut changes = self.prune(&own, &Context { facts: &facts, ..*cx })?;
-        if !changes.patches.is_empty() {
-            changes.patches.insert(0, (GraphPath::main(), patch));
-        }
-        Ok(changes)
+        with_own_vectors(model, cx, |model, cx| self.prune(model, cx))
     }
 }
 
@@ -180,7 +170,8 @@ impl Prune {
             return Err(PassError::Precondition(why));
         }
         let crossed = calibration.map(|c| Held::crossed(model, c, self.probes)).transpose()?.flatten();
-        let few = held.as_ref().zip(calibration).map(|(h, c)| few(h, (model, cx.facts), c, groups.len())).transpose()?;
+        let few =
+            held.as_ref().zip(calibration).map(|(h, c)| few(h, (model, cx.facts), c, groups.len())).transpose()?;
         changes.notes.extend(few.as_ref().zip(held.as_ref()).and_then(|(few, held)| few.measured(held)));
         let search = Search {
             groups: &groups,

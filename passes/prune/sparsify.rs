@@ -31,7 +31,7 @@ use planish_ir::{Model, Numerics, Patch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform};
+use crate::{Changes, Context, Pass, PassError, Shape, Skip, Transform, reconstruct::with_own_vectors};
 use fit::Fitted;
 use pattern::Goal;
 pub use pattern::Pattern;
@@ -110,6 +110,14 @@ impl Sparsify {
 
 impl Transform for Sparsify {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+        let run = |model: &Model, cx: &Context<'_>| self.sparsify(model, cx);
+        // Without samples no bias changes.
+        if cx.calibration.is_some() { with_own_vectors(model, cx, run) } else { run(model, cx) }
+    }
+}
+
+impl Sparsify {
+    fn sparsify(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let goal = self.goal()?;
         let calibration = match self.method {
             Method::Magnitude => None,

@@ -269,7 +269,8 @@ impl Held {
     /// Says if these are not all of those that they come from, on which something is judged.
     pub(crate) fn measured(&self, all: &Held) -> Option<String> {
         let (few, all) = (self.len(), all.len());
-        (few < all).then(|| format!("what each change does is measured on {few} samples, and what comes of it on {all}"))
+        (few < all)
+            .then(|| format!("what each change does is measured on {few} samples, and what comes of it on {all}"))
     }
 
     /// What an error is of, for a report.

@@ -14,6 +14,7 @@ mod second;
 mod sequential;
 mod shift;
 pub(crate) mod stages;
+mod unshare;
 
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ pub(crate) use halves::{Fold, Halves, Held, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::{Fitted, Pair, Replace, Sequence};
 pub(crate) use shift::{Shift, products};
+pub use unshare::unshare;
+pub(crate) use unshare::with_own_vectors;
 
 /// What of each axis of a value a compressed model still has.
 pub(crate) type Masks = BTreeMap<GraphPath, BTreeMap<ValueId, BTreeMap<usize, Vec<bool>>>>;

@@ -1,9 +1,29 @@
 //! Vectors that several nodes read, as one for each.
 //!
 //! Equal biases are often stored once, above all those that are all zero. That says nothing about the channels which they belong to, and
-//! must not tie layers to each other that have nothing else in common.
+//! must not tie layers to each other that have nothing else in common, nor keep a layer from having a bias that makes up for something.
 
-use planish_ir::{GraphPath, Model, Numerics, Operand, Patch, Use};
+use planish_ir::{GraphPath, Model, Numerics, Operand, Patch, Use, infer};
+
+use crate::{Changes, Context, PassError};
+
+/// What a pass does to a model whose vectors have one reader each. Unless it does nothing, the patch that gives them one comes first.
+pub(crate) fn with_own_vectors(
+    model: &Model,
+    cx: &Context<'_>,
+    pass: impl Fn(&Model, &Context<'_>) -> Result<Changes, PassError>,
+) -> Result<Changes, PassError> {
+    let Some(patch) = unshare(model) else { return pass(model, cx) };
+    let mut own = model.clone();
+    let applied = own.apply(&GraphPath::main(), patch.clone());
+    applied.map_err(|e| PassError::Precondition(e.to_string()))?;
+    let facts = infer::infer(&own, &infer::Bindings::new());
+    let mut changes = pass(&own, &Context { facts: &facts, ..*cx })?;
+    if !changes.patches.is_empty() {
+        changes.patches.insert(0, (GraphPath::main(), patch));
+    }
+    Ok(changes)
+}
 
 /// Gives each reader of a float vector of the main graph one of its own. None if there is nothing to do.
 pub fn unshare(model: &Model) -> Option<Patch> {
