@@ -64,7 +64,7 @@ pub(crate) struct Tried<K> {
     pub(crate) known: K,
 }
 
-/// Held samples on which to measure so many changes of a model: all, or fewer that come from all over them.
+/// Held samples on which to measure so many changes of a model: all, or about as many as the work is worth.
 pub(crate) fn few(
     held: &Held,
     (model, facts): (&Model, &Inferred),
@@ -188,7 +188,11 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::NoObserver;
+    use crate::{
+        NoObserver, Tensors,
+        reconstruct::Fold,
+        testing::{Drawn, drawn, parse},
+    };
 
     const TOLD: Told<'_> = Told { pass: "test", watch: &NoObserver };
 
@@ -243,6 +247,21 @@ mod tests {
             next[to] += step;
             next
         }
+    }
+
+    #[test]
+    fn what_takes_much_work_is_measured_on_few_samples() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]> g (float[1,1024] x) => (float[1,1024] y)
+            <float[1024,1024] w> { y = MatMul (x, w) }"#;
+        let model = parse(text);
+        let samples = vec![Tensors::from([("x".to_owned(), drawn("x", &[1, 1024]))]); 128];
+        let samples = samples.as_slice();
+        let calibration =
+            Calibration { engine: &Drawn, samples: &samples, memory: 1 << 30, watch: &NoObserver, store: None };
+        let held = Held::new(Fold::First, &model, &calibration, 128).unwrap();
+        let facts = planish_ir::infer::infer(&model, &Default::default());
+        let few = |changes: usize| few(&held, (&model, &facts), &calibration, changes).unwrap().len();
+        assert_eq!([few(1 << 10), few(1 << 16), few(1 << 18), few(usize::MAX)], [64, 32, 16, 16]);
     }
 
     #[test]

@@ -219,11 +219,12 @@ impl Held {
         })
     }
 
-    /// At most so many of the samples, with an even distance so that they come from all over them.
-    pub(crate) fn thinned(&self, limit: usize) -> Held {
+    /// About so many of the samples, with an even distance so that they come from all over them.
+    pub(crate) fn thinned(&self, about: usize) -> Held {
         let (first, step, _) = self.samples;
-        let every = self.len().div_ceil(limit.max(1)).max(1);
-        let expected: Vec<Vec<Tensor>> = self.expected.iter().step_by(every).cloned().collect();
+        let about = about.clamp(1, self.len().max(1));
+        let every = (self.len() + about / 2) / about;
+        let expected: Vec<Vec<Tensor>> = self.expected.iter().step_by(every.max(1)).cloned().collect();
         Held {
             fitted: self.fitted,
             samples: (first, step.saturating_mul(every), expected.len()),
@@ -368,4 +369,37 @@ fn difference(expected: &Tensor, actual: &Tensor) -> Option<(f64, f64)> {
     }
     let pairs = e.iter().zip(&a).filter(|(e, a)| e.to_bits() != a.to_bits() || e.is_finite());
     Some(pairs.fold((0.0, 0.0), |(difference, power), (e, a)| (difference + (e - a).powi(2), power + e.powi(2))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        NoObserver, Tensors,
+        testing::{Drawn, drawn, parse},
+    };
+
+    #[test]
+    fn fewer_samples_come_from_all_over_them() {
+        let model =
+            parse(r#"<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) { y = Relu (x) }"#);
+        let sample = |i: usize| drawn(&format!("x{i}"), &[2]);
+        let samples: Vec<Tensors> = (0..20).map(|i| Tensors::from([("x".to_owned(), sample(i))])).collect();
+        let calibration = Calibration {
+            engine: &Drawn,
+            samples: &samples.as_slice(),
+            memory: 1 << 30,
+            watch: &NoObserver,
+            store: None,
+        };
+        let held = Held::of_values(Fold::First, &model, &calibration, 128, vec!["x".to_owned()]).unwrap();
+        let few = held.thinned(3);
+        let first = |e: &Vec<Tensor>| e[0].clone();
+        assert_eq!(few.expected.iter().map(first).collect::<Vec<_>>(), [1, 7, 13, 19].map(sample));
+        // Of the same samples as what a model computes then.
+        assert_eq!(few.error(&model, &calibration).unwrap(), 0.0);
+        let said = "what each change does is measured on 4 samples, and what comes of it on 10";
+        assert_eq!(few.measured(&held).as_deref(), Some(said));
+        assert_eq!([7, 10, 99].map(|about| held.thinned(about).measured(&held)), [None, None, None]);
+    }
 }
