@@ -23,7 +23,7 @@ pub(crate) const ROUNDS: u64 = 8;
 /// How far changes go that are measured, in shares of an item: to where much is known of it, and, where that no longer leads anywhere, close
 /// by.
 const DISTANCES: [f64; 2] = [1.0, 1.0 / 16.0];
-/// A choice that has less than this share of the error less is not worth finding out what it does on other samples, which takes much longer.
+/// A choice that lowers the error by less than this share is not held against other samples, which takes much longer.
 const GAIN: f64 = 0.01;
 /// By how much what is known of an item may change at once.
 pub(crate) const CHANGE: f64 = 4.0;
