@@ -30,10 +30,13 @@ pub(crate) const CHANGE: f64 = 4.0;
 /// Items are not followed to less than this share of them from where they are.
 const NEAREST: f64 = 1.0 / 32.0;
 
+/// What is said while the first measurements are made.
+pub(crate) const ALONE: &str = "search, what each change does alone";
+
 /// So many multiply-accumulates are worth it to measure around one choice, on average from the middle of the model on. Samples of large models
 /// are worth more than those of small ones, as they have more numbers, and directions need not be known as well as what is judged by.
 const WORK: u64 = 1 << 40;
-/// But so many samples are looked at, whatever the work.
+/// But about so many samples are looked at, whatever the work.
 const FEWEST: usize = 16;
 
 /// What is searched: choices of one option for each item, by its index.

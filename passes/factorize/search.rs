@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Calibration, PassError,
     reconstruct::{FitErrors, Fold, Held},
-    trust_region::{CHANGE, Landscape, Told, Tried, descend, few, overlapped},
+    trust_region::{ALONE, CHANGE, Landscape, Told, Tried, descend, few, overlapped},
 };
 
 /// The layers of a model, what there is to choose from for each, and how it is split.
@@ -56,6 +56,7 @@ impl Ranks<'_> {
                 let few = few(held, (split.model, split.cx.facts), calibration, own.len())?;
                 notes.extend(few.measured(held));
                 let near = few.of_changes(split.model, calibration)?;
+                calibration.watch.says(ALONE);
                 let gains = overlapped(&places, |&i| self.gain(i, share, &near, calibration))?;
                 drop(near);
                 let crossed = crossed.map(|held| Crossed { held, fits: BTreeMap::new() });

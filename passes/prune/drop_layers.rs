@@ -101,12 +101,12 @@ impl DropLayers {
 
 impl Transform for DropLayers {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
-        with_own_vectors(model, cx, |model, cx| self.drop(model, cx))
+        with_own_vectors(model, cx, |model, cx| self.drop_blocks(model, cx))
     }
 }
 
 impl DropLayers {
-    fn drop(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
+    fn drop_blocks(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let budget = self.budget()?;
         let calibration = cx.calibrated()?;
         let sample = calibration.samples.get(0)?;

@@ -286,9 +286,12 @@ impl<'a> Fitting<'a> {
         Ok((held.error(&model, self.calibration()?)?, fits))
     }
 
-    /// For probes that differ little from a model without some channels.
-    pub(super) fn near(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<Held, PassError> {
-        held.of_changes(&self.without(removed, held.fold(), known)?.0, self.calibration()?)
+    /// For probes that differ little from a model without some channels; and the error of that model.
+    pub(super) fn near(&self, removed: &Removed, held: &Held, known: &Fits) -> Result<(Held, f64), PassError> {
+        let (model, calibration) = (self.without(removed, held.fold(), known)?.0, self.calibration()?);
+        let near = held.of_changes(&model, calibration)?;
+        let error = near.error(&model, calibration)?;
+        Ok((near, error))
     }
 
     /// The ridge of each layer; the statistics go.

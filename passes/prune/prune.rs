@@ -28,7 +28,7 @@ use super::{
     fitting::{Fitting, Removed},
     groups::{Asked, Group, Kind},
     latency::Latency,
-    search::{Found, Search},
+    search::{Found, Judging, Search},
     turned::Turned,
 };
 use crate::{
@@ -177,8 +177,7 @@ impl Prune {
             groups: &groups,
             curves: &curves,
             fitting: &fitting,
-            held: held.as_ref(),
-            few: few.as_ref(),
+            held: held.as_ref().zip(few.as_ref()).map(|(all, few)| Judging { all, few }),
             crossed: crossed.as_ref(),
             costs: &costs,
             budget,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     PassError,
     reconstruct::{FitErrors, Held},
-    trust_region::{CHANGE, Landscape, Told, Tried, descend, overlapped},
+    trust_region::{ALONE, CHANGE, Landscape, Told, Tried, descend, overlapped},
 };
 
 /// What the outputs lose below this is rounding, and says nothing of what more channels cost.
@@ -29,9 +29,7 @@ pub(super) struct Search<'a> {
     pub(super) curves: &'a [Option<Curve>],
     pub(super) fitting: &'a Fitting<'a>,
     /// None without samples: then errors of the readers are as good as errors of the outputs.
-    pub(super) held: Option<&'a Held>,
-    /// Those of them that changes are measured on.
-    pub(super) few: Option<&'a Held>,
+    pub(super) held: Option<Judging<'a>>,
     /// The samples that fits see, when they see the others. None with one sample.
     pub(super) crossed: Option<&'a Held>,
     pub(super) costs: &'a Costs,
@@ -40,6 +38,14 @@ pub(super) struct Search<'a> {
     pub(super) rounds: u64,
     /// Asked for instead of the budget, which is then one of MACs.
     pub(super) latency: Option<Latency<'a>>,
+}
+
+/// Samples that choices are judged by.
+#[derive(Clone, Copy)]
+pub(super) struct Judging<'a> {
+    pub(super) all: &'a Held,
+    /// Those of them that changes are measured on.
+    pub(super) few: &'a Held,
 }
 
 /// A group, its curve, and how many of its channels go.
@@ -69,7 +75,11 @@ impl<'a> Search<'a> {
     /// How many channels go, where any do. What cannot go is noted.
     pub(super) fn run(&self, round_to: u64, notes: &mut Vec<String>) -> Result<Found<'a>, PassError> {
         let mut open = Vec::new();
-        let near = self.few.map(|held| self.fitting.near(&Removed::new(), held, &Fits::new())).transpose()?;
+        let near = self.held.map(|h| self.fitting.near(&Removed::new(), h.few, &Fits::new())).transpose()?;
+        let near = near.map(|(near, _)| near);
+        if near.is_some() {
+            self.fitting.calibration()?.watch.says(ALONE);
+        }
         let all: Vec<_> = self.groups.iter().zip(self.curves).collect();
         let alone = |(group, curve): &(&'a Group, &'a Option<Curve>)| {
             match self.alone(near.as_ref(), group, curve.as_ref(), round_to) {
@@ -119,7 +129,7 @@ impl<'a> Search<'a> {
     /// The best choice for a budget that is found from where the factors lead, and from where they would if all were the same.
     fn refine(
         &self,
-        held: &Held,
+        held: Judging<'_>,
         open: &mut [Open<'a>],
         budget: Budget,
     ) -> Result<(Vec<usize>, Option<FitErrors>), PassError> {
@@ -198,7 +208,7 @@ impl<'a> Search<'a> {
 /// What there is to choose from for a budget.
 struct Choosing<'s, 'a> {
     search: &'s Search<'a>,
-    held: &'s Held,
+    held: Judging<'s>,
     open: &'s mut [Open<'a>],
     budget: Budget,
 }
@@ -207,7 +217,7 @@ impl Landscape for Choosing<'_, '_> {
     type Known = Fits;
 
     fn probe(&self, chosen: &[usize]) -> Result<(f64, Fits), PassError> {
-        self.search.fitting.probe(&removed(self.open, chosen), self.held, &Fits::new())
+        self.search.fitting.probe(&removed(self.open, chosen), self.held.all, &Fits::new())
     }
 
     fn confirm(&mut self, chosen: &[usize]) -> Result<Option<FitErrors>, PassError> {
@@ -219,9 +229,7 @@ impl Landscape for Choosing<'_, '_> {
     fn measure(&mut self, tried: &Tried<Fits>, far: f64) -> Result<(), PassError> {
         let Tried { chosen, known, .. } = tried;
         let fitting = self.search.fitting;
-        let here = removed(self.open, chosen);
-        let near = fitting.near(&here, self.search.few.unwrap_or(self.held), known)?;
-        let (error, _) = fitting.probe(&here, &near, known)?;
+        let (near, error) = fitting.near(&removed(self.open, chosen), self.held.few, known)?;
         let before = &*self.open;
         let moved = |i: usize| {
             let o = before.get(i)?;

@@ -111,8 +111,9 @@ impl Sparsify {
 impl Transform for Sparsify {
     fn transform(&self, model: &Model, cx: &Context<'_>) -> Result<Changes, PassError> {
         let run = |model: &Model, cx: &Context<'_>| self.sparsify(model, cx);
-        // Without samples no bias changes.
-        if cx.calibration.is_some() { with_own_vectors(model, cx, run) } else { run(model, cx) }
+        // Without a fit no bias changes.
+        let fits = self.method != Method::Magnitude && cx.calibration.is_some();
+        if fits { with_own_vectors(model, cx, run) } else { run(model, cx) }
     }
 }
 
