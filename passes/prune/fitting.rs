@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Bias, Calibration, Context, Linear, PassError,
     calibration::Want,
-    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence, Shift, best_ridge, products},
+    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence, Shift, best_ridge, products, told_by},
 };
 
 /// Channels of classes, by the index of the class.
@@ -173,7 +173,9 @@ impl<'a> Fitting<'a> {
         let gone: BTreeSet<usize> = curve.order.iter().filter_map(|&c| columns.get(c)).flatten().copied().collect();
         let gone: Vec<usize> = gone.into_iter().collect();
         let second = layer.moments.are_seen().then(|| layer.moments(Fold::Second))?;
-        Some(layer.loss(&refit(&layer.weights, &layer.moments(Fold::First), &gone, damping)?, &second))
+        let old = layer.told();
+        let new = refit(&old, &layer.moments(Fold::First), &gone, damping)?;
+        Some(power(&(new - &old), &second) / power(&old, &second).max(f64::MIN_POSITIVE))
     }
 
     /// The columns of each layer that go with channels.
@@ -389,27 +391,19 @@ impl Layer {
             return DEFAULT_DAMPING;
         }
         let [first, second] = [Fold::First, Fold::Second].map(|fold| self.moments(fold));
-        let powers = [&first, &second].map(|m| self.power(m));
+        let old = self.told();
+        let powers = [&first, &second].map(|m| power(&old, m).max(f64::MIN_POSITIVE));
         let on = |fitted: &Mat<f64>, other: &Mat<f64>, of_other: f64, damping: f64| {
-            let new = refit(&self.weights, fitted, gone, damping);
-            new.map_or(f64::INFINITY, |w| self.lost(&w, other) / of_other)
+            let new = refit(&old, fitted, gone, damping);
+            new.map_or(f64::INFINITY, |new| power(&(new - &old), other) / of_other)
         };
         best_ridge(|damping| on(&first, &second, powers[1], damping) + on(&second, &first, powers[0], damping))
     }
 
-    /// Share of the layer's power that is lost with new weights, as far as what reads it sees it.
-    fn loss(&self, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
-        self.lost(new, moments) / self.power(moments)
-    }
-
-    /// Power of what the layer computes, as far as what reads it sees it.
-    fn power(&self, moments: &Mat<f64>) -> f64 {
-        power(&self.seen(&self.weights), moments).max(f64::MIN_POSITIVE)
-    }
-
-    /// The same of what changes with new weights.
-    fn lost(&self, new: &Mat<f64>, moments: &Mat<f64>) -> f64 {
-        power(&(self.seen(new) - self.seen(&self.weights)), moments)
+    /// Of the outputs that a ridge is found from, as what reads them sees them.
+    fn told(&self) -> Mat<f64> {
+        let (seen, every) = (self.seen(&self.weights), told_by(self.weights.nrows()));
+        Mat::from_fn(seen.nrows().div_ceil(every), seen.ncols(), |o, i| seen[(o * every, i)])
     }
 
     /// Weights whose outputs are scaled by what a normalization behind them does with them.

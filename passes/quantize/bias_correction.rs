@@ -201,7 +201,7 @@ fn drifts<'l>(
         let later = layers.iter().filter(|l| l.stage > stage).map(|l| l.outputs[m]);
         Wanted::new(models[m], reads, &stages[m], stage, later)
     });
-    let mut take = |values: &[Tensor]| -> Result<(), PassError> {
+    let mut add = |values: &Vec<Tensor>| -> Result<(), PassError> {
         let (before, now) = values.split_at(values.len() / 2);
         open.iter_mut().zip(before.iter().zip(now)).try_for_each(|(drift, (before, now))| {
             let value = drift.layer.outputs[1];
@@ -210,6 +210,7 @@ fn drifts<'l>(
                 .map_err(|message| PassError::Calibration { value: models[1].graph.name_of(value), message })
         })
     };
+    let mut take = |samples: &[Vec<Tensor>]| samples.iter().try_for_each(&mut add);
     *borders = run(calibration, &wanted, borders, &mut take)?;
     Ok(open)
 }

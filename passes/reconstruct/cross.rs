@@ -91,12 +91,13 @@ impl Cross {
         (self.inputs.mean(0), targets)
     }
 
-    /// Means of the moments of several, of which some have seen rows; about the means of them together if they are centred.
-    pub(super) fn moments(all: &[&Cross], centred: bool) -> Moments {
-        let (width, outputs) = all.first().map_or((0, 0), |c| (c.inputs.width(), c.outputs));
+    /// Means of the moments of several, of which some have seen rows; about the means of them together if they are centred. Of the targets
+    /// only some are looked at, so far apart.
+    pub(super) fn moments(all: &[&Cross], every: usize, centred: bool) -> Moments {
+        let (width, outputs) = all.first().map_or((0, 0), |c| (c.inputs.width(), c.outputs.div_ceil(every)));
         let (of_inputs, of_targets) = Cross::means_of(all);
-        let inputs = Gram::moments_of(&Cross::grams(all), 0, centred);
-        let mut moments = Moments { inputs, cross: Mat::zeros(outputs, width), power: 0.0 };
+        let mut moments =
+            Moments { inputs: Cross::inputs_of(all, centred), cross: Mat::zeros(outputs, width), power: 0.0 };
         let total = all.iter().map(|c| c.count()).sum::<f64>().max(1.0);
         for c in all.iter().filter(|c| c.count() > 0.0) {
             // Each is known about its own mean; what is missing is how far that is from the origin, which is the common mean or zero.
@@ -109,14 +110,21 @@ impl Cross {
             let shift = c.inputs.shift();
             let mean_of = |o: usize| c.sum[o] / count;
             let residual: Vec<f64> = own_inputs.iter().zip(shift).map(|(m, &s)| m - f64::from(s)).collect();
-            let crossed = |o: usize, i: usize| {
-                share * (c.products[o * width + i] / count - mean_of(o) * residual[i] + dy[o] * dx[i])
-            };
-            moments.cross += Mat::from_fn(outputs, width, crossed);
+            for (at, o) in (0..c.outputs).step_by(every).enumerate() {
+                let (mean, products) = (mean_of(o), &c.products[o * width..(o + 1) * width]);
+                for (i, ((product, residual), dx)) in products.iter().zip(&residual).zip(&dx).enumerate() {
+                    moments.cross[(at, i)] += share * (product / count - mean * residual + dy[o] * dx);
+                }
+            }
             let power = |o: usize| share * (c.squares[o] / count - mean_of(o).powi(2) + dy[o].powi(2));
-            moments.power += (0..outputs).map(power).sum::<f64>();
+            moments.power += (0..c.outputs).step_by(every).map(power).sum::<f64>();
         }
         moments
+    }
+
+    /// Means of the second moments of what is read, over several.
+    pub(super) fn inputs_of(all: &[&Cross], centred: bool) -> Mat<f64> {
+        Gram::moments_of(&Cross::grams(all), 0, centred)
     }
 
     /// Means over several.
@@ -157,7 +165,7 @@ mod tests {
         a.add(&mut x[..8 * width].to_vec(), &mut y[..8 * outputs].to_vec()).unwrap();
         b.add(&mut x[8 * width..].to_vec(), &mut y[8 * outputs..].to_vec()).unwrap();
         for centred in [false, true] {
-            let found = Cross::moments(&[&a, &b], centred);
+            let found = Cross::moments(&[&a, &b], 1, centred);
             let mean = |list: &[f32], n: usize, i: usize| {
                 let sum: f64 = list.iter().skip(i).step_by(n).map(|&v| f64::from(v)).sum();
                 if centred { sum / rows as f64 } else { 0.0 }
@@ -177,6 +185,9 @@ mod tests {
             }
             let power: f64 = (0..outputs).map(|o| product(&y, outputs, o, &y, outputs, o)).sum();
             assert!((found.power - power).abs() < 1e-5, "{} {power}", found.power);
+            let of_some = Cross::moments(&[&a, &b], 2, centred);
+            assert_eq!(of_some.cross, found.cross.get(..1, ..).to_owned());
+            assert!((of_some.power - product(&y, outputs, 0, &y, outputs, 0)).abs() < 1e-5);
         }
     }
 }

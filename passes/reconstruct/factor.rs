@@ -2,11 +2,14 @@
 //! takes.
 
 use faer::{
-    Accum, Mat, Par,
+    Accum, Mat, MatMut, MatRef, Par,
     dyn_stack::{MemBuffer, MemStack},
     linalg::{
         cholesky::llt::{factor, solve},
-        matmul::triangular::{BlockStructure, matmul},
+        matmul::{
+            matmul as gemm,
+            triangular::{BlockStructure, matmul},
+        },
         triangular_inverse::invert_lower_triangular,
     },
 };
@@ -33,7 +36,9 @@ impl Factor {
     /// `X` of `A X = B`, where `B` was.
     pub(crate) fn solve(&self, mut right: Mat<f64>) -> Mat<f64> {
         // It needs no memory: the factor is not permuted.
-        solve::solve_in_place(self.lower.as_ref(), right.as_mut(), PAR, MemStack::new(&mut []));
+        in_pieces(right.as_mut(), 0, &|_, piece| {
+            solve::solve_in_place(self.lower.as_ref(), piece, PAR, MemStack::new(&mut []));
+        });
         right
     }
 
@@ -60,7 +65,31 @@ pub(crate) fn toward(old: &Mat<f64>, moments: &Mat<f64>, cross: &Mat<f64>, lambd
 
 /// `C - W G`: what old weights leave to be fitted.
 pub(super) fn residual(old: &Mat<f64>, moments: &Mat<f64>, cross: &Mat<f64>) -> Mat<f64> {
-    cross - old * moments
+    cross - times(old.as_ref(), moments.as_ref())
+}
+
+/// Columns that a thread computes at a time. Results do not depend on the number of threads, but where a piece begins they could.
+const PIECE: usize = 256;
+
+/// The product of two matrices, by several threads.
+pub(super) fn times(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut product = Mat::zeros(a.nrows(), b.ncols());
+    in_pieces(product.as_mut(), 0, &|first, piece| {
+        let b = b.subcols(first, piece.ncols());
+        gemm(piece, Accum::Replace, a, b, 1.0, PAR);
+    });
+    product
+}
+
+/// Does something with each piece of the columns of a matrix, of which the first is the `first`.
+fn in_pieces(matrix: MatMut<'_, f64>, first: usize, of: &(impl Fn(usize, MatMut<'_, f64>) + Sync)) {
+    let pieces = matrix.ncols().div_ceil(PIECE);
+    if pieces <= 1 {
+        return of(first, matrix);
+    }
+    let half = pieces / 2 * PIECE;
+    let (left, right) = matrix.split_at_col_mut(half);
+    rayon::join(|| in_pieces(left, first, of), || in_pieces(right, first + half, of));
 }
 
 /// `R (G + λI)⁻¹`: what is added to weights that leave `R`. None if there is no such inverse.
@@ -95,5 +124,17 @@ mod tests {
         let solved = Factor::new(a, 3.0).unwrap().solve(b.clone());
         assert!((&damped * &solved - &b).norm_max() < 1e-8);
         assert!(Factor::new(Mat::zeros(3, 3), 0.0).is_none());
+    }
+
+    #[test]
+    fn pieces_are_of_the_whole() {
+        // Two whole pieces and one that is not.
+        let (n, m) = (20, 2 * PIECE + 3);
+        let a = Mat::from_fn(7, n, |i, j| ((i * 5 + j * 3) % 11) as f64 - 4.0);
+        let b = Mat::from_fn(n, m, |i, j| ((i * 7 + j * 13) % 17) as f64 - 8.0);
+        // Sums of small whole numbers are exact.
+        assert_eq!(times(a.as_ref(), b.as_ref()), &a * &b);
+        let x = Factor::new(Mat::identity(n, n), 1.0).unwrap().solve(b.clone());
+        assert!((2.0 * &x - &b).norm_max() < 1e-12);
     }
 }

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::{
     Shift, best_ridge,
     cross::{self, Cross, Moments},
-    factor::{change, dot, residual, toward},
-    products, ridge,
+    factor::{change, dot, residual, times},
+    products, ridge, told_by,
 };
 use crate::calibration::{CHUNK, Rows};
 
@@ -23,12 +23,19 @@ pub(super) struct Joint {
     axis: i64,
     /// Outputs that the compressed layer still has.
     kept: Vec<bool>,
-    /// Of the first, third, … and of the second, fourth, … sample.
-    groups: Vec<[Cross; 2]>,
+    /// Of the first, third, … and of the second, fourth, … sample; of each the groups.
+    halves: [Vec<Cross>; 2],
     /// Outputs of a group.
     outputs: usize,
     /// Samples so far.
     seen: usize,
+}
+
+/// What a layer reads of a sample, what it is to compute, and what is taken off that.
+pub(super) struct Row<'t> {
+    pub(super) input: &'t Tensor,
+    pub(super) target: &'t Tensor,
+    pub(super) other: Option<&'t Tensor>,
 }
 
 /// Bytes of two halves of second moments for each group, of so many inputs and outputs.
@@ -41,26 +48,43 @@ impl Joint {
     pub(super) fn new(rows: Rows, width: usize, groups: usize, axis: usize, kept: Vec<bool>) -> Option<Joint> {
         let all = kept.iter().filter(|k| **k).count();
         let outputs = all.checked_div(groups).filter(|n| n * groups == all && *n > 0)?;
-        let groups = vec![[Cross::new(width, outputs), Cross::new(width, outputs)]; groups];
-        Some(Joint { rows, width, axis: i64::try_from(axis).ok()?, kept, groups, outputs, seen: 0 })
+        let half = vec![Cross::new(width, outputs); groups];
+        let halves = [half.clone(), half];
+        Some(Joint { rows, width, axis: i64::try_from(axis).ok()?, kept, halves, outputs, seen: 0 })
+    }
+
+    fn groups(&self) -> usize {
+        self.halves[0].len()
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        bytes(self.groups.len(), self.width, self.outputs)
+        bytes(self.groups(), self.width, self.outputs)
     }
 
-    /// Adds a sample: what the layer reads, what it is to compute, and what is taken off that.
-    pub(super) fn add(&mut self, input: &Tensor, target: &Tensor, other: Option<&Tensor>) -> Result<(), String> {
-        let all = self.outputs * self.groups.len();
+    /// Adds samples, those of each half one after the other.
+    pub(super) fn add(&mut self, samples: &[Row<'_>]) -> Result<(), String> {
+        let mut halves = std::mem::take(&mut self.halves);
+        let added = halves.par_iter_mut().enumerate().try_for_each(|(half, groups)| {
+            let first = (self.seen + half) % 2;
+            samples.iter().skip(first).step_by(2).try_for_each(|row| self.add_to(groups, row))
+        });
+        self.halves = halves;
+        self.seen += samples.len();
+        added
+    }
+
+    /// Adds a sample to one half.
+    fn add_to(&self, groups: &mut [Cross], row: &Row<'_>) -> Result<(), String> {
+        let all = self.outputs * groups.len();
         let mut wanted = Vec::new();
         let size = self.kept.len();
         let rows = Rows::Axis(self.axis);
-        rows.each(target, size, CHUNK / size.max(1) + 1, |_, rows| {
+        rows.each(row.target, size, CHUNK / size.max(1) + 1, |_, rows| {
             for row in rows.chunks(size) {
                 wanted.extend(row.iter().zip(&self.kept).filter(|(_, k)| **k).map(|(x, _)| *x));
             }
         })?;
-        if let Some(other) = other {
+        if let Some(other) = row.other {
             let mut at = 0;
             rows.each(other, all, CHUNK / all.max(1) + 1, |_, rows| {
                 for (w, x) in wanted.iter_mut().skip(at).zip(rows.iter()) {
@@ -69,11 +93,10 @@ impl Joint {
                 at += rows.len();
             })?;
         }
-        let (mut at, mut targets, mut result) = (vec![0; self.groups.len()], Vec::new(), Ok(()));
-        let (width, outputs, half, groups) = (self.width, self.outputs, self.seen % 2, &mut self.groups);
-        self.rows.each(input, width, (CHUNK / (width + outputs).max(1)).max(1), |group, rows| {
-            let half = groups.get_mut(group).and_then(|halves| halves.get_mut(half));
-            let (Some(at), Some(half)) = (at.get_mut(group), half) else { return };
+        let (mut at, mut targets, mut result) = (vec![0; groups.len()], Vec::new(), Ok(()));
+        let (width, outputs) = (self.width, self.outputs);
+        self.rows.each(row.input, width, (CHUNK / (width + outputs).max(1)).max(1), |group, rows| {
+            let (Some(at), Some(cross)) = (at.get_mut(group), groups.get_mut(group)) else { return };
             targets.clear();
             for row in *at..*at + rows.len() / width {
                 let first = row * all + group * outputs;
@@ -81,88 +104,110 @@ impl Joint {
             }
             *at += rows.len() / width;
             if result.is_ok() {
-                result = half.add(rows, &mut targets);
+                result = cross.add(rows, &mut targets);
             }
         })?;
-        self.seen += 1;
         match at.iter().all(|at| at * all == wanted.len()) {
             true => result,
             false => Err("what a layer reads and what it computes have different numbers of rows".to_owned()),
         }
     }
 
-    /// Weights of the groups with the ridge that generalizes best from one half to the other. None if there is nothing to fit to.
-    pub(super) fn fit(&self, old: &[Mat<f64>], centred: bool) -> Option<Vec<Mat<f64>>> {
-        let damping = match self.seen > 1 {
-            true => {
-                let open = |(halves, old): (&[Cross; 2], &Mat<f64>)| -> [Open; 2] {
-                    halves.each_ref().map(|half| Open::new(Cross::moments(&[half], centred), old))
-                };
-                let both: Vec<[Open; 2]> = self.groups.par_iter().zip(old).map(open).collect();
-                best_ridge(|damping| {
-                    let on = |fitted: &Open, other: &Open| {
-                        fitted.change(damping).map_or(f64::INFINITY, |change| other.loss(&change))
-                    };
-                    let each = |[a, b]: &[Open; 2]| rayon::join(|| on(a, b), || on(b, a));
-                    let lost: Vec<(f64, f64)> = both.par_iter().map(each).collect();
-                    lost.into_iter().map(|(a, b)| a + b).sum()
-                })
-            }
-            false => 0.1,
+    /// Weights of the groups with the ridge that generalizes best from one half to the other, in the place of old weights and biases. None if those
+    /// compute the targets already, up to rounding, so that a fit would be one to rounding errors; and if there is nothing to fit to.
+    pub(super) fn fit(&self, old: &[Mat<f64>], biases: &[f64], centred: bool) -> Option<Vec<Mat<f64>>> {
+        let groups: Vec<[&Cross; 2]> = self.both().collect();
+        let left = |(halves, old): (&[&Cross; 2], &Mat<f64>)| Left::new(halves, old, 1, centred);
+        let left: Vec<Left> = groups.par_iter().zip(old).map(left).collect();
+        let is_met = left.iter().all(|l| l.error <= MET * l.power);
+        if is_met && (!centred || self.are_level(old, biases)) {
+            return None;
+        }
+        // What they read comes again when it is needed: it is the largest matrix, and others of its size are made meanwhile.
+        let residuals: Vec<Mat<f64>> = left.into_iter().map(|l| l.residual).collect();
+        let damping = if self.seen > 1 { self.best_ridge(old, centred) } else { 0.1 };
+        let fitted = |((halves, old), residual): ((&[&Cross; 2], &Mat<f64>), &Mat<f64>)| {
+            let inputs = Cross::inputs_of(halves, centred);
+            let lambda = ridge(&inputs, damping);
+            Some(old + change(residual, inputs, lambda)?)
         };
-        self.groups.iter().zip(old).map(|(halves, old)| all(halves, centred).solve(old, damping)).collect()
+        groups.iter().zip(old).zip(&residuals).map(fitted).collect()
+    }
+
+    /// The ridge with which a fit to one half of the samples loses least on the other.
+    fn best_ridge(&self, old: &[Mat<f64>], centred: bool) -> f64 {
+        let every = told_by(self.outputs);
+        let groups: Vec<[&Cross; 2]> = self.both().collect();
+        let left = |(halves, old): (&[&Cross; 2], &Mat<f64>)| -> [Left; 2] {
+            halves.map(|half| Left::new(&[half], old, every, centred))
+        };
+        let both: Vec<[Left; 2]> = groups.par_iter().zip(old).map(left).collect();
+        best_ridge(|damping| {
+            let on = |fitted: &Left, other: &Left| {
+                fitted.change(damping).map_or(f64::INFINITY, |change| other.loss(&change))
+            };
+            let each = |[a, b]: &[Left; 2]| rayon::join(|| on(a, b), || on(b, a));
+            let lost: Vec<(f64, f64)> = both.par_iter().map(each).collect();
+            lost.into_iter().map(|(a, b)| a + b).sum()
+        })
     }
 
     /// Second moments of what the groups read.
     pub(super) fn inputs(&self, centred: bool) -> Vec<Mat<f64>> {
-        self.groups.iter().map(|halves| all(halves, centred).inputs).collect()
+        self.both().map(|halves| Cross::inputs_of(&halves, centred)).collect()
     }
 
     /// Mean of what the first group reads.
     pub(super) fn mean(&self) -> Vec<f64> {
-        self.groups.first().map(|[a, b]| Cross::means_of(&[a, b]).0).unwrap_or_default()
+        self.both().next().map(|halves| Cross::means_of(&halves).0).unwrap_or_default()
     }
 
     /// The biases that make the means agree.
     pub(super) fn biases(&self, weights: &[Mat<f64>]) -> Vec<Shift> {
-        let of = |([a, b], weights): (&[Cross; 2], &Mat<f64>)| -> Vec<Shift> {
-            let (of_inputs, of_outputs) = Cross::means_of(&[a, b]);
+        let of = |(halves, weights): ([&Cross; 2], &Mat<f64>)| -> Vec<Shift> {
+            let (of_inputs, of_outputs) = Cross::means_of(&halves);
             let target = |o: usize| of_outputs.get(o).copied().unwrap_or(0.0);
             let bias =
                 |o: usize| Shift::of([target(o)].into_iter().chain(products(weights, o, &of_inputs).map(|p| -p)));
             (0..weights.nrows()).map(bias).collect()
         };
-        self.groups.iter().zip(weights).flat_map(of).collect()
+        self.both().zip(weights).flat_map(of).collect()
     }
 
-    /// True if weights with such biases compute the targets up to rounding, so that a fit would be one to rounding errors.
-    pub(super) fn is_met(&self, weights: &[Mat<f64>], biases: &[f64], centred: bool) -> bool {
-        let shifts = self.biases(weights);
+    /// True if the means agree with such biases, up to rounding.
+    fn are_level(&self, weights: &[Mat<f64>], biases: &[f64]) -> bool {
         let bias = |o: usize| biases.get(o).copied().unwrap_or(0.0);
         let is_level = |(o, s): (usize, &Shift)| (s.value - bias(o)).abs() <= MET.sqrt() * s.magnitude;
-        let is_near = |(halves, weights): (&[Cross; 2], &Mat<f64>)| {
-            let moments = all(halves, centred);
-            moments.power + moments.loss(weights) <= MET * moments.power
-        };
-        (!centred || shifts.iter().enumerate().all(is_level)) && self.groups.iter().zip(weights).all(is_near)
+        self.biases(weights).iter().enumerate().all(is_level)
+    }
+
+    /// Both halves of each group.
+    fn both(&self) -> impl Iterator<Item = [&Cross; 2]> {
+        let [first, second] = &self.halves;
+        first.iter().zip(second).map(|(a, b)| [a, b])
     }
 }
 
-/// Moments over all samples.
-fn all([a, b]: &[Cross; 2], centred: bool) -> Moments {
-    Cross::moments(&[a, b], centred)
-}
-
-/// Moments of one half of the samples, and weights that are to fit to it.
-struct Open {
+/// What old weights leave to be fitted on some samples.
+struct Left {
+    /// Second moments of what is read.
     inputs: Mat<f64>,
     residual: Mat<f64>,
+    /// Squared error of the old weights.
+    error: f64,
+    /// Of what is to be computed.
+    power: f64,
 }
 
-impl Open {
-    fn new(moments: Moments, old: &Mat<f64>) -> Open {
-        let residual = residual(old, &moments.inputs, &moments.cross);
-        Open { inputs: moments.inputs, residual }
+impl Left {
+    /// Of some outputs, so far apart.
+    fn new(seen: &[&Cross], old: &Mat<f64>, every: usize, centred: bool) -> Left {
+        let Moments { inputs, cross, power } = Cross::moments(seen, every, centred);
+        let old = Mat::from_fn(cross.nrows(), old.ncols(), |o, i| old[(o * every, i)]);
+        let residual = residual(&old, &inputs, &cross);
+        // `|y - Wx|² = |y|² - 2 <W, C> + <W G, W>`, and `W G = C - R`.
+        let error = power - dot(&cross, &old) - dot(&residual, &old);
+        Left { inputs, residual, error, power }
     }
 
     /// What least squares with a ridge adds to the weights.
@@ -172,18 +217,6 @@ impl Open {
 
     /// Squared error with such a change, less that without one.
     fn loss(&self, change: &Mat<f64>) -> f64 {
-        dot(&(change * &self.inputs), change) - 2.0 * dot(&self.residual, change)
-    }
-}
-
-impl Moments {
-    /// Least squares with a ridge toward the old weights.
-    fn solve(&self, old: &Mat<f64>, damping: f64) -> Option<Mat<f64>> {
-        toward(old, &self.inputs, &self.cross, ridge(&self.inputs, damping))
-    }
-
-    /// Squared error, less the power of the targets.
-    fn loss(&self, weights: &Mat<f64>) -> f64 {
-        dot(&(weights * &self.inputs), weights) - 2.0 * dot(&self.cross, weights)
+        dot(&times(change.as_ref(), self.inputs.as_ref()), change) - 2.0 * dot(&self.residual, change)
     }
 }

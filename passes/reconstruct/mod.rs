@@ -46,6 +46,15 @@ const RIDGES: [f64; 7] = [1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0];
 /// Where the search begins.
 const FIRST_RIDGE: usize = 3;
 
+/// A ridge is found from so many outputs of a layer at most.
+const TOLD_BY: usize = 256;
+
+/// How far the outputs are apart that a ridge is found from. All have it in common, and of those of a large layer a part, from all over it, says
+/// as much.
+pub(crate) fn told_by(outputs: usize) -> usize {
+    outputs.div_ceil(TOLD_BY).max(1)
+}
+
 /// The ridge with which least is lost: from the middle of those that are tried, downhill. What is not finite is the worst.
 pub(crate) fn best_ridge(lost: impl Fn(f64) -> f64) -> f64 {
     let lost = |at: usize| RIDGES.get(at).map_or(f64::INFINITY, |&r| lost(r)).min(f64::INFINITY);

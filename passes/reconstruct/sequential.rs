@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{
     FitErrors, Held, Masks, Shift,
-    joint::{Joint, bytes},
+    joint::{Joint, Row, bytes},
     stages::{Border, Stages, Wanted, run},
 };
 use crate::{Bias, Calibration, Linear, PassError, calibration::Rows};
@@ -316,16 +316,17 @@ impl Sequence<'_> {
             Wanted::new(original, targets, theirs, stage, later.iter().map(|l| l.target)),
             Wanted::new(compressed, reads, ours, stage, later.iter().flat_map(|l| read(l))),
         ];
-        let mut take = |values: &[Tensor]| -> Result<(), PassError> {
-            let (of_original, of_compressed) = values.split_at_checked(split).unwrap_or_default();
+        let mut take = |samples: &[Vec<Tensor>]| -> Result<(), PassError> {
             let (targets, reads) = &places;
             open.par_iter_mut().try_for_each(|(layer, (_, joint))| {
-                let target = targets.iter().position(|&v| v == layer.target).and_then(|at| of_original.get(at));
-                let own = |v: ValueId| reads.iter().position(|&r| r == v).and_then(|at| of_compressed.get(at));
-                let added = match (own(layer.linear.input), target) {
-                    (Some(input), Some(target)) => joint.add(input, target, layer.other.and_then(own)),
-                    _ => Err("a value is missing".to_owned()),
-                };
+                let rows = samples.iter().map(|values| {
+                    let (of_original, of_compressed) = values.split_at_checked(split)?;
+                    let own = |v: ValueId| reads.iter().position(|&r| r == v).and_then(|at| of_compressed.get(at));
+                    let target = targets.iter().position(|&v| v == layer.target).and_then(|at| of_original.get(at))?;
+                    Some(Row { input: own(layer.linear.input)?, target, other: layer.other.and_then(own) })
+                });
+                let rows: Option<Vec<Row<'_>>> = rows.collect();
+                let added = rows.map_or_else(|| Err("a value is missing".to_owned()), |rows| joint.add(&rows));
                 let value = || compressed.graph.name_of(layer.linear.input);
                 added.map_err(|message| PassError::Calibration { value: value(), message })
             })
@@ -400,8 +401,7 @@ impl Sequence<'_> {
 fn solve(graph: &Graph, linear: &Linear, old: &[Mat<f64>], joint: &Joint) -> Result<Solution, PassError> {
     let error = |source| PassError::Tensor { place: graph.name_of(linear.weight), source };
     let centred = linear.bias != Bias::None;
-    let is_met = joint.is_met(old, &linear.biases(graph).map_err(error)?, centred);
-    let weights = if is_met { None } else { joint.fit(old, centred) };
+    let weights = joint.fit(old, &linear.biases(graph).map_err(error)?, centred);
     let biases = joint.biases(weights.as_deref().unwrap_or(old));
     let is_shifted = centred && weights.is_some() && Shift::are_worth_adding(&biases, linear.bias);
     Ok(Solution { weights, biases, is_shifted })

@@ -111,13 +111,13 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Runs models on all samples from what is known at the border before, and hands what is looked at, the first model's first, to `take`,
-/// in the order of the samples. Returns the next borders; empty ones if they would take more than half of the memory.
+/// Runs models on all samples from what is known at the border before, and hands what is looked at, the first model's first, to `take`, of a few
+/// samples at a time, in their order. Returns the next borders; empty ones if they would take more than half of the memory.
 pub(crate) fn run<const N: usize>(
     calibration: &Calibration<'_>,
     wanted: &[Wanted<'_>; N],
     before: &[Border; N],
-    take: &mut dyn FnMut(&[Tensor]) -> Result<(), PassError>,
+    take: &mut dyn FnMut(&[Vec<Tensor>]) -> Result<(), PassError>,
 ) -> Result<[Border; N], PassError> {
     let mut runs = Vec::new();
     for (wanted, border) in wanted.iter().zip(before) {
@@ -137,9 +137,11 @@ pub(crate) fn run<const N: usize>(
         };
         let made: Vec<Vec<Vec<Tensor>>> =
             (start..count.min(start + wave)).into_par_iter().map(one).collect::<Result<_, _>>()?;
+        let looked_at = |values: &Vec<Vec<Tensor>>| {
+            values.iter().zip(wanted).flat_map(|(v, w)| v.iter().take(w.reads.len()).cloned()).collect()
+        };
+        take(&made.iter().map(looked_at).collect::<Vec<Vec<Tensor>>>())?;
         for values in made {
-            let looked_at = values.iter().zip(wanted).flat_map(|(v, w)| v.iter().take(w.reads.len()).cloned());
-            take(&looked_at.collect::<Vec<_>>())?;
             for (((values, piece), wanted), next) in values.into_iter().zip(&runs).zip(wanted).zip(&mut next) {
                 let kept = wanted.keeps.iter().map(|&v| wanted.model.graph.name_of(v)).collect::<BTreeSet<_>>();
                 let kept = piece.outputs.iter().cloned().zip(values).filter(|(n, _)| kept.contains(n));
