@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-use planish_ir::{Def, Model, infer::Inferred};
+use planish_ir::{Def, Model, ValueId, infer::Inferred};
 
 use super::{Calibration, Statistic, Want};
 
@@ -25,6 +25,8 @@ pub struct Forecast {
     pub scratch: u64,
     /// Bytes of the weights in the engine, and of what it makes of them.
     pub weights: u64,
+    /// Bytes that a search afterwards keeps of samples at most: what is computed on the way, and outputs.
+    pub kept: u64,
     /// Samples that are run at the same time.
     pub parallel: usize,
     /// How many samples there are.
@@ -39,7 +41,8 @@ impl Forecast {
         let run = self.activations.saturating_add(self.scratch).saturating_mul(self.parallel as u64);
         // Memory is had in larger pieces than it is asked for.
         let run = run.saturating_add(run / 8);
-        self.statistics.saturating_add(self.working).saturating_add(run).saturating_add(self.weights)
+        let held = self.statistics.saturating_add(self.working).saturating_add(self.kept);
+        held.saturating_add(run).saturating_add(self.weights)
     }
 }
 
@@ -50,13 +53,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Fills one round after the other: half of the memory is for activations. What is too large by itself gets a round of its own.
+    /// Fills one round after the other: half of the memory is for activations. What is too large by itself gets a round of its own. A search
+    /// afterwards `keeps` so much of each kind.
     pub(super) fn new<S: Statistic>(
         calibration: &Calibration<'_>,
         models: &[&Model],
         facts: &[Inferred],
         wants: &[Want<S>],
         shapes: usize,
+        keeps: Option<u64>,
     ) -> Plan {
         let (half, samples) = (calibration.memory / 2, calibration.samples.len());
         let mut rounds = Vec::new();
@@ -82,6 +87,14 @@ impl Plan {
         forecast.parallel = threads.min(affordable).max(1);
         forecast.working = working.saturating_mul(rayon::current_num_threads().min(wants.len()) as u64);
         forecast.rounds = rounds.len();
+        let kept = |keeps: u64, (f, m): (&Inferred, &&Model)| {
+            let outputs = m.graph.outputs().iter().filter_map(|&v| value_bytes(f, v)).fold(0, u64::saturating_add);
+            let of = |each: u64, most: u64| each.saturating_mul(samples as u64).min(most);
+            // Values that are run from are kept between the layers of a fit, or between the probes of a search.
+            of(outputs, keeps).saturating_add(of(computed(m, f).fold(0, u64::saturating_add), keeps.max(half)))
+        };
+        let of_models = |keeps| facts.iter().zip(models).map(|m| kept(keeps, m)).fold(0, u64::saturating_add);
+        forecast.kept = keeps.map_or(0, of_models);
         let held = |m: &&Model| calibration.engine.holds(weight_bytes(m), shapes);
         forecast.weights = models.iter().map(held).fold(0, u64::saturating_add);
         Plan { rounds, forecast }
@@ -118,16 +131,23 @@ impl Round {
 
 /// Bytes of a value on the sample that the facts are of.
 fn bytes(models: &[&Model], facts: &[Inferred], (model, name): &(usize, String)) -> Option<u64> {
-    let fact = facts.get(*model)?.graph().fact(models.get(*model)?.graph.value_named(name)?);
+    value_bytes(facts.get(*model)?, models.get(*model)?.graph.value_named(name)?)
+}
+
+fn value_bytes(facts: &Inferred, value: ValueId) -> Option<u64> {
+    let fact = facts.graph().fact(value);
     fact.dtype()?.byte_len(fact.count()?)
 }
 
-/// Bytes of the largest value that is computed, on the sample that the facts are of.
-fn largest(model: &Model, facts: &Inferred) -> u64 {
+/// Bytes of each value that is computed, on the sample that the facts are of.
+fn computed<'m>(model: &'m Model, facts: &'m Inferred) -> impl Iterator<Item = u64> + 'm {
     let computed = model.graph.values().filter(|(_, v)| matches!(v.def(), Def::Node { .. }));
-    let bytes =
-        computed.filter_map(|(id, _)| facts.graph().fact(id).dtype()?.byte_len(facts.graph().fact(id).count()?));
-    bytes.max().unwrap_or(0)
+    computed.filter_map(|(id, _)| value_bytes(facts, id))
+}
+
+/// Bytes of the largest value that is computed.
+fn largest(model: &Model, facts: &Inferred) -> u64 {
+    computed(model, facts).max().unwrap_or(0)
 }
 
 fn weight_bytes(model: &Model) -> u64 {

@@ -189,6 +189,25 @@ impl Calibration<'_> {
     /// Runs the models on all samples and accumulates what is wanted of their values. The statistics come back in the order of
     /// the wants. Fails if an engine does not run a model, or if a statistic does not take what a value turns out to be.
     pub fn collect<S: Statistic>(&self, models: &[&Model], wants: Vec<Want<S>>) -> Result<Vec<S>, PassError> {
+        self.collected(models, wants, None)
+    }
+
+    /// The same for a search, which keeps so many bytes at most of each kind of what models compute on the samples; the forecast counts them.
+    pub(crate) fn collect_for_search<S: Statistic>(
+        &self,
+        model: &Model,
+        wants: Vec<Want<S>>,
+        keeps: u64,
+    ) -> Result<Vec<S>, PassError> {
+        self.collected(&[model], wants, Some(keeps))
+    }
+
+    fn collected<S: Statistic>(
+        &self,
+        models: &[&Model],
+        wants: Vec<Want<S>>,
+        keeps: Option<u64>,
+    ) -> Result<Vec<S>, PassError> {
         if wants.is_empty() {
             return Ok(Vec::new());
         }
@@ -205,7 +224,7 @@ impl Calibration<'_> {
         let largest = self.samples.get(largest)?;
         let facts: Vec<infer::Inferred> = models.iter().map(|m| infer::infer(m, &bindings(m, &largest))).collect();
         drop(largest);
-        let plan = Plan::new(self, models, &facts, &wants, shapes);
+        let plan = Plan::new(self, models, &facts, &wants, shapes, keeps);
         self.watch.forecast(&plan.forecast);
         let (reads, mut statistics): (Vec<_>, Vec<S>) = wants.into_iter().map(|w| (w.reads, w.statistic)).unzip();
         for round in &plan.rounds {

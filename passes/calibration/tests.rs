@@ -95,8 +95,12 @@ fn the_forecast_knows_the_sizes_of_a_sample() {
     let list = samples.as_slice();
     let engine = Echo(Mutex::new(0));
     let calibration = Calibration { engine: &engine, samples: &list, memory: 1 << 20, watch: &NoObserver, store: None };
-    let plan = Plan::new(&calibration, &[&model()], &facts, &wants, 1);
+    let plan = Plan::new(&calibration, &[&model()], &facts, &wants, 1, None);
     assert_eq!((plan.forecast.activations, plan.forecast.open, plan.forecast.rounds), (2 * 5 * 2 * 4, 0, 1));
+    // What a search keeps: of the outputs as much as it says, and of what is computed on the way as much as there is.
+    let searched = Plan::new(&calibration, &[&model()], &facts, &wants, 1, Some(30)).forecast;
+    assert_eq!((plan.forecast.kept, searched.kept), (0, 30 + 5 * 2 * 4));
+    assert_eq!(searched.peak(), plan.forecast.peak() + searched.kept);
 }
 
 #[test]
@@ -107,7 +111,7 @@ fn the_forecast_counts_the_statistics_of_all_rounds() {
     let (engine, list) = (Echo(Mutex::new(0)), samples.as_slice());
     let forecast = |memory: u64| {
         let calibration = Calibration { engine: &engine, samples: &list, memory, watch: &NoObserver, store: None };
-        Plan::new(&calibration, &[&model()], &facts, &wants(), 1).forecast
+        Plan::new(&calibration, &[&model()], &facts, &wants(), 1, None).forecast
     };
     // Three products of each.
     assert_eq!([1, 1 << 30].map(forecast).map(|f| (f.rounds, f.statistics)), [(2, 2 * 3 * 8), (1, 2 * 3 * 8)]);

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     Calibration, Changes, Context, PassError,
     calibration::{Rows, Want, bindings},
-    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence, with_own_vectors},
+    reconstruct::{FitErrors, Fold, Halves, Held, KEPT, Masks, Sequence, with_own_vectors},
 };
 
 /// Ridge of second moments, as a share of the mean of their diagonal.
@@ -166,7 +166,7 @@ impl Splitting<'_> {
                 });
             }
         }
-        let halves = calibration.collect(&[self.model], wants)?;
+        let halves = calibration.collect_for_search(self.model, wants, KEPT)?;
         Ok(Some(Statistics { index, halves }))
     }
 

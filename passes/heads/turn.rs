@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Bias, Calibration, Linear, PassError,
     calibration::{Rows, Want},
-    reconstruct::{Fold, Halves},
+    reconstruct::{Fold, Halves, KEPT},
 };
 
 /// Relative squared error that float32 arithmetic may leave of a change of basis.
@@ -45,7 +45,7 @@ impl<'a> Turning<'a> {
         }
         let want =
             |(v, width): (&ValueId, &usize)| Want::of(model.graph.name_of(*v), Halves::new(Rows::Axis(-1), *width));
-        let halves = calibration.collect(&[model], widths.iter().map(want).collect())?;
+        let halves = calibration.collect_for_search(model, widths.iter().map(want).collect(), KEPT)?;
         let moments = widths.into_keys().zip(halves).collect();
         Ok(Turning { model, units, moments })
     }

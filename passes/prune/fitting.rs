@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Bias, Calibration, Context, Linear, PassError,
     calibration::Want,
-    reconstruct::{FitErrors, Fold, Halves, Held, Masks, Sequence, Shift, best_ridge, products, told_by},
+    reconstruct::{FitErrors, Fold, Halves, Held, KEPT, Masks, Sequence, Shift, best_ridge, products, told_by},
 };
 
 /// Channels of classes, by the index of the class.
@@ -83,7 +83,7 @@ impl<'a> Fitting<'a> {
                 let want = |(linear, weights): &(Linear, Mat<f64>)| {
                     Want::of(graph.name_of(linear.input), Halves::new(linear.rows.clone(), weights.ncols()))
                 };
-                let seen = calibration.collect(&[model], linears.iter().map(want).collect())?;
+                let seen = calibration.collect_for_search(model, linears.iter().map(want).collect(), KEPT)?;
                 seen.into_iter().map(|halves| Moments::Seen(Box::new(halves))).collect()
             }
             None => linears.iter().map(|(l, w)| guessed(model, classes, groups, l.node, w.ncols())).collect(),

@@ -129,7 +129,7 @@ pub(crate) struct Held {
 
 /// What is kept of held samples takes at most so many bytes, and what is kept on the way as many. The same on every machine and for every
 /// `memory`, because results depend on it.
-const KEPT: u64 = 512 << 20;
+pub(crate) const KEPT: u64 = 512 << 20;
 
 /// A value beside that of the original, or in words why it cannot be compared.
 pub(crate) type Compared = Result<Comparison, String>;

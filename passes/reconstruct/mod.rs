@@ -23,7 +23,7 @@ use planish_ir::{GraphPath, ValueId};
 
 pub(crate) use errors::FitErrors;
 pub(crate) use factor::{Factor, dot, toward};
-pub(crate) use halves::{Fold, Halves, Held, computed_outputs};
+pub(crate) use halves::{Fold, Halves, Held, KEPT, computed_outputs};
 pub(crate) use second::{CHUNK, Change, Second, Settings, TILE};
 pub(crate) use sequential::{Fitted, Pair, Replace, Sequence};
 pub(crate) use shift::{Shift, products};

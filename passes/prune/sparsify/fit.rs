@@ -11,7 +11,7 @@ use crate::{
     Calibration, PassError,
     calibration::{Statistic, Want},
     prune::eliminate::power,
-    reconstruct::{Fold, Halves, Second},
+    reconstruct::{Fold, Halves, KEPT, Second},
 };
 
 /// Ridges that are tried, as a share of the mean of the diagonal.
@@ -134,7 +134,7 @@ pub(super) fn fit(
             groups.push((more.len(), centred, sites));
             wants.extend(more);
         }
-        let mut moments = calibration.collect(&[model], wants)?.into_iter();
+        let mut moments = calibration.collect_for_search(model, wants, KEPT)?.into_iter();
         let mut fitted = Vec::new();
         for (count, centred, here) in groups {
             let halves: Vec<Halves> = moments.by_ref().take(count).collect();
