@@ -118,10 +118,7 @@ pub(crate) fn descend<L: Landscape>(
     let mut furthest = 1.0;
     for round in 1..=rounds {
         let Some(far) = distance else { break };
-        told.now(&format!(
-            "search, round {round} of at most {rounds}; the error of the outputs is {:.1e} so far",
-            best.error
-        ));
+        told.now(&format!("search, round {round} of at most {rounds}, error of the outputs {:.1e} so far", best.error));
         landscape.measure(&best, far)?;
         let mut last = None;
         let mut found = None;
@@ -147,6 +144,7 @@ pub(crate) fn descend<L: Landscape>(
             None => (distance, furthest) = (distances.next(), 1.0),
         }
     }
+    told.now("fitting what was found");
     Ok(Some(best))
 }
 

@@ -19,6 +19,8 @@ pub struct Progress {
 #[derive(Default)]
 struct Calibrating {
     pass: String,
+    /// What samples are run for; "calibrating" if nothing else is said.
+    purpose: Option<String>,
     /// Bytes of the largest forecast so far.
     forecast: u64,
 }
@@ -53,7 +55,9 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn pass_begins(&self, name: &str) {
-        name.clone_into(&mut self.calibrating().pass);
+        let mut calibrating = self.calibrating();
+        name.clone_into(&mut calibrating.pass);
+        calibrating.purpose = None;
         self.say(name);
     }
 
@@ -91,12 +95,35 @@ impl Watch for Progress {
     }
 
     fn sampled(&self, done: usize, of: usize) {
-        let pass = self.calibrating().pass.clone();
-        self.say(format!("{pass}: calibrating: {done}/{of} samples"));
+        let calibrating = self.calibrating();
+        let purpose = calibrating.purpose.as_deref().unwrap_or("calibrating");
+        self.say(format!("{}: {purpose}: {done}/{of} samples", calibrating.pass));
     }
 
     fn says(&self, what: &str) {
-        let pass = self.calibrating().pass.clone();
-        self.say(format!("{pass}: {what}"));
+        let mut calibrating = self.calibrating();
+        calibrating.purpose = Some(what.to_owned());
+        self.say(format!("{}: {what}", calibrating.pass));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_that_are_run_for_a_search_are_said_with_it() {
+        let progress = Progress::start();
+        let said = |of: usize| {
+            progress.sampled(1, of);
+            progress.bar.message()
+        };
+        progress.pass_begins("prune");
+        assert_eq!(said(8), "prune: calibrating: 1/8 samples");
+        progress.says("search, round 2 of at most 8");
+        assert_eq!(progress.bar.message(), "prune: search, round 2 of at most 8");
+        assert_eq!(said(4), "prune: search, round 2 of at most 8: 1/4 samples");
+        progress.pass_begins("quantize");
+        assert_eq!(said(8), "quantize: calibrating: 1/8 samples");
     }
 }
