@@ -131,7 +131,7 @@ impl Joint {
             let lambda = ridge(&inputs, damping);
             Some(old + change(residual, inputs, lambda)?)
         };
-        groups.iter().zip(old).zip(&residuals).map(fitted).collect()
+        groups.par_iter().zip(old).zip(&residuals).map(fitted).collect()
     }
 
     /// The ridge with which a fit to one half of the samples loses least on the other.
