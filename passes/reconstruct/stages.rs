@@ -111,13 +111,16 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// Takes the values that are looked at, of each of some samples.
+type Take<'t> = &'t mut dyn FnMut(&[Vec<Tensor>]) -> Result<(), PassError>;
+
 /// Runs models on all samples from what is known at the border before, and hands what is looked at, the first model's first, to `take`, of a few
 /// samples at a time, in their order. Returns the next borders; empty ones if they would take more than half of the memory.
 pub(crate) fn run<const N: usize>(
     calibration: &Calibration<'_>,
     wanted: &[Wanted<'_>; N],
     before: &[Border; N],
-    take: &mut dyn FnMut(&[Vec<Tensor>]) -> Result<(), PassError>,
+    take: Take<'_>,
 ) -> Result<[Border; N], PassError> {
     let mut runs = Vec::new();
     for (wanted, border) in wanted.iter().zip(before) {
