@@ -10,6 +10,9 @@ use super::{Calibration, Statistic, Want};
 /// and a rearranged copy of one of them.
 const LIVE: u64 = 3;
 
+/// How many values of the largest size there are on the borders of a layer that is fitted, in the original and in the compressed model.
+const BORDERS: u64 = 4;
+
 /// What a collection of statistics is going to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forecast {
@@ -87,14 +90,10 @@ impl Plan {
         forecast.parallel = threads.min(affordable).max(1);
         forecast.working = working.saturating_mul(rayon::current_num_threads().min(wants.len()) as u64);
         forecast.rounds = rounds.len();
-        let kept = |keeps: u64, (f, m): (&Inferred, &&Model)| {
-            let outputs = m.graph.outputs().iter().filter_map(|&v| value_bytes(f, v)).fold(0, u64::saturating_add);
-            let of = |each: u64, most: u64| each.saturating_mul(samples as u64).min(most);
-            // Values that are run from are kept between the layers of a fit, or between the probes of a search.
-            of(outputs, keeps).saturating_add(of(computed(m, f).fold(0, u64::saturating_add), keeps.max(half)))
+        let kept = |keeps| {
+            facts.iter().zip(models).map(|(f, m)| kept(m, f, samples, (keeps, half))).fold(0, u64::saturating_add)
         };
-        let of_models = |keeps| facts.iter().zip(models).map(|m| kept(keeps, m)).fold(0, u64::saturating_add);
-        forecast.kept = keeps.map_or(0, of_models);
+        forecast.kept = keeps.map_or(0, kept);
         let held = |m: &&Model| calibration.engine.holds(weight_bytes(m), shapes);
         forecast.weights = models.iter().map(held).fold(0, u64::saturating_add);
         Plan { rounds, forecast }
@@ -148,6 +147,16 @@ fn computed<'m>(model: &'m Model, facts: &'m Inferred) -> impl Iterator<Item = u
 /// Bytes of the largest value that is computed.
 fn largest(model: &Model, facts: &Inferred) -> u64 {
     computed(model, facts).max().unwrap_or(0)
+}
+
+/// Bytes that a search keeps of samples: of outputs and of what probes are run from so much at most, and of what layers are fitted from so much.
+fn kept(model: &Model, facts: &Inferred, samples: usize, (keeps, half): (u64, u64)) -> u64 {
+    let outputs = model.graph.outputs().iter().filter_map(|&v| value_bytes(facts, v)).fold(0, u64::saturating_add);
+    let of = |each: u64, most: u64| each.saturating_mul(samples as u64).min(most);
+    let probed = of(computed(model, facts).fold(0, u64::saturating_add), keeps);
+    let borders = of(largest(model, facts).saturating_mul(BORDERS), half);
+    // Layers are fitted when probes are done.
+    of(outputs, keeps).saturating_add(probed.max(borders))
 }
 
 fn weight_bytes(model: &Model) -> u64 {

@@ -97,9 +97,9 @@ fn the_forecast_knows_the_sizes_of_a_sample() {
     let calibration = Calibration { engine: &engine, samples: &list, memory: 1 << 20, watch: &NoObserver, store: None };
     let plan = Plan::new(&calibration, &[&model()], &facts, &wants, 1, None);
     assert_eq!((plan.forecast.activations, plan.forecast.open, plan.forecast.rounds), (2 * 5 * 2 * 4, 0, 1));
-    // What a search keeps: of the outputs as much as it says, and of what is computed on the way as much as there is.
+    // What a search keeps: of the outputs as much as it says, and four values on the borders of layers.
     let searched = Plan::new(&calibration, &[&model()], &facts, &wants, 1, Some(30)).forecast;
-    assert_eq!((plan.forecast.kept, searched.kept), (0, 30 + 5 * 2 * 4));
+    assert_eq!((plan.forecast.kept, searched.kept), (0, 30 + 4 * 5 * 2 * 4));
     assert_eq!(searched.peak(), plan.forecast.peak() + searched.kept);
 }
 
