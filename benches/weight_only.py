@@ -152,7 +152,7 @@ def main():
             said = {}
             if args.evaluate:
                 evaluate = [part.replace("{}", str(made)) for part in shlex.split(args.evaluate)]
-                lines = subprocess.run(evaluate, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+                lines = subprocess.run(evaluate, stdout=subprocess.PIPE, text=True, check=True).stdout.strip().splitlines()
                 said = json.loads(lines[-1])
             figures = [f"{said[k]:.4f}" if k in said else "" for k in ("value", "mean_cosine_to_ref")]
             print(f"| {tool} | {size:.1f} {taken}| {figures[0]} | {figures[1]} | {ms:.2f} | {times:.2f} |", flush=True)

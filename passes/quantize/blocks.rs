@@ -62,7 +62,7 @@ impl Format {
         let scale = self.storable(scale);
         let zero = match self.symmetric {
             true => self.middle(),
-            false => round(-low / scale).clamp(0.0, self.highest()),
+            false => nearest(-low / scale, 0.0, self.highest()),
         };
         Grid { scale, zero, lowest: self.lowest(), highest: self.highest() }
     }
@@ -116,7 +116,7 @@ pub(super) struct Grid {
 impl Grid {
     /// The code nearest to a number.
     pub(super) fn code(self, value: f32) -> f32 {
-        round(value / self.scale + self.zero).clamp(self.lowest, self.highest)
+        nearest(value / self.scale + self.zero, self.lowest, self.highest)
     }
 
     /// The number of a code.
@@ -125,12 +125,12 @@ impl Grid {
     }
 }
 
-/// To the nearest whole number, ties to the even one. Unlike the method of floats it needs no instruction that old
-/// processors lack, so that loops with it are vectorized. What is too large for it is beyond all codes and stays so.
-pub(super) fn round(x: f32) -> f32 {
+/// The nearest whole number between two of them that codes may be, ties to the even one. Unlike the method of floats it needs no
+/// instruction that old processors lack, so that loops with it are vectorized.
+pub(super) fn nearest(x: f32, lowest: f32, highest: f32) -> f32 {
+    // Behind it floats have no places left for a fraction.
     const MAGIC: f32 = 12_582_912.0;
-    let x = x.clamp(-4_000_000.0, 4_000_000.0);
-    (x + MAGIC) - MAGIC
+    (x.clamp(lowest, highest) + MAGIC) - MAGIC
 }
 
 /// A weight as rows of what a product sums over.
@@ -269,8 +269,7 @@ impl Blocks {
     pub(super) fn row(&self, row: usize) -> impl Iterator<Item = f32> + '_ {
         let codes = self.codes.get(row * self.columns..(row + 1) * self.columns).unwrap_or_default();
         let grids = self.grids.get(row * self.per_row()..).unwrap_or_default();
-        let numbers = |(c, g): (&'_ [u8], &'_ Grid)| -> Vec<f32> { c.iter().map(|&c| g.value(f32::from(c))).collect() };
-        codes.chunks(self.format.block.max(1)).zip(grids).flat_map(numbers)
+        codes.chunks(self.format.block.max(1)).zip(grids).flat_map(|(c, g)| c.iter().map(|&c| g.value(f32::from(c))))
     }
 
     /// Power of the weight over power of the error, in dB; infinite if nothing was lost.
@@ -429,8 +428,8 @@ mod tests {
 
     #[test]
     fn ties_go_to_even() {
-        for (x, wanted) in [(0.5, 0.0), (1.5, 2.0), (-2.5, -2.0), (2.6, 3.0), (-0.2, 0.0), (1e9, 4e6)] {
-            assert_eq!(round(x), wanted);
+        for (x, wanted) in [(0.5, 0.0), (1.5, 2.0), (-2.5, -2.0), (2.6, 3.0), (-0.2, 0.0), (1e9, 255.0), (-1e9, -2.0)] {
+            assert_eq!(nearest(x, -2.0, 255.0), wanted);
         }
     }
 }

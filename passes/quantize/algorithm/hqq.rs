@@ -7,13 +7,22 @@
 //!
 //! Reference: Badri and Shaji, Half-Quadratic Quantization of Large Machine Learning Models, 2023.
 
+use wide::f32x8;
+
 use super::{
-    super::blocks::{Blocks, Format, Grid, Matrix, round},
+    super::blocks::{Blocks, Format, Grid, Matrix},
+    lanes::{nearest, sums},
     rtn::{encode, range},
 };
 
 /// Turns; the error stops falling earlier as a rule.
-const TURNS: usize = 10;
+const TURNS: i32 = 10;
+/// Shares of the range from which the turns start: they end near where they begin.
+const STARTS: [f32; 3] = [1.0, 0.9, 0.8];
+/// So many of the starts are followed, those with the least errors.
+const FOLLOWED: usize = 3;
+/// Keeps the penalty of an error of zero finite.
+const TINY: f32 = 1e-6;
 
 pub(super) fn quantize(matrix: &Matrix, format: Format) -> Blocks {
     Blocks::by_rows(matrix, format, |_, row, codes, grids| {
@@ -24,63 +33,55 @@ pub(super) fn quantize(matrix: &Matrix, format: Format) -> Blocks {
     })
 }
 
-/// Shares of the range from which the turns start: they end near where they begin.
-const STARTS: [f32; 3] = [1.0, 0.9, 0.8];
-
+/// The best grid that was found for some weights.
 fn search(format: Format, values: &[f32]) -> Grid {
     let (low, high) = range(values);
     let whole = format.spanning(low, high);
-    let mut best = (norm(whole, values), whole);
+    // In units of the range, so that the same weight of the penalty serves all blocks.
+    let unit = whole.scale;
     let shifts = if format.symmetric { &[0.0f32][..] } else { &[0.0, -1.0, 1.0] };
-    for (share, shift) in STARTS.iter().flat_map(|s| shifts.iter().map(move |z| (s, z))) {
+    let start = |(share, shift): (&f32, &f32)| {
         let start = format.spanning(low * share, high * share);
         let zero = if format.symmetric { start.zero } else { (start.zero + shift).clamp(0.0, format.highest()) };
-        let mut grid = Grid { zero, ..start };
-        let mut last = norm(grid, values);
-        // In units of the range, so that the same weight of the penalty serves all blocks.
-        let (unit, mut beta) = (whole.scale, 1.0f32);
-        for _ in 0..TURNS {
-            if last < best.0 {
-                best = (last, grid);
-            }
-            let scale = turn(grid, values, beta, unit);
+        let grid = Grid { zero, ..start };
+        (look(grid, values, 1.0, unit), grid)
+    };
+    let mut starts: Vec<_> = STARTS.iter().flat_map(|s| shifts.iter().map(move |z| (s, z))).map(start).collect();
+    starts.sort_by(|((a, _), _), ((b, _), _)| a.total_cmp(b));
+    let mut best = (f32::INFINITY, whole);
+    for ((mut norm, mut scale), mut grid) in starts.into_iter().take(FOLLOWED) {
+        for turn in 1..=TURNS {
+            // No scale is best for no steps.
             if scale.is_nan() || scale <= 0.0 {
                 break;
             }
-            grid.scale = format.storable(scale);
-            let error = norm(grid, values);
-            if error >= last {
+            let moved = Grid { scale: format.storable(scale), ..grid };
+            let (next, better) = look(moved, values, 1.05f32.powi(turn), unit);
+            if next >= norm {
                 break;
             }
-            last = error;
-            beta *= 1.05;
+            (grid, norm, scale) = (moved, next, better);
+        }
+        if norm < best.0 {
+            best = (norm, grid);
         }
     }
     best.1
 }
 
-/// The best scale for the weights less what is given up of them.
-fn turn(grid: Grid, values: &[f32], beta: f32, unit: f32) -> f32 {
-    let (inverse, zero, low, high) = (1.0 / grid.scale, grid.zero, grid.lowest, grid.highest);
-    let (mut cross, mut square) = (0.0f32, 0.0f32);
-    for &v in values {
-        let step = round(v * inverse + zero).clamp(low, high) - zero;
-        let error = (v - step * grid.scale) / unit;
+/// Sum of the errors in units to the power of 3/4, and the best scale for the weights less what is given up of them.
+fn look(grid: Grid, values: &[f32], beta: f32, unit: f32) -> (f32, f32) {
+    let (inverse, zero, scale) = (f32x8::splat(1.0 / grid.scale), f32x8::splat(grid.zero), f32x8::splat(grid.scale));
+    let (unit, per_unit, penalty) = (f32x8::splat(unit), f32x8::splat(1.0 / unit), f32x8::splat(1.0 / beta));
+    let [norm, cross, square] = sums([values], |[v]| {
+        let step = nearest(v * inverse + zero, grid.lowest, grid.highest) - zero;
+        let error = (v - step * scale) * per_unit;
+        let size = error.abs();
+        let root = size.sqrt();
+        let fourth = root.sqrt();
         // The proximity step of |x|^(3/4), as in the paper.
-        let kept = (error.abs() - 1.0 / (beta * (error.abs() + 1e-8).sqrt().sqrt())).max(0.0).copysign(error);
-        cross += (v - kept * unit) * step;
-        square += step * step;
-    }
-    cross / square
-}
-
-/// Sum of the errors to the power of 3/4.
-fn norm(grid: Grid, values: &[f32]) -> f32 {
-    let inverse = 1.0 / grid.scale;
-    let (zero, low, high) = (grid.zero, grid.lowest, grid.highest);
-    let error = |v: f32| {
-        let root = (v - (round(v * inverse + zero).clamp(low, high) - zero) * grid.scale).abs().sqrt();
-        root * root.sqrt()
-    };
-    values.iter().map(|&v| error(v)).sum()
+        let kept = (size - penalty / (fourth + f32x8::splat(TINY))).fast_max(f32x8::ZERO).copysign(error);
+        [root * fourth, (v - kept * unit) * step, step * step]
+    });
+    (norm, cross / square)
 }

@@ -2,6 +2,7 @@
 
 mod gptq;
 mod hqq;
+mod lanes;
 mod mse;
 mod refine;
 mod rtn;

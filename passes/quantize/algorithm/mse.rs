@@ -7,8 +7,11 @@
 //! Reference: Nahshan et al., Loss Aware Post-Training Quantization, Machine Learning 2021; Choukroun et al., Low-bit Quantization of
 //! Neural Networks for Efficient Inference, ICCV-W 2019.
 
+use wide::f32x8;
+
 use super::{
-    super::blocks::{Blocks, Format, Grid, Matrix, round},
+    super::blocks::{Blocks, Format, Grid, Matrix},
+    lanes::{nearest, sums},
     rtn::{encode, range},
 };
 
@@ -85,26 +88,13 @@ impl Candidate {
     }
 }
 
-const LANES: usize = 8;
-
 /// How much of the sum of squares the codes explain with the best scale for them, and that scale.
 fn judge(format: Format, grid: Grid, values: &[f32], importance: &[f32]) -> (f32, f32) {
-    let (inverse, zero, low, high) = (1.0 / grid.scale, grid.zero, grid.lowest, grid.highest);
-    // Sums in lanes, which a vector instruction adds at once.
-    let (mut cross, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
-    let mut add = |values: &[f32], importance: &[f32]| {
-        let lanes = cross.iter_mut().zip(&mut square);
-        for ((&v, &h), (cross, square)) in values.iter().zip(importance).zip(lanes) {
-            let step = round(v * inverse + zero).clamp(low, high) - zero;
-            *cross += h * v * step;
-            *square += h * step * step;
-        }
-    };
-    let (whole, rest) = values.as_chunks::<LANES>();
-    let (whole_importance, rest_importance) = importance.as_chunks::<LANES>();
-    whole.iter().zip(whole_importance).for_each(|(v, h)| add(v, h));
-    add(rest, rest_importance);
-    let (cross, square) = (cross.iter().sum::<f32>(), square.iter().sum::<f32>());
+    let (inverse, zero) = (f32x8::splat(1.0 / grid.scale), f32x8::splat(grid.zero));
+    let [cross, square] = sums([values, importance], |[v, h]| {
+        let step = nearest(v * inverse + zero, grid.lowest, grid.highest) - zero;
+        [h * v * step, h * step * step]
+    });
     if !(square > 0.0 && cross > 0.0) {
         return (f32::NEG_INFINITY, grid.scale);
     }
