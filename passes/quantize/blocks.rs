@@ -125,12 +125,13 @@ impl Grid {
     }
 }
 
-/// The nearest whole number between two of them that codes may be, ties to the even one. Unlike the method of floats it needs no
-/// instruction that old processors lack, so that loops with it are vectorized.
+/// A float that has no places left for a fraction: what is added to it is rounded, ties to the even number. Unlike the method of floats it
+/// needs no instruction that old processors lack, so that loops with it are vectorized.
+pub(super) const WHOLE: f32 = 12_582_912.0;
+
+/// The nearest whole number between two of them that codes may be, ties to the even one.
 pub(super) fn nearest(x: f32, lowest: f32, highest: f32) -> f32 {
-    // Behind it floats have no places left for a fraction.
-    const MAGIC: f32 = 12_582_912.0;
-    (x.clamp(lowest, highest) + MAGIC) - MAGIC
+    (x.clamp(lowest, highest) + WHOLE) - WHOLE
 }
 
 /// A weight as rows of what a product sums over.

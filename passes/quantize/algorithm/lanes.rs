@@ -4,6 +4,8 @@
 
 use wide::f32x8;
 
+use super::super::blocks::WHOLE;
+
 /// Numbers in a vector.
 const LANES: usize = 8;
 
@@ -32,14 +34,13 @@ pub(super) fn sums<const K: usize, const N: usize>(
 /// The nearest whole numbers between two of them, ties to the even one.
 #[inline(always)]
 pub(super) fn nearest(x: f32x8, lowest: f32, highest: f32) -> f32x8 {
-    // Behind it floats have no places left for a fraction.
-    let magic = f32x8::splat(12_582_912.0);
-    (x.fast_max(f32x8::splat(lowest)).fast_min(f32x8::splat(highest)) + magic) - magic
+    let whole = f32x8::splat(WHOLE);
+    (x.fast_max(f32x8::splat(lowest)).fast_min(f32x8::splat(highest)) + whole) - whole
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::super::blocks, *};
 
     #[test]
     fn every_number_counts_once() {
@@ -55,7 +56,7 @@ mod tests {
     #[test]
     fn codes_are_those_of_single_numbers() {
         let x = [0.5, 1.5, -2.5, 2.6, -0.2, 1e9, -1e9, 14.5];
-        let wanted = x.map(|x| super::super::super::blocks::nearest(x, 0.0, 15.0));
+        let wanted = x.map(|x| blocks::nearest(x, 0.0, 15.0));
         assert_eq!(nearest(f32x8::new(x), 0.0, 15.0).to_array(), wanted);
     }
 }
